@@ -1,0 +1,1 @@
+"""Dagster assets: thin shells around `em_pipeline.ingest`."""

@@ -1,0 +1,49 @@
+"""The contract between whatever reads files and whatever rechunks them."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+
+from em_pipeline.domain.evidence import Claim
+from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize, Shape
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@runtime_checkable
+class LazyVolume(Protocol):
+    """A 3-D array in files, read box by box.
+
+    `shape` is z-y-x voxels. `dtype` has native byte order. `chunk_shape` is the unit the source stores
+    and decodes whole (a strip, a tile, a plane), z-y-x. `voxel_size_nm` holds what the files say, None
+    per axis where they say nothing. `translation_nm` is the position of the first voxel's centre, z-y-x.
+    `claims` carry the evidence for every value the files gave. `metadata` is the raw headers, JSON-ready.
+    """
+
+    @property
+    def shape(self) -> Shape: ...
+    @property
+    def dtype(self) -> "np.dtype[Any]": ...
+    @property
+    def chunk_shape(self) -> Shape: ...
+    @property
+    def voxel_size_nm(self) -> PartialVoxelSize: ...
+    @property
+    def translation_nm(self) -> tuple[float, float, float]: ...
+    @property
+    def claims(self) -> Sequence[Claim]: ...
+    @property
+    def metadata(self) -> dict[str, Any]: ...
+
+    def read(self, box: BoundingBox, out: "NDArray[Any] | None" = None) -> "NDArray[Any]":
+        """Voxels of `box`, z-y-x, C order, into `out` where given. Safe to call from several threads.
+
+        Never loads the whole file. Raises `InputRefused` for a box outside the volume and
+        `UnsupportedFormat` where the file is truncated or cannot be decoded.
+        """
+        ...
+
+    def close(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *exc: object) -> None: ...

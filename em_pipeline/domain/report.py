@@ -1,0 +1,46 @@
+"""What validation found."""
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Severity(StrEnum):
+    """Whether a failed check stops publication."""
+
+    BLOCKING = "blocking"
+    WARNING = "warning"
+
+
+class CheckResult(BaseModel):
+    """One named check: what was compared, what was found."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    passed: bool
+    severity: Severity = Severity.BLOCKING
+    message: str
+    details: dict[str, Any] = {}
+
+
+class ValidationReport(BaseModel):
+    """All checks of one version. `ledger_sha256` ties the report to the bytes it was made from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset_id: str
+    version: str
+    ledger_sha256: str
+    checks: tuple[CheckResult, ...]
+
+    @property
+    def passed(self) -> bool:
+        """True where there are checks and no blocking one failed."""
+        blocking = [c for c in self.checks if c.severity is Severity.BLOCKING]
+        return bool(blocking) and all(c.passed for c in blocking)
+
+    @property
+    def failures(self) -> tuple[CheckResult, ...]:
+        return tuple(c for c in self.checks if not c.passed and c.severity is Severity.BLOCKING)

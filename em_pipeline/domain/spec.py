@@ -1,0 +1,81 @@
+"""What to ingest: one spec is one dataset, and one Dagster partition."""
+
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize
+from em_pipeline.domain.identity import check_dataset_id, dataset_id
+from em_pipeline.domain.record import FIELD_NAMES
+
+
+class Override(BaseModel):
+    """A person's value for a record field, which beats every other, and why."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: Any
+    reason: str = Field(min_length=3)
+
+
+class Curated(BaseModel):
+    """A value for a record field that no API gives, the page it was read on and when."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: Any
+    page: str
+    read_on: str
+    quote: str = ""
+
+
+class DatasetSpec(BaseModel):
+    """Source, accession and what part of it to ingest, how.
+
+    `location` is a path or URL (source `files`). `bounding_box` is in voxels of the source, z-y-x.
+    `include` are globs over file names, matched at the image set's top level. `image_set` picks one of
+    several the portal offers. `voxel_size_nm` fills in or overrides what the files say.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str
+    accession: str
+    dataset_id: str = ""
+    location: str | None = None
+    image_set: int | str | None = None
+    level: int | str | None = None
+    bounding_box: BoundingBox | None = None
+    include: tuple[str, ...] = ()
+    label_images: tuple[str, ...] = ()
+    voxel_size_nm: PartialVoxelSize | None = None
+    voxel_size_reason: str = ""
+    codec: str | None = None
+    overrides: dict[str, Override] = {}
+    curated: dict[str, Curated] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _id_from_accession(cls, data: Any) -> Any:
+        if isinstance(data, dict) and not data.get("dataset_id") and "source" in data and "accession" in data:
+            data = {**data, "dataset_id": dataset_id(str(data["source"]), str(data["accession"]))}
+        return data
+
+    @model_validator(mode="after")
+    def _id_of_its_source(self) -> Self:
+        check_dataset_id(self.dataset_id)
+        if not self.dataset_id.startswith(f"{self.source}-"):
+            raise ValueError(f"dataset id {self.dataset_id!r} does not begin with its source {self.source!r}")
+        return self
+
+    @field_validator("overrides", "curated")
+    @classmethod
+    def _known_fields(cls, entries: dict[str, Any]) -> dict[str, Any]:
+        for name in entries:
+            if name not in FIELD_NAMES:
+                raise ValueError(f"{name!r} is not a field of a record")
+        return entries
+
+    def canonical_json(self) -> str:
+        """The same text for the same spec: what versions are hashed from."""
+        return self.model_dump_json(exclude_defaults=True)

@@ -1,0 +1,1 @@
+"""Files of one format each, read box by box as `LazyVolume`s."""

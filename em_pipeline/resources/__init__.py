@@ -1,0 +1,1 @@
+"""Dagster resources: settings made into the plain objects of the layers below."""

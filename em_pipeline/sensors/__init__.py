@@ -1,0 +1,1 @@
+"""Dagster sensors and schedules: thin shells around pure functions."""

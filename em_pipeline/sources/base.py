@@ -1,0 +1,79 @@
+"""The contract of a source: everything a portal author writes."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from pydantic import BaseModel, ConfigDict
+
+from em_pipeline.domain.evidence import Claim
+from em_pipeline.domain.files import RawFile, RemoteFile
+from em_pipeline.domain.lazy_volume import LazyVolume
+from em_pipeline.domain.spec import DatasetSpec
+
+
+@dataclass(frozen=True)
+class DatasetRef:
+    """One entry of a portal's listing. `revision` changes when the portal's entry does."""
+
+    accession: str
+    revision: str
+    released: date | None
+    title: str
+
+
+class PortalRecord(BaseModel):
+    """What a portal says of a dataset: its revision, claims with evidence, and the answers themselves.
+
+    `documents` maps a plain file name to the text received, kept beside the raw files.
+    `facts` are JSON values that the source's own `list_files` needs again.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    revision: str
+    claims: tuple[Claim, ...]
+    documents: dict[str, str] = {}
+    facts: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class HeldFile:
+    """A raw file and where it lies on this machine."""
+
+    file: RawFile
+    path: Path
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A portal adapter. Downloading, retrying, hashing, chunking, validating, publishing are not its job.
+
+    `slug` is lower-case letters and digits. `max_connections` bounds the connections to the portal's
+    hosts at once, `requests_per_second` the rate (None: no limit known). `licence_policy` says in a
+    sentence what licence the portal's data has.
+    """
+
+    slug: str
+    institution: str
+    licence_policy: str
+    max_connections: int
+    requests_per_second: float | None
+
+    def list_datasets(self, since: date | None = None) -> Iterable[DatasetRef]:
+        """Entries released or revised on or after `since`. Raises `SourceUnavailable` on an outage."""
+        ...
+
+    def fetch_record(self, spec: DatasetSpec) -> PortalRecord:
+        """Ask the portal. Raises `NotFound`, `RecordInvalid` or `SourceUnavailable`."""
+        ...
+
+    def list_files(self, spec: DatasetSpec, record: PortalRecord) -> list[RemoteFile]:
+        """The files that hold the spec's volume, with sizes. Raises like `fetch_record`."""
+        ...
+
+    def open_volume(self, spec: DatasetSpec, files: Sequence[HeldFile]) -> LazyVolume:
+        """The volume in those files, without loading it. Raises `UnsupportedFormat`."""
+        ...

@@ -1,0 +1,1 @@
+"""The OME-Zarr we write: layout, plan, shards, pyramid, ledger, verification, reading."""

@@ -1,0 +1,16 @@
+"""What every test may ask for."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real EM files, or a skip that says how to get one."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("EM_SHARED_DATA", default))
+    if not (folder / "SOURCES.md").exists():
+        pytest.skip(f"no real EM files at {folder}: set EM_SHARED_DATA to a folder that holds them")
+    return folder
