@@ -1,0 +1,213 @@
+"""Every setting of the pipeline, where its value came from, and nothing else.
+
+Order: the default, then `em.yaml` (in the working folder, or where `EM_CONFIG` points; strings may hold
+`${VAR}` and `${VAR:default}`), then the environment (`EM_<KEY>`; `EM_SOURCES__<SLUG>__<OPTION>` for a
+source's own options). A key or value that cannot be meant is refused with the nearest one that can.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import yaml
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
+
+from em_pipeline.domain.errors import InputRefused
+
+CONFIG_FILE = "em.yaml"
+PREFIX = "EM_"
+# Names that begin with the prefix but are not settings of a run.
+NOT_SETTINGS = frozenset({"EM_CONFIG", "EM_SHARED_DATA"})
+REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::([^}]*))?\}")
+
+
+class Executor(StrEnum):
+    """How one Dagster run executes its steps."""
+
+    IN_PROCESS = "in-process"
+    MULTIPROCESS = "multiprocess"
+
+
+def default_home() -> Path:
+    """`$XDG_DATA_HOME/em-pipeline`, by default `~/.local/share/em-pipeline` (XDG Base Directory)."""
+    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return Path(base) / "em-pipeline"
+
+
+def available_cores() -> int:
+    """Cores this process may run on, as scheduled by the system."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class Settings(BaseModel):
+    """The settings. Empty URLs stand for the embedded default below `home`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    home: Path = Field(default_factory=default_home, description="folder of everything embedded")
+    store_url: str = Field(default="", description="where raw files and volumes live; default <home>/store")
+    database_url: str = Field(default="", description="PostgreSQL of the catalogue; default embedded")
+    dagster_home: Path | None = Field(default=None, description="Dagster's folder; default <home>/dagster")
+    executor: Executor = Field(default=Executor.IN_PROCESS, description="in-process or multiprocess")
+    threads: int = Field(default_factory=available_cores, ge=1, le=1024, description="compute threads")
+    memory_budget: ByteSize = Field(
+        default=ByteSize(1 << 30), ge=64 << 20, description="bytes a rechunk may hold, such as 1GiB"
+    )
+    download_connections: int = Field(default=4, ge=1, le=64, description="connections per host")
+    download_timeout_s: float = Field(default=12.0, gt=0, le=600, description="silence before asking again")
+    download_retries: int = Field(default=6, ge=0, le=100, description="attempts after the first")
+    api_host: str = Field(default="127.0.0.1", min_length=1, description="address the sidecar binds")
+    api_port: int = Field(default=8000, ge=0, le=65535, description="port the sidecar binds; 0 picks one")
+    sources: dict[str, dict[str, str]] = Field(default={}, description="options of sources, by slug")
+
+    @property
+    def store(self) -> str:
+        return self.store_url or (self.home / "store").as_uri()
+
+    @property
+    def postgres_folder(self) -> Path:
+        return self.home / "postgres"
+
+    @property
+    def dagster_folder(self) -> Path:
+        return self.dagster_home or self.home / "dagster"
+
+
+@dataclass(frozen=True)
+class LoadedSettings:
+    """Settings, and for each key the place its value was read from."""
+
+    settings: Settings
+    provenance: dict[str, str]
+
+    def shown(self) -> list[tuple[str, str, str]]:
+        """(key, value, where from) of every setting; passwords in URLs are masked."""
+        return [
+            (key, _masked(getattr(self.settings, key)), self.provenance.get(key, "default"))
+            for key in Settings.model_fields
+        ]
+
+
+def load_settings(folder: Path | None = None, environ: Mapping[str, str] | None = None) -> LoadedSettings:
+    """Read the settings as a process started in `folder` with `environ` would.
+
+    Raises `InputRefused` for an unknown key, a value that does not fit, an unset `${VAR}`, or a file that
+    is not a YAML mapping.
+    """
+    folder = folder or Path.cwd()
+    environ = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    provenance: dict[str, str] = {}
+    path = Path(environ.get("EM_CONFIG") or folder / CONFIG_FILE)
+    if path.exists() or "EM_CONFIG" in environ:
+        for key, value in _read_yaml(path, environ).items():
+            values[_known(key, f"key in {path}")] = value
+            provenance[key] = str(path)
+    for variable in sorted(environ):
+        if variable.startswith(PREFIX) and variable not in NOT_SETTINGS:
+            _apply_variable(variable, environ[variable], values, provenance)
+    if "home" in values:
+        values["home"] = (folder / Path(str(values["home"])).expanduser()).resolve()
+    return LoadedSettings(_validated(values, provenance), provenance)
+
+
+def _apply_variable(name: str, text: str, values: dict[str, Any], provenance: dict[str, str]) -> None:
+    key, *path = name.removeprefix(PREFIX).lower().split("__")
+    _known(key, "environment variable", spelled=name)
+    if key == "sources":
+        if len(path) != 2:
+            raise InputRefused(
+                f"Read the environment variable {name}",
+                "a source's option is named by its slug and its key",
+                "Write it as EM_SOURCES__<SLUG>__<OPTION>",
+            )
+        slug, option = path
+        options = values.get("sources") or {}
+        values["sources"] = {**options, slug: {**options.get(slug, {}), option: text}}
+    elif path:
+        raise InputRefused(f"Read the environment variable {name}", f"{key} has no parts", "")
+    else:
+        values[key] = text
+    provenance[key] = f"{name} in the environment"
+
+
+def _read_yaml(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputRefused(f"Read the settings in {path}", error.strerror or str(error), "") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputRefused(
+            f"Read the settings in {path}", f"not YAML: {error}", "Correct the file"
+        ) from error
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise InputRefused(f"Read the settings in {path}", "not a mapping", "Write `key: value` lines")
+    return {str(key): _interpolated(value, environ, path) for key, value in document.items()}
+
+
+def _interpolated(value: Any, environ: Mapping[str, str], path: Path) -> Any:
+    if isinstance(value, dict):
+        return {key: _interpolated(part, environ, path) for key, part in value.items()}
+    if not isinstance(value, str):
+        return value
+
+    def replace(match: re.Match[str]) -> str:
+        name, default = match.groups()
+        found = environ.get(name, default)
+        if found is None:
+            raise InputRefused(
+                f"Read the settings in {path}",
+                f"${{{name}}} is not set and has no default",
+                f"Set {name}, or write ${{{name}:default}}",
+            )
+        return found
+
+    return REFERENCE.sub(replace, value)
+
+
+def _known(key: str, what: str, spelled: str | None = None) -> str:
+    if key in Settings.model_fields:
+        return key
+    nearest = difflib.get_close_matches(key, Settings.model_fields, n=1, cutoff=0.0)[0]
+    shown = f"{PREFIX}{nearest.upper()}" if spelled else nearest
+    raise InputRefused(
+        "Read the settings", f"{what} {spelled or key!r} is not a setting", f"The nearest is {shown}"
+    )
+
+
+def _validated(values: dict[str, Any], provenance: dict[str, str]) -> Settings:
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0])
+        to_do = f"{key}: {Settings.model_fields[key].description}"
+        if key == "executor":
+            nearest = difflib.get_close_matches(str(first["input"]), list(Executor), n=1, cutoff=0.0)[0]
+            to_do = f"The nearest is {nearest}"
+        raise InputRefused(
+            f"Read the setting {key} from {provenance.get(key, 'its default')}",
+            f"{first['input']!r} does not fit: {first['msg']}",
+            to_do,
+        ) from error
+
+
+def _masked(value: object) -> str:
+    text = "" if value is None else str(value)
+    if "://" not in text:
+        return text
+    parts = urlsplit(text)
+    if parts.password is None:
+        return text
+    netloc = f"{parts.username}:***@{parts.hostname}" + (f":{parts.port}" if parts.port else "")
+    return urlunsplit(parts._replace(netloc=netloc))

@@ -1,0 +1,74 @@
+"""Settings: order, provenance, refusals."""
+
+from pathlib import Path
+
+import pytest
+
+from em_pipeline.domain.errors import InputRefused
+from em_pipeline.settings import Executor, load_settings
+
+
+def test_defaults_are_embedded_below_home(tmp_path: Path) -> None:
+    loaded = load_settings(tmp_path, {"EM_HOME": str(tmp_path / "em")})
+    assert loaded.settings.store == (tmp_path / "em" / "store").as_uri()
+    assert loaded.settings.dagster_folder == tmp_path / "em" / "dagster"
+    assert loaded.provenance == {"home": "EM_HOME in the environment"}
+
+
+def test_environment_beats_file_and_both_are_named(tmp_path: Path) -> None:
+    (tmp_path / "em.yaml").write_text("threads: 3\napi_port: 9000\nmemory_budget: 512MiB\n")
+    loaded = load_settings(tmp_path, {"EM_API_PORT": "9001"})
+    assert (loaded.settings.threads, loaded.settings.api_port) == (3, 9001)
+    assert loaded.settings.memory_budget == 512 << 20
+    assert loaded.provenance["threads"] == str(tmp_path / "em.yaml")
+    assert loaded.provenance["api_port"] == "EM_API_PORT in the environment"
+
+
+def test_interpolation_takes_the_variable_or_the_default(tmp_path: Path) -> None:
+    (tmp_path / "em.yaml").write_text('home: "${DATA:/tmp}/em"\nstore_url: "${STORE:}"\n')
+    assert load_settings(tmp_path, {"DATA": str(tmp_path)}).settings.home == tmp_path / "em"
+
+
+def test_an_unset_reference_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "em.yaml").write_text('home: "${NOWHERE}/em"\n')
+    with pytest.raises(InputRefused, match=r"NOWHERE.*not set"):
+        load_settings(tmp_path, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "message"),
+    [
+        ("store_ulr: x\n", {}, "nearest is store_url"),
+        ("", {"EM_STORE_ULR": "x"}, "nearest is EM_STORE_URL"),
+        ("executor: multiproces\n", {}, "nearest is multiprocess"),
+        ("threads: many\n", {}, "'many' does not fit"),
+        ("threads: 0\n", {}, "greater than or equal to 1"),
+        ("- a\n- b\n", {}, "not a mapping"),
+        ("a: [\n", {}, "not YAML"),
+        ("", {"EM_SOURCES__EMPIAR": "x"}, "EM_SOURCES__<SLUG>__<OPTION>"),
+        ("", {"EM_CONFIG": "/nowhere/em.yaml"}, "/nowhere/em.yaml"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(
+    tmp_path: Path, text: str, environ: dict[str, str], message: str
+) -> None:
+    (tmp_path / "em.yaml").write_text(text)
+    with pytest.raises(InputRefused) as refusal:
+        load_settings(tmp_path, environ)
+    assert message in str(refusal.value)
+
+
+def test_source_options_come_from_file_and_environment(tmp_path: Path) -> None:
+    (tmp_path / "em.yaml").write_text("sources: {empiar: {api_url: 'http://a', files_url: 'http://b'}}\n")
+    loaded = load_settings(tmp_path, {"EM_SOURCES__EMPIAR__API_URL": "http://c"})
+    assert loaded.settings.sources == {"empiar": {"api_url": "http://c", "files_url": "http://b"}}
+
+
+def test_executor_names() -> None:
+    assert load_settings(Path("/"), {"EM_EXECUTOR": "multiprocess"}).settings.executor is Executor.MULTIPROCESS
+
+
+def test_passwords_are_not_shown(tmp_path: Path) -> None:
+    loaded = load_settings(tmp_path, {"EM_DATABASE_URL": "postgresql://em:secret@db:5432/em"})
+    shown = {key: value for key, value, _ in loaded.shown()}
+    assert shown["database_url"] == "postgresql://em:***@db:5432/em"
