@@ -1,0 +1,161 @@
+"""A small client for portals' APIs: JSON and text documents, and what a file's headers say."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from em_pipeline.domain.errors import RecordInvalid
+from em_pipeline.domain.progress import Progress, Silent
+from em_pipeline.storage.transport import USER_AGENT, HttpPolicy, Transport, looks_like_html
+
+# Far above any record of a portal we know; a listing larger than this is asked for in pages.
+MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
+SHOWN = 200
+# Method Not Allowed and Not Implemented: the server has no HEAD here, which says nothing about the file.
+NO_HEAD = frozenset({405, 501})
+
+
+@dataclass(frozen=True)
+class HeadResult:
+    """What a server says of a file without sending it. `size` in bytes; None where it says nothing.
+
+    `modified` is the Last-Modified header as sent. `accepts_ranges` is True only where the server says so.
+    """
+
+    size: int | None
+    etag: str | None
+    modified: str | None
+    accepts_ranges: bool
+
+
+class PortalClient:
+    """Asks one portal's API, patiently and within its limits. Safe to use from several threads.
+
+    `connections` is per host; `timeout_s` bounds connecting and each silence of the server; `retries` is how
+    often a failed request is repeated. All methods raise `SourceUnavailable` for an outage (connection
+    refused or reset, silence, 5xx, 429 beyond patience), `NotFound` for 404 and 410, `InputRefused` for 401,
+    403 and URLs that are not http(s), and `RecordInvalid` for an answer that cannot be used.
+    """
+
+    def __init__(
+        self,
+        *,
+        connections: int,
+        requests_per_second: float | None = None,
+        timeout_s: float = 12.0,
+        retries: int = 4,
+        user_agent: str = USER_AGENT,
+        backoff_s: float = 0.5,
+        max_bytes: int = MAX_DOCUMENT_BYTES,
+        progress: Progress | None = None,
+    ) -> None:
+        policy = HttpPolicy(
+            connections=connections,
+            connect_timeout_s=timeout_s,
+            read_timeout_s=timeout_s,
+            retries=retries,
+            backoff_s=backoff_s,
+            requests_per_second=requests_per_second,
+            user_agent=user_agent,
+        )
+        self._max_bytes = max_bytes
+        self._transport = Transport(policy, (progress or Silent()).note)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._transport.__exit__(None, None, None)
+
+    def get_json(self, url: str) -> Any:
+        """The JSON document at `url`."""
+        return _parsed(url, *self._document("GET", url, {"Accept": "application/json"}, None))
+
+    def post_json(self, url: str, payload: Any) -> Any:
+        """The JSON answer to a posted JSON `payload`. Only for queries: it is repeated after a failure."""
+        headers = {"Accept": "application/json", "Content-Type": "application/json"}
+        return _parsed(url, *self._document("POST", url, headers, json.dumps(payload).encode()))
+
+    def get_text(self, url: str) -> str:
+        """The document at `url` (HTML pages included), decoded by its declared charset, else UTF-8."""
+        body, headers = self._document("GET", url, {}, None)
+        charset = httpx.Response(200, headers=headers).charset_encoding or "utf-8"
+        try:
+            return body.decode(charset)
+        except (UnicodeDecodeError, LookupError) as error:
+            raise RecordInvalid(f"Read {url}", f"it is not text in {charset}: {error}", "") from error
+
+    def head(self, url: str) -> HeadResult:
+        """Size, validators and range support of the file at `url`, without fetching it."""
+        return self._transport.retrying(url, lambda: self._head(url))
+
+    def _head(self, url: str) -> HeadResult:
+        identity = {"Accept-Encoding": "identity"}
+        with self._transport.exchange("HEAD", url, identity, accept=NO_HEAD | {200}) as response:
+            response.read()
+            if response.status_code not in NO_HEAD:
+                size = response.headers.get("Content-Length", "")
+                return _head_result(response, size, ranges=response.headers.get("Accept-Ranges") == "bytes")
+        with self._transport.exchange("GET", url, {**identity, "Range": "bytes=0-0"}) as response:
+            if response.status_code == 206:
+                return _head_result(
+                    response, response.headers.get("Content-Range", "").rpartition("/")[2], ranges=True
+                )
+            return _head_result(response, response.headers.get("Content-Length", ""), ranges=False)
+
+    def _document(
+        self, method: str, url: str, headers: Mapping[str, str], content: bytes | None
+    ) -> tuple[bytes, httpx.Headers]:
+        def ask() -> tuple[bytes, httpx.Headers]:
+            sent = {**headers, "Accept-Encoding": "gzip"}
+            with self._transport.exchange(
+                method, url, sent, content=content, accept=frozenset({200})
+            ) as response:
+                return self._body(url, response), response.headers
+
+        return self._transport.retrying(url, ask)
+
+    def _body(self, url: str, response: httpx.Response) -> bytes:
+        body = bytearray()
+        for piece in response.iter_bytes():
+            body += piece
+            if len(body) > self._max_bytes:
+                raise RecordInvalid(
+                    f"Read {url}",
+                    f"the document is larger than {self._max_bytes} bytes",
+                    "It is no record of a portal we know; check the URL",
+                )
+        return bytes(body)
+
+
+def _head_result(response: httpx.Response, size: str, *, ranges: bool) -> HeadResult:
+    encoded = response.headers.get("Content-Encoding", "identity") != "identity"
+    return HeadResult(
+        size=int(size) if size.isdecimal() and not encoded else None,
+        etag=response.headers.get("ETag"),
+        modified=response.headers.get("Last-Modified"),
+        accepts_ranges=ranges,
+    )
+
+
+def _parsed(url: str, body: bytes, headers: httpx.Headers) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        shown = body[:SHOWN].decode(errors="replace")
+        html = looks_like_html(headers.get("Content-Type"), body)
+        kind = "an HTML page in place of JSON" if html else f"no JSON ({error})"
+        raise RecordInvalid(
+            f"Read {url}",
+            f"the portal answered with {kind}, which begins {shown!r}",
+            "Open the URL in a browser: the portal may be under maintenance or have moved its API",
+        ) from error

@@ -1,0 +1,291 @@
+"""HTTP exchanges with portals: pooled connections, limits, redirects, and which failures may pass.
+
+Every request to a portal goes through `Transport`. Statuses follow RFC 9110, and RFC 6585 for 429.
+"""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import Self, TypeVar
+
+import httpx
+
+from em_pipeline.domain.errors import EmError, InputRefused, NotFound, RecordInvalid, SourceUnavailable
+
+USER_AGENT = "em-pipeline/0.1 (public electron-microscopy volumes as OME-Zarr)"
+MAX_REDIRECTS = 5
+# A portal's answer that says "later" or "broken just now": Request Timeout, Too Early, Too Many Requests.
+ASK_AGAIN = frozenset({408, 425, 429})
+# Bodies of redirects up to this size are read to the end, so that the connection can be used again.
+DRAINED_BODY = 64 * 1024
+
+_jitter = random.SystemRandom()
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class HttpPolicy:
+    """How politely and how patiently portals are asked.
+
+    `connections` is per host. `retries` is how often a failed request is repeated; the n-th repetition waits
+    `backoff_s · 2ⁿ` seconds, at most `longest_wait_s`, of which up to half is random. A portal that asks for
+    a longer wait (Retry-After) than `longest_wait_s` counts as unavailable.
+    """
+
+    connections: int = 4
+    connect_timeout_s: float = 10.0
+    read_timeout_s: float = 12.0
+    retries: int = 5
+    backoff_s: float = 0.5
+    longest_wait_s: float = 60.0
+    requests_per_second: float | None = None
+    user_agent: str = USER_AGENT
+
+    def __post_init__(self) -> None:
+        positive = (self.connections, self.connect_timeout_s, self.read_timeout_s, self.longest_wait_s)
+        rate = self.requests_per_second
+        if min(positive) <= 0 or self.retries < 0 or self.backoff_s < 0 or (rate is not None and rate <= 0):
+            raise InputRefused(
+                "Read the settings for portals",
+                f"one of them is not positive: {self}",
+                "Connections, timeouts and rates are above 0, retries and backoff at least 0",
+            )
+
+
+class Fault(Exception):
+    """A failure that asking again may cure. `wait_s` is how long the portal asks us to wait, if it does."""
+
+    def __init__(self, message: str, wait_s: float | None = None) -> None:
+        super().__init__(message)
+        self.wait_s = wait_s
+
+
+class Stopped(Exception):
+    """Another thread of the same transport failed for good; this one's work has no use any more."""
+
+
+@dataclass
+class _Host:
+    """One host's open connections and the earliest time of its next request."""
+
+    slots: threading.BoundedSemaphore
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    next_request: float = 0.0
+
+
+class Transport:
+    """A pool of HTTP/1.1 connections under one policy. Safe to use from several threads.
+
+    `note` is told of every retry, in a sentence.
+    """
+
+    def __init__(self, policy: HttpPolicy, note: Callable[[str], None]) -> None:
+        self.policy = policy
+        self._note = note
+        self._stop = threading.Event()
+        self._hosts: dict[str, _Host] = {}
+        self._hosts_lock = threading.Lock()
+        self._client = httpx.Client(
+            http2=False,
+            follow_redirects=False,  # `exchange` follows them, to check each
+            headers={"User-Agent": policy.user_agent},
+            timeout=httpx.Timeout(policy.read_timeout_s, connect=policy.connect_timeout_s, pool=None),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=5.0),
+        )
+
+    def stop(self) -> None:
+        """Make every waiting or reading thread raise `Stopped` soon."""
+        self._stop.set()
+
+    def check_running(self) -> None:
+        if self._stop.is_set():
+            raise Stopped
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.close()
+
+    @contextmanager
+    def exchange(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        *,
+        content: bytes | None = None,
+        accept: frozenset[int] = frozenset({200, 206}),
+    ) -> Iterator[httpx.Response]:
+        """The streamed answer to one request, redirects followed; its status is one of `accept`.
+
+        Raises `Fault` for what may pass, also while the caller reads the body; `NotFound` for 404 and 410;
+        `InputRefused` for 401 and 403 (no public data: asking again cannot help, so not `SourceUnavailable`)
+        and for a URL that is not http(s); `RecordInvalid` for other refusals and bad redirects.
+        """
+        target = check_url(url, url)
+        for _ in range(MAX_REDIRECTS + 1):
+            with self._one(method, target, headers, content) as response:
+                location = response.headers.get("Location") if response.is_redirect else None
+                if location is None:
+                    check_status(method, url, response, accept)
+                    yield response
+                    return
+                _drain(response)
+                if response.status_code == 303:  # See Other: the answer is elsewhere, to be fetched
+                    method, content = "GET", None
+                target = _redirected(url, target, location)
+        raise RecordInvalid(
+            f"Fetch {url}", f"more than {MAX_REDIRECTS} redirects", "Check the URL in a browser"
+        )
+
+    @contextmanager
+    def _one(
+        self, method: str, url: httpx.URL, headers: Mapping[str, str], content: bytes | None
+    ) -> Iterator[httpx.Response]:
+        host = self._host(url)
+        with host.slots:
+            self._take_turn(host)
+            request = self._client.build_request(method, url, headers=headers, content=content)
+            try:
+                response = self._client.send(request, stream=True)
+                try:
+                    yield response
+                finally:
+                    # A body not read to its end closes its connection: the next attempt gets a new one.
+                    response.close()
+            except httpx.TimeoutException as error:
+                raise Fault(f"no bytes for {self._patience(error):g} s ({type(error).__name__})") from error
+            except (httpx.TransportError, httpx.DecodingError) as error:
+                raise Fault(f"{type(error).__name__}: {error}") from error
+
+    def _patience(self, error: httpx.TimeoutException) -> float:
+        connecting = isinstance(error, httpx.ConnectTimeout)
+        return self.policy.connect_timeout_s if connecting else self.policy.read_timeout_s
+
+    def _host(self, url: httpx.URL) -> _Host:
+        with self._hosts_lock:
+            name = f"{url.scheme}://{url.netloc.decode()}"
+            if name not in self._hosts:
+                self._hosts[name] = _Host(threading.BoundedSemaphore(self.policy.connections))
+            return self._hosts[name]
+
+    def _take_turn(self, host: _Host) -> None:
+        self.check_running()
+        if self.policy.requests_per_second is None:
+            return
+        with host.lock:
+            turn = max(host.next_request, time.monotonic())
+            host.next_request = turn + 1 / self.policy.requests_per_second
+        self._sleep(turn - time.monotonic())
+
+    def _sleep(self, seconds: float) -> None:
+        self._stop.wait(max(0.0, seconds))
+        self.check_running()
+
+    def wait_after(self, url: str, attempts: int, fault: Fault) -> None:
+        """Wait before asking for `url` again: `attempts` ≥ 1 in a row have failed, the last with `fault`.
+
+        Raises `SourceUnavailable` where the policy's patience is used up.
+        """
+        policy = self.policy
+        asked = fault.wait_s or 0.0
+        if attempts > policy.retries or asked > policy.longest_wait_s:
+            too_long = f" (the portal asks to wait {asked:g} s)" if asked > policy.longest_wait_s else ""
+            raise SourceUnavailable(
+                f"Fetch {url}",
+                f"{attempts} attempt{'s' if attempts > 1 else ''} failed, the last with: {fault}{too_long}",
+                "Nothing is known about the data; try again later, finished parts are kept",
+            ) from fault
+        backoff = min(policy.longest_wait_s, policy.backoff_s * 2 ** (attempts - 1))
+        wait = max(asked, backoff * _jitter.uniform(0.5, 1.0))
+        self._note(f"{url}: {fault}; asking again in {wait:.1f} s (attempt {attempts + 1})")
+        self._sleep(wait)
+
+    def retrying(self, url: str, ask: Callable[[], T]) -> T:
+        """What `ask` returns, repeated while it raises `Fault`. `SourceUnavailable` when patience ends."""
+        attempts = 0
+        while True:
+            try:
+                return ask()
+            except Fault as fault:
+                attempts += 1
+                self.wait_after(url, attempts, fault)
+
+
+def check_url(url: str, asked: str) -> httpx.URL:
+    """`url` as httpx reads it, or `InputRefused` where it is not http(s) or has no host."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise InputRefused(f"Fetch {asked}", f"{url!r} is not a URL: {error}", "") from error
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise InputRefused(f"Fetch {asked}", f"{url!r} is not an http(s) URL", "")
+    return parsed
+
+
+def _redirected(asked: str, base: httpx.URL, location: str) -> httpx.URL:
+    try:
+        return check_url(str(base.join(location)), asked)
+    except (InputRefused, httpx.InvalidURL) as error:
+        raise RecordInvalid(
+            f"Fetch {asked}",
+            f"it redirects to {location!r}, which is not http(s)",
+            "Nothing was read from there; check the URL in a browser",
+        ) from error
+
+
+def _drain(response: httpx.Response) -> None:
+    if int(response.headers.get("Content-Length") or DRAINED_BODY + 1) <= DRAINED_BODY:
+        response.read()
+
+
+def check_status(method: str, url: str, response: httpx.Response, accept: frozenset[int]) -> None:
+    """Raise the error that a status outside `accept` means (see `Transport.exchange`)."""
+    status = response.status_code
+    if status in accept:
+        return
+    if status in ASK_AGAIN or status >= 500:
+        raise Fault(
+            f"HTTP {status} {response.reason_phrase}", retry_after(response.headers.get("Retry-After"))
+        )
+    raise _refusal(f"{method} {url}", status, response.reason_phrase)
+
+
+def _refusal(tried: str, status: int, reason: str) -> EmError:
+    found = f"the portal answered HTTP {status} {reason}".rstrip()
+    if status in (404, 410):
+        return NotFound(tried, found, "Check the accession and the path on the portal's page")
+    if status in (401, 403):
+        return InputRefused(tried, found, "The data are not public at that address; open it in a browser")
+    return RecordInvalid(tried, found, "The portal may have changed its interface; open the URL in a browser")
+
+
+def retry_after(value: str | None) -> float | None:
+    """Seconds from now that a Retry-After header (RFC 9110 §10.2.3) asks for; None where it is unreadable."""
+    if value is None:
+        return None
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        moment = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+
+
+def looks_like_html(content_type: str | None, head: bytes) -> bool:
+    """Whether an answer is a web page: by its type, or by how its first bytes begin."""
+    if (content_type or "").split(";")[0].strip().lower() in ("text/html", "application/xhtml+xml"):
+        return True
+    return head.lstrip(b"\xef\xbb\xbf \t\r\n")[:9].lower().startswith((b"<!doctype", b"<html"))
