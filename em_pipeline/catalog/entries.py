@@ -1,0 +1,192 @@
+"""What goes into the catalogue and what comes out of it. Plain frozen values, never database objects.
+
+Axis order is z, y, x; lengths are nanometres, indices are voxels or chunks, sizes are bytes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from em_pipeline.domain.evidence import Conflict
+from em_pipeline.domain.files import Manifest, RawFile
+from em_pipeline.domain.geometry import Shape, VoxelSize
+from em_pipeline.domain.record import DatasetRecord, Status
+from em_pipeline.domain.report import CheckResult, ValidationReport
+from em_pipeline.domain.spec import DatasetSpec
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SpecOrigin = Literal["curated", "run-time"]
+
+
+@dataclass(frozen=True)
+class LevelRow:
+    """One pyramid level as stored. `path` is the array's name inside the volume (`"0"`).
+
+    `scale_nm` and `translation_nm` are the NGFF transforms, `translation_nm` being the centre of the
+    first voxel. `chunks` counts the ledger's rows of this level, `stored_bytes` their encoded length.
+    """
+
+    level: int
+    path: str
+    shape: Shape
+    chunk_shape: Shape
+    shard_shape: Shape
+    scale_nm: tuple[float, float, float]
+    translation_nm: tuple[float, float, float]
+    data_type: str
+    codec: str
+    chunks: int
+    stored_bytes: int
+
+
+@dataclass(frozen=True)
+class VersionToPublish:
+    """Everything known of one finished version; `Catalog.publish` makes it visible.
+
+    `ledger` has the ledger's columns for all levels, one row per chunk. `statistics` are those of
+    level 0, JSON-ready. `volume_key` and `ledger_key` are keys of the store (`storage.keys`).
+    """
+
+    dataset_id: str
+    version: str
+    revision: str
+    spec: DatasetSpec
+    record: DatasetRecord
+    manifest: Manifest
+    report: ValidationReport
+    levels: Sequence[LevelRow]
+    ledger: "pa.Table"
+    statistics: Mapping[str, Any]
+    ledger_sha256: str
+    volume_key: str
+    ledger_key: str
+    stored_bytes: int
+    writer_version: str
+
+
+@dataclass(frozen=True)
+class PublishOutcome:
+    """What `publish` did. `changed` is False where this version was already the published one.
+
+    `previous` is the version that was published before, None where there was none.
+    `blocks` counts the level-0 ledger rows of the version.
+    """
+
+    dataset_id: str
+    version: str
+    changed: bool
+    previous: str | None
+    blocks: int
+    message: str
+
+
+@dataclass(frozen=True)
+class DatasetSummary:
+    """One line of a listing. What depends on a published version is None where there is none.
+
+    `status`, `progress` (0–1) and `message` tell of the newest ingest, which may be of a later version.
+    """
+
+    dataset_id: str
+    source: str
+    status: Status
+    progress: float
+    message: str
+    revision: str | None
+    title: str | None
+    shape: Shape | None
+    voxel_size_nm: VoxelSize | None
+    data_type: str | None
+    organism: str | None
+    tissue: str | None
+    modality: str | None
+    licence: str | None
+    doi: str | None
+    version: str | None
+    raw_bytes: int | None
+    stored_bytes: int | None
+    completeness: float | None
+    conflicts: int
+    published_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True)
+class VersionSummary:
+    """One published version of a dataset, current or superseded."""
+
+    version: str
+    revision: str
+    writer_version: str
+    ledger_sha256: str
+    volume_key: str
+    raw_bytes: int
+    stored_bytes: int
+    published_at: datetime
+    current: bool
+
+
+@dataclass(frozen=True)
+class PublishedVersion:
+    """What serving a volume needs: where it and its ledger lie, their seal, the levels."""
+
+    dataset_id: str
+    version: str
+    revision: str
+    volume_key: str
+    ledger_key: str
+    ledger_sha256: str
+    levels: tuple[LevelRow, ...]
+    statistics: dict[str, Any]
+    published_at: datetime
+
+
+@dataclass(frozen=True)
+class DatasetDetail:
+    """All that is known of a dataset. Without a published version `record`, `spec` and `published` are
+    None and the sequences are empty. `versions` are newest first."""
+
+    summary: DatasetSummary
+    spec: DatasetSpec | None
+    record: DatasetRecord | None
+    conflicts: tuple[Conflict, ...]
+    published: PublishedVersion | None
+    raw_files: tuple[RawFile, ...]
+    checks: tuple[CheckResult, ...]
+    versions: tuple[VersionSummary, ...]
+
+
+@dataclass(frozen=True)
+class BlockRow:
+    """One level-0 chunk as the ledger has it. `z, y, x` is the chunk index.
+
+    `valid_fraction` is 0–1; the numbers are in stored values, None where the chunk has no voxel of data.
+    """
+
+    z: int
+    y: int
+    x: int
+    nbytes: int
+    crc32c: int
+    state: str
+    valid_fraction: float
+    min: float | None
+    max: float | None
+    mean: float | None
+    std: float | None
+    p01: float | None
+    p99: float | None
+
+
+@dataclass(frozen=True)
+class BlockPage:
+    """Blocks in z-y-x order; `after` asks for the page that follows, None at the end."""
+
+    dataset_id: str
+    version: str
+    blocks: tuple[BlockRow, ...]
+    after: tuple[int, int, int] | None
