@@ -19,27 +19,19 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SpecOrigin = Literal["curated", "run-time"]
+Triple = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class LevelRow:
-    """One pyramid level as stored. `path` is the array's name inside the volume (`"0"`).
-
-    `scale_nm` and `translation_nm` are the NGFF transforms, `translation_nm` being the centre of the
-    first voxel. `chunks` counts the ledger's rows of this level, `stored_bytes` their encoded length.
-    """
+    """One pyramid level as stored; `level` 0 is full size. `translation_nm` is its first voxel's centre."""
 
     level: int
-    path: str
-    shape: Shape
-    chunk_shape: Shape
-    shard_shape: Shape
-    scale_nm: tuple[float, float, float]
+    shape: Triple
+    chunk_shape: Triple
+    shard_shape: Triple
+    voxel_size_nm: tuple[float, float, float]
     translation_nm: tuple[float, float, float]
-    data_type: str
-    codec: str
-    chunks: int
-    stored_bytes: int
 
 
 @dataclass(frozen=True)
@@ -189,4 +181,4 @@ class BlockPage:
     dataset_id: str
     version: str
     blocks: tuple[BlockRow, ...]
-    after: tuple[int, int, int] | None
+    after: Triple | None

@@ -6,6 +6,7 @@ from em_pipeline.catalog.entries import (
     BlockPage,
     DatasetDetail,
     DatasetSummary,
+    LevelRow,
     PublishedVersion,
     PublishOutcome,
     SpecOrigin,
@@ -13,6 +14,8 @@ from em_pipeline.catalog.entries import (
 )
 from em_pipeline.domain.record import Status
 from em_pipeline.domain.spec import DatasetSpec
+
+__all__ = ["Catalog", "LevelRow", "PublishOutcome", "VersionToPublish"]
 
 
 class Catalog:
