@@ -11,6 +11,7 @@ volumes/<dataset>/<version>.report.json       the validation report it passed
 volumes/<dataset>/<version>.record.json       its record, as published
 volumes/<dataset>/<version>.preview.png       what a person looks at first
 volumes/<dataset>/latest.json                 pointer to the published version; swapped atomically
+locks/<dataset>.lock                          held by the one process that works on the dataset
 """
 
 from em_pipeline.domain.identity import check_dataset_id, check_revision
@@ -64,3 +65,7 @@ def preview(dataset_id: str, version: str) -> str:
 
 def pointer(dataset_id: str) -> str:
     return f"volumes/{check_dataset_id(dataset_id)}/{LATEST}"
+
+
+def lock(dataset_id: str) -> str:
+    return f"locks/{check_dataset_id(dataset_id)}.lock"

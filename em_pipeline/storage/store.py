@@ -1,0 +1,258 @@
+"""The store: bytes under keys, written atomically, and trees that become visible in one step.
+
+A key is a relative path with `/` between its parts (see `em_pipeline.storage.keys`). The only way to a file
+of the store is `local_path`; other layers never join paths themselves.
+"""
+
+import difflib
+import filecmp
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from em_pipeline.domain.errors import InputRefused, NotFound, RecordInvalid
+from em_pipeline.storage.local_files import (
+    ensure_folder,
+    fsync_path,
+    fsync_tree,
+    is_temporary,
+    path_of_file_url,
+    stale_temporaries,
+    temporary_beside,
+    write_atomically,
+)
+
+
+@runtime_checkable
+class Store(Protocol):
+    """Where an installation's bytes live. Every method raises `InputRefused` for a key that is none."""
+
+    @property
+    def url(self) -> str: ...
+    def read(self, key: str) -> bytes:
+        """The bytes under `key`. Raises `NotFound`."""
+        ...
+
+    def write(self, key: str, data: bytes) -> None:
+        """Put `data` under `key`, replacing what was there: a reader sees the old bytes or the new ones."""
+        ...
+
+    def exists(self, key: str) -> bool:
+        """Whether there is a file, or a folder, under `key`."""
+        ...
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Keys of all files in the folder `prefix` (\"\" is the whole store) and below, sorted per folder.
+
+        Nothing where there is no such folder. Files that are still being written are never among them.
+        """
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove the file under `key`, if there is one."""
+        ...
+
+    def delete_tree(self, prefix: str) -> None:
+        """Remove the folder `prefix`, if there is one; it disappears in one step."""
+        ...
+
+    def local_path(self, key: str) -> Path:
+        """The absolute path of `key` on this machine, whether or not there is something."""
+        ...
+
+    def publish_tree(self, src_key: str, dst_key: str) -> None:
+        """Make the folder `src_key` visible as `dst_key`, in one step and durably.
+
+        Done already where only `dst_key` exists. Raises `NotFound` where neither does and `InputRefused`
+        where both do, since what is published is immutable.
+        """
+        ...
+
+    def publish_file(self, src_key: str, dst_key: str) -> None:
+        """The same for a file; where both exist with the same bytes, `src_key` is removed."""
+        ...
+
+
+class LocalStore:
+    """A store in a folder of this machine. The folder is made by the first write."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self._tidied: set[Path] = set()
+
+    @property
+    def url(self) -> str:
+        return self.root.as_uri()
+
+    def __repr__(self) -> str:
+        return f"LocalStore({str(self.root)!r})"
+
+    def local_path(self, key: str) -> Path:
+        return self.root / check_key(key)
+
+    def read(self, key: str) -> bytes:
+        path = self.local_path(key)
+        try:
+            return path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise NotFound(f"Read {key} from the store", f"there is no file {path}") from error
+
+    def write(self, key: str, data: bytes) -> None:
+        path = self.local_path(key)
+        self._tidy(path.parent)
+        write_atomically(path, data)
+
+    def exists(self, key: str) -> bool:
+        return self.local_path(key).exists()
+
+    def list(self, prefix: str) -> Iterator[str]:
+        folder = self.local_path(prefix.rstrip("/")) if prefix else self.root
+        for here, folders, names in os.walk(folder, onerror=_raise_unless_missing):
+            folders[:] = sorted(name for name in folders if not is_temporary(name))
+            for name in sorted(names):
+                if not is_temporary(name):
+                    yield (Path(here) / name).relative_to(self.root).as_posix()
+
+    def delete(self, key: str) -> None:
+        path = self.local_path(key)
+        try:
+            path.unlink()
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except (IsADirectoryError, PermissionError) as error:
+            raise InputRefused(f"Delete {key} from the store", f"{path}: {error.strerror}") from error
+        fsync_path(path.parent)
+
+    def delete_tree(self, prefix: str) -> None:
+        path = self.local_path(prefix.rstrip("/"))
+        if not path.exists():
+            return
+        doomed = temporary_beside(path)
+        path.rename(doomed)
+        fsync_path(path.parent)
+        _remove(doomed)
+
+    def publish_tree(self, src_key: str, dst_key: str) -> None:
+        self._publish(src_key, dst_key, Path.is_dir, fsync_tree)
+
+    def publish_file(self, src_key: str, dst_key: str) -> None:
+        src, dst = self.local_path(src_key), self.local_path(dst_key)
+        if src.is_file() and dst.is_file() and filecmp.cmp(src, dst, shallow=False):
+            src.unlink()
+            fsync_path(src.parent)
+            return
+        self._publish(src_key, dst_key, Path.is_file, fsync_path)
+
+    def _publish(
+        self, src_key: str, dst_key: str, of_kind: Callable[[Path], bool], settle: Callable[[Path], None]
+    ) -> None:
+        src, dst = self.local_path(src_key), self.local_path(dst_key)
+        tried = f"Publish {src_key} as {dst_key}"
+        if not of_kind(src):
+            if of_kind(dst) and not src.exists():
+                return
+            raise NotFound(tried, f"{src} does not exist or is of another kind", "Build it again first")
+        if dst.exists():
+            raise InputRefused(
+                tried,
+                f"{dst} exists already, and what is published is immutable",
+                "Delete the published one first if it is wrong",
+            )
+        settle(src)
+        ensure_folder(dst.parent)
+        src.rename(dst)
+        fsync_path(dst.parent)
+        fsync_path(src.parent)
+
+    def _tidy(self, folder: Path) -> None:
+        # Once per folder: looking at each write would make many writes into one folder quadratic.
+        if folder in self._tidied or not folder.is_dir():
+            return
+        for leftover in stale_temporaries(folder):
+            _remove(leftover)
+        self._tidied.add(folder)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
+
+
+def check_key(key: str) -> str:
+    """`key` itself, or `InputRefused` where it could leave the store or meet a temporary name."""
+    parts = key.split("/")
+    if "\\" in key or "\0" in key or any(p in ("", ".", "..") or is_temporary(p) for p in parts):
+        raise InputRefused(
+            f"Use {key!r} as a key of the store",
+            "it is not a plain relative path with '/' between its parts",
+            "Keys come from em_pipeline.storage.keys",
+        )
+    return key
+
+
+def read_json(store: Store, key: str) -> Any:
+    """The JSON value under `key`. Raises `NotFound`, or `RecordInvalid` where it is not JSON."""
+    data = store.read(key)
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise RecordInvalid(
+            f"Read {key} from the store",
+            f"it is not JSON ({error}) and begins {data[:200].decode(errors='replace')!r}",
+            "Something else than this program wrote it; delete it and run the step again",
+        ) from error
+
+
+def write_json(store: Store, key: str, value: Any) -> None:
+    """Put `value` under `key` as JSON, atomically. Raises `ValueError` for NaN and infinities."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1)
+    store.write(key, text.encode() + b"\n")
+
+
+LOCAL_SCHEMES = ("file",)
+OBJECT_SCHEMES = ("s3", "gs")
+
+
+def open_store(url: str) -> Store:
+    """The store at `url`: a path (`~` is the home folder) or `file:///absolute/path`.
+
+    Raises `InputRefused` for any other scheme and for a path that is not a folder.
+    """
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://|(file):/", url)
+    scheme = (match[1] or match[2]).lower() if match else None
+    if scheme is not None and scheme not in LOCAL_SCHEMES:
+        raise _other_scheme(url, scheme)
+    if not url.strip() or "\0" in url:
+        raise InputRefused("Open the store", "its URL is empty", "Set EM_STORE_URL to a folder")
+    path = path_of_file_url("file:" + url[5:]) if scheme else Path(url).expanduser()
+    if path.exists() and not path.is_dir():
+        raise InputRefused(f"Open the store {url}", f"{path} is not a folder", "Set EM_STORE_URL to a folder")
+    return LocalStore(path)
+
+
+def _other_scheme(url: str, scheme: str) -> InputRefused:
+    tried = f"Open the store {url}"
+    if scheme in OBJECT_SCHEMES:
+        return InputRefused(
+            tried,
+            f"this version stores on local disks; {scheme}:// object stores come later",
+            "Set EM_STORE_URL to a folder or file:///absolute/path",
+        )
+    near = difflib.get_close_matches(scheme, LOCAL_SCHEMES + OBJECT_SCHEMES, n=1, cutoff=0.5)
+    hint = f"; the nearest known is {near[0]}://" if near else ""
+    return InputRefused(
+        tried,
+        f"the scheme {scheme}:// is not known{hint}",
+        "Set EM_STORE_URL to a folder or file:///absolute/path",
+    )

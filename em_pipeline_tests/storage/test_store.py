@@ -1,0 +1,194 @@
+"""The local store: keys, atomic writes, publication in one step, leftovers of killed writers."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from em_pipeline.domain.errors import InputRefused, NotFound, RecordInvalid
+from em_pipeline.storage.local_files import temporary_beside
+from em_pipeline.storage.store import LocalStore, Store, open_store, read_json, write_json
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path / "store")
+
+
+def test_what_is_written_is_read_listed_and_deleted(store: LocalStore) -> None:
+    assert isinstance(store, Store)
+    assert list(store.list("")) == []
+    store.write("volumes/a/x.json", b"one")
+    store.write("volumes/a/x.json", b"two")
+    store.write("volumes/b/y.json", b"three")
+    assert store.read("volumes/a/x.json") == b"two"
+    assert store.exists("volumes/a")
+    assert store.exists("volumes/a/x.json")
+    assert not store.exists("volumes/c")
+    assert list(store.list("")) == ["volumes/a/x.json", "volumes/b/y.json"]
+    assert list(store.list("volumes/a/")) == ["volumes/a/x.json"]
+    assert store.local_path("volumes/a/x.json").read_bytes() == b"two"
+    store.delete("volumes/a/x.json")
+    store.delete("volumes/a/x.json")
+    store.delete_tree("volumes/b")
+    store.delete_tree("volumes/b")
+    assert list(store.list("")) == []
+    with pytest.raises(NotFound, match=re.escape("volumes/a/x.json")):
+        store.read("volumes/a/x.json")
+
+
+@pytest.mark.parametrize(
+    "key", ["", "/etc/passwd", "../x", "a/../b", "a//b", "a/./b", "a\\b", "a\0b", ".em-tmp-x"]
+)
+def test_a_key_that_could_leave_the_store_is_refused(store: LocalStore, key: str) -> None:
+    for use in (store.read, store.exists, store.delete, store.delete_tree, store.local_path):
+        with pytest.raises(InputRefused):
+            use(key)
+    with pytest.raises(InputRefused):
+        store.write(key, b"")
+
+
+@given(key=st.text(alphabet="ab./\\\0~ ", max_size=8))
+@settings(max_examples=200, deadline=None)
+def test_no_key_leaves_the_store(tmp_path_factory: pytest.TempPathFactory, key: str) -> None:
+    store = LocalStore(Path("/somewhere/store"))
+    try:
+        path = store.local_path(key)
+    except InputRefused:
+        return
+    assert Path(os.path.normpath(path)).is_relative_to(store.root)
+    assert Path(os.path.normpath(path)) != store.root
+
+
+def test_json_round_trips_and_damage_is_named(store: LocalStore) -> None:
+    write_json(store, "a.json", {"µ": [1, None]})
+    assert read_json(store, "a.json") == {"µ": [1, None]}
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(store, "a.json", float("nan"))
+    assert read_json(store, "a.json") == {"µ": [1, None]}
+    store.write("b.json", b"{torn")
+    with pytest.raises(RecordInvalid, match="torn"):
+        read_json(store, "b.json")
+
+
+def test_a_tree_is_published_once_and_publishing_again_is_harmless(store: LocalStore) -> None:
+    store.write("staging/a/v/zarr.json", b"{}")
+    store.publish_tree("staging/a/v", "volumes/a/v.ome.zarr")
+    store.publish_tree("staging/a/v", "volumes/a/v.ome.zarr")
+    assert list(store.list("")) == ["volumes/a/v.ome.zarr/zarr.json"]
+    store.write("staging/a/v/zarr.json", b"other")
+    with pytest.raises(InputRefused, match="immutable"):
+        store.publish_tree("staging/a/v", "volumes/a/v.ome.zarr")
+    assert store.read("volumes/a/v.ome.zarr/zarr.json") == b"{}"
+    with pytest.raises(NotFound):
+        store.publish_tree("staging/none", "volumes/none")
+    with pytest.raises(NotFound):
+        store.publish_tree("staging/a/v/zarr.json", "volumes/b")
+
+
+def test_a_file_is_published_and_the_same_bytes_again_are_accepted(store: LocalStore) -> None:
+    for _ in range(2):
+        store.write("staging/a/l.parquet", b"rows")
+        store.publish_file("staging/a/l.parquet", "volumes/a/l.parquet")
+        store.publish_file("staging/a/l.parquet", "volumes/a/l.parquet")
+    assert list(store.list("")) == ["volumes/a/l.parquet"]
+    store.write("staging/a/l.parquet", b"ROWS")
+    with pytest.raises(InputRefused, match="immutable"):
+        store.publish_file("staging/a/l.parquet", "volumes/a/l.parquet")
+    assert store.read("volumes/a/l.parquet") == b"rows"
+
+
+def test_a_failed_write_leaves_the_old_bytes_and_no_leftover(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write("a/x", b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            store.write("a/x", b"new")
+    assert store.read("a/x") == b"old"
+    assert [p.name for p in store.local_path("a").iterdir()] == ["x"]
+
+
+def test_leftovers_of_dead_writers_are_hidden_then_removed(store: LocalStore) -> None:
+    store.write("a/x", b"1")
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    mine = temporary_beside(store.local_path("a/x"))
+    theirs = mine.with_name(mine.name.replace(f"-{os.getpid()}-", f"-{dead.pid}-"))
+    for each in (mine, theirs):
+        each.write_bytes(b"half")
+    assert list(store.list("")) == ["a/x"]
+    LocalStore(store.root).write("a/y", b"2")
+    assert mine.exists()
+    assert not theirs.exists()
+
+
+WRITER = """
+import itertools, sys
+from pathlib import Path
+from em_pipeline.storage.store import LocalStore
+store = LocalStore(Path(sys.argv[1]))
+for n in itertools.count():
+    store.write("a/x", bytes([n % 256]) * 200_000)
+"""
+
+
+@pytest.mark.integration
+def test_a_killed_writer_never_leaves_a_torn_file(store: LocalStore) -> None:
+    for delay in (0.02, 0.05):
+        process = subprocess.Popen([sys.executable, "-c", WRITER, str(store.root)])
+        while not store.exists("a/x"):
+            time.sleep(0.01)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        data = store.read("a/x")
+        assert len(data) == 200_000
+        assert len(set(data)) == 1
+        assert list(store.list("")) == ["a/x"]
+
+
+def test_stores_open_by_path_and_file_url(tmp_path: Path) -> None:
+    folder = tmp_path / "my store#1"
+    for url in (
+        str(folder),
+        folder.as_uri(),
+        f"file://localhost{folder.as_uri()[7:]}",
+        f"file:{folder.as_uri()[7:]}",
+    ):
+        store = open_store(url)
+        assert isinstance(store, LocalStore)
+        assert store.root == folder
+    assert open_store(store.url).url == store.url
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(InputRefused, match="not a folder"):
+        open_store(str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("s3://bucket/x", "local disks"),
+        ("gs://bucket/x", "local disks"),
+        ("fil://x", "nearest known is file://"),
+        ("xyz123://x", "not known"),
+        ("file://host/x", "absolute path"),
+        ("", "empty"),
+    ],
+)
+def test_other_stores_are_refused_with_what_to_do(url: str, said: str) -> None:
+    with pytest.raises(InputRefused, match=said) as caught:
+        open_store(url)
+    assert caught.value.to_do
