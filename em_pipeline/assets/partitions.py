@@ -1,0 +1,64 @@
+"""One set of partitions per source: its dataset ids."""
+
+from collections.abc import Collection
+from datetime import datetime
+
+import dagster as dg
+from dagster import DynamicPartitionsStore
+
+from em_pipeline.sources.curated import curated_specs
+
+
+def partitions_name(slug: str) -> str:
+    """Name of a source's set of partitions in the Dagster instance."""
+    return f"{slug}_datasets"
+
+
+def curated_ids(slug: str) -> frozenset[str]:
+    """Ids of the curated datasets of a source."""
+    return frozenset(spec.dataset_id for spec in curated_specs() if spec.source == slug)
+
+
+class DatasetPartitions(dg.DynamicPartitionsDefinition):
+    """Dynamic partitions of one source, to which its curated datasets always belong.
+
+    A curated id that the instance does not know yet is added when it is asked for, so that
+    `dagster asset materialize --partition` works on an instance that was never used.
+    """
+
+    def has_partition_key(
+        self,
+        partition_key: str,
+        current_time: datetime | None = None,
+        dynamic_partitions_store: DynamicPartitionsStore | None = None,
+    ) -> bool:
+        """Whether the id is a partition; a curated one becomes one."""
+        if super().has_partition_key(partition_key, current_time, dynamic_partitions_store):
+            return True
+        with dg.partition_loading_context(current_time, dynamic_partitions_store) as context:
+            store = context.dynamic_partitions_store
+            if not isinstance(store, dg.DagsterInstance) or not self._curated({partition_key}):
+                return False
+            register(store, self._slug, [partition_key])
+            return True
+
+    @property
+    def _slug(self) -> str:
+        return (self.name or "").removesuffix("_datasets")
+
+    def _curated(self, ids: set[str]) -> bool:
+        return ids <= curated_ids(self._slug)
+
+
+def dataset_partitions(slug: str) -> DatasetPartitions:
+    """The partitions of a source."""
+    return DatasetPartitions(name=partitions_name(slug))
+
+
+def register(instance: dg.DagsterInstance, slug: str, dataset_ids: Collection[str]) -> list[str]:
+    """Make datasets partitions of their source; gives those that were not."""
+    known = set(instance.get_dynamic_partitions(partitions_name(slug)))
+    new = sorted(set(dataset_ids) - known)
+    if new:
+        instance.add_dynamic_partitions(partitions_name(slug), new)
+    return new

@@ -1,0 +1,142 @@
+"""What a person sees of each step in the Dagster UI."""
+
+import base64
+from collections.abc import Mapping, Sequence
+
+import dagster as dg
+
+from em_pipeline.domain.evidence import Conflict
+from em_pipeline.domain.files import Manifest
+from em_pipeline.domain.record import DatasetRecord
+from em_pipeline.domain.report import ValidationReport
+from em_pipeline.ingest.build import Built
+
+# The UI shows tables whole; longer ones belong to `em show`.
+SHOWN_ROWS = 100
+
+Metadata = Mapping[str, dg.MetadataValue]
+
+
+def record_metadata(record: DatasetRecord) -> dict[str, dg.MetadataValue]:
+    """Every resolved value with where it was read, and the conflicts."""
+    kept = [(field, record.kept(field)) for field in record.values()]
+    rows = [
+        dg.TableRecord(
+            {
+                "field": field,
+                "value": str(claim.value)[:200],
+                "origin": str(claim.evidence.origin),
+                "where": claim.evidence.where,
+                "at": claim.evidence.field[:120],
+            }
+        )
+        for field, claim in kept
+        if claim is not None
+    ]
+    return {
+        "title": dg.MetadataValue.text(record.fields.core.title or ""),
+        "revision": dg.MetadataValue.text(record.revision),
+        "completeness": dg.MetadataValue.float(round(record.completeness, 3)),
+        "conflicts": conflicts_metadata(record.conflicts),
+        "values": dg.MetadataValue.table(
+            rows[:SHOWN_ROWS], _text_columns("field", "value", "origin", "where", "at")
+        ),
+    }
+
+
+def conflicts_metadata(conflicts: Sequence[Conflict]) -> dg.MetadataValue:
+    """One line per disagreement: what was kept, what was rejected, who said so."""
+    if not conflicts:
+        return dg.MetadataValue.md("none")
+    lines = ["| field | kept | from | rejected | from |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {c.field} | {c.kept.value} | {c.kept.evidence.where} | {c.rejected.value} | {c.rejected.evidence.where} |"
+        for c in conflicts
+    ]
+    return dg.MetadataValue.md("\n".join(lines))
+
+
+def files_metadata(manifest: Manifest, already_held: bool) -> dict[str, dg.MetadataValue]:
+    """Count, bytes and a table of the raw files."""
+    rows = [
+        dg.TableRecord({"path": file.path, "bytes": file.size, "sha256": file.sha256, "url": file.url})
+        for file in manifest.files[:SHOWN_ROWS]
+    ]
+    columns = [
+        dg.TableColumn("path"),
+        dg.TableColumn("bytes", type="int"),
+        dg.TableColumn("sha256"),
+        dg.TableColumn("url"),
+    ]
+    return {
+        "files": dg.MetadataValue.int(len(manifest.files)),
+        "bytes": dg.MetadataValue.int(manifest.size),
+        "manifest_sha256": dg.MetadataValue.text(manifest.digest),
+        "already_held": dg.MetadataValue.bool(already_held),
+        "table": dg.MetadataValue.table(rows, dg.TableSchema(columns)),
+    }
+
+
+def volume_metadata(built: Built) -> dict[str, dg.MetadataValue]:
+    """Shape, voxel size, speed, bytes, conflicts and the preview image."""
+    core = built.record.fields.core
+    metadata = {
+        "version": dg.MetadataValue.text(built.version),
+        "path": dg.MetadataValue.path(str(built.files.volume)),
+        "shape_zyx": dg.MetadataValue.text(
+            " × ".join(str(n) for n in core.volume_shape.model_dump().values())
+        ),
+        "voxel_size_nm_zyx": dg.MetadataValue.text(
+            " × ".join(f"{n:.6g}" for n in core.voxel_size_nm.model_dump().values())
+        ),
+        "dtype": dg.MetadataValue.text(str(core.data_type)),
+        "conflicts": conflicts_metadata(built.record.conflicts),
+        "preview": preview_metadata(built),
+        "already_written": dg.MetadataValue.bool(built.written is None),
+    }
+    if built.written is not None:
+        metadata |= {
+            "stored_bytes": dg.MetadataValue.int(built.written.bytes_stored),
+            "mb_per_s": dg.MetadataValue.float(
+                round(built.written.bytes_read / 1e6 / built.written.seconds, 1)
+            ),
+            "units_done": dg.MetadataValue.int(built.written.units_done),
+            "units_resumed": dg.MetadataValue.int(built.written.units_resumed),
+        }
+    return metadata
+
+
+def preview_metadata(built: Built) -> dg.MetadataValue:
+    """The preview PNG, shown in place."""
+    encoded = base64.b64encode(built.files.preview.read_bytes()).decode()
+    return dg.MetadataValue.md(f"![preview of {built.version}](data:image/png;base64,{encoded})")
+
+
+def report_metadata(report: ValidationReport) -> dict[str, dg.MetadataValue]:
+    """Each check with its outcome and what it found."""
+    rows = [
+        dg.TableRecord(
+            {
+                "check": check.name,
+                "passed": check.passed,
+                "severity": str(check.severity),
+                "message": check.message[:400],
+            }
+        )
+        for check in report.checks
+    ]
+    columns = [
+        dg.TableColumn("check"),
+        dg.TableColumn("passed", type="bool"),
+        dg.TableColumn("severity"),
+        dg.TableColumn("message"),
+    ]
+    return {
+        "passed": dg.MetadataValue.bool(report.passed),
+        "version": dg.MetadataValue.text(report.version),
+        "checks": dg.MetadataValue.table(rows, dg.TableSchema(columns)),
+    }
+
+
+def _text_columns(*names: str) -> dg.TableSchema:
+    return dg.TableSchema([dg.TableColumn(name) for name in names])

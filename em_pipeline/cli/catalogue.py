@@ -1,0 +1,142 @@
+"""`em ls`, `em show`: what is in the catalogue."""
+
+import dataclasses
+from typing import Annotated, Any
+
+import typer
+
+from em_pipeline.cli.output import Json, answering, by_axis, console, print_json, size, table
+from em_pipeline.settings import load_settings
+
+
+def ls(
+    every: Annotated[
+        bool, typer.Option("--all", help="Also datasets under way, failed, or only known.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """List the published datasets."""
+    with answering(as_json):
+        from em_pipeline.ingest.specs import known_specs
+        from em_pipeline.ingest.workspace import open_catalog
+
+        with open_catalog(load_settings().settings) as catalog:
+            found = catalog.all_datasets() if every else catalog.published()
+            rows = [dataclasses.asdict(summary) for summary in found]
+            if every:
+                begun = {row["dataset_id"] for row in rows}
+                rows += [
+                    {"dataset_id": spec.dataset_id, "source": spec.source, "status": "known"}
+                    for spec in known_specs(catalog).values()
+                    if spec.dataset_id not in begun
+                ]
+        if as_json:
+            print_json(rows)
+        elif not rows:
+            console.print(
+                "No dataset is published yet. `em ingest ID|PATH|URL` ingests one, `em ls --all` shows what is known."
+            )
+        else:
+            _print_rows(rows, every)
+
+
+def _print_rows(rows: list[dict[str, Any]], every: bool) -> None:
+    columns = [
+        "dataset",
+        "status",
+        "shape z×y×x",
+        "voxel size nm",
+        "dtype",
+        "organism",
+        "modality",
+        "licence",
+        "stored",
+    ]
+    table(
+        f"{len(rows)} dataset{'s' if len(rows) != 1 else ''}",
+        columns + (["message"] if every else []),
+        [
+            [
+                row["dataset_id"],
+                str(row["status"]) + (f" {row['conflicts']} conflicts" if row.get("conflicts") else ""),
+                by_axis(row.get("shape")),
+                by_axis(_sizes(row.get("voxel_size_nm"))),
+                row.get("data_type"),
+                row.get("organism"),
+                row.get("modality"),
+                row.get("licence"),
+                size(row.get("stored_bytes")),
+            ]
+            + ([row.get("message")] if every else [])
+            for row in rows
+        ],
+    )
+
+
+def _sizes(value: Any) -> list[float] | None:
+    return None if value is None else list(value)
+
+
+def show(
+    dataset_id: Annotated[str, typer.Argument(help="Dataset id, as in `em ls`.")], as_json: Json = False
+) -> None:
+    """Show a dataset's record with its evidence, its conflicts and the checks it passed."""
+    with answering(as_json):
+        from em_pipeline.ingest.workspace import open_catalog
+
+        with open_catalog(load_settings().settings) as catalog:
+            detail = catalog.dataset(dataset_id)
+        if as_json:
+            document = dataclasses.asdict(
+                dataclasses.replace(detail, record=None, conflicts=(), spec=None, checks=())
+            )
+            for name in ("spec", "record"):
+                model = getattr(detail, name)
+                document[name] = model.model_dump(mode="json") if model else None
+            document["conflicts"] = [conflict.model_dump(mode="json") for conflict in detail.conflicts]
+            document["checks"] = [check.model_dump(mode="json") for check in detail.checks]
+            document["raw_files"] = [file.model_dump(mode="json") for file in detail.raw_files]
+            print_json(document)
+        else:
+            _print_detail(detail)
+
+
+def _print_detail(detail: Any) -> None:
+    summary = detail.summary
+    console.print(f"[bold]{summary.dataset_id}[/]  {summary.title or ''}")
+    console.print(f"{summary.status} {summary.progress:.0%}  {summary.message}", markup=False)
+    if detail.record is None or detail.published is None:
+        console.print("No version is published yet.")
+        return
+    console.print(
+        f"version {detail.published.version} of revision {detail.record.revision}: {detail.published.volume_key}"
+    )
+    rows = []
+    for field, value in detail.record.values().items():
+        claim = detail.record.kept(field)
+        evidence = claim.evidence
+        reason = f" — {evidence.reason}" if evidence.reason else ""
+        rows.append([field, value, evidence.origin, f"{evidence.where} · {evidence.field}{reason}"])
+    console.print()
+    table(
+        f"Record ({detail.record.completeness:.0%} of the fields)",
+        ["field", "value", "origin", "evidence"],
+        rows,
+    )
+    console.print()
+    table(
+        f"Conflicts ({len(detail.conflicts)})",
+        ["field", "kept", "from", "rejected", "from"],
+        [
+            [c.field, c.kept.value, c.kept.evidence.where, c.rejected.value, c.rejected.evidence.where]
+            for c in detail.conflicts
+        ],
+    )
+    console.print()
+    table(
+        "Levels",
+        ["level", "shape", "scale nm"],
+        [[level.level, by_axis(level.shape), by_axis(level.scale_nm)] for level in detail.published.levels],
+    )
+    console.print()
+    table("Checks", ["check", "passed", "found"], [[c.name, c.passed, c.message] for c in detail.checks])

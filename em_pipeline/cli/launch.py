@@ -1,0 +1,67 @@
+"""Running a dataset's graph in this process, as Dagster's UI or CLI would."""
+
+from dataclasses import dataclass
+
+import dagster as dg
+
+from em_pipeline.assets.partitions import register
+from em_pipeline.assets.source_graph import ingest_job_name
+from em_pipeline.definitions import build_definitions
+from em_pipeline.domain.errors import EmError
+from em_pipeline.domain.spec import DatasetSpec
+from em_pipeline.ingest.workspace import Workspace
+from em_pipeline.resources.instance import open_instance
+from em_pipeline.settings import Settings
+
+# The run's events go to the instance and the progress to the bars; the console stays with those.
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A run that succeeded: its Dagster run id, and whether a new version became visible."""
+
+    run_id: str
+    version: str
+    changed: bool
+
+
+def run_ingest(workspace: Workspace, spec: DatasetSpec, settings: Settings) -> Launched:
+    """Register the dataset as a partition and run its five assets in this process.
+
+    The run is recorded in the Dagster instance of the settings. Raises the `EmError` that a step ended
+    with.
+    """
+    source = workspace.source(spec.source)
+    definitions = build_definitions([source], settings, {"workspace": workspace})
+    with open_instance(settings) as instance:
+        register(instance, spec.source, [spec.dataset_id])
+        job = definitions.resolve_job_def(ingest_job_name(spec.source))
+        result = job.execute_in_process(
+            instance=instance,
+            partition_key=spec.dataset_id,
+            run_config=QUIET,
+            raise_on_error=False,
+        )
+        if not result.success:
+            raise _failure(result, spec)
+    entry = result.asset_materializations_for_node(f"{spec.source}__catalog_entry")[0].metadata
+    return Launched(result.run_id, str(entry["version"].value), bool(entry["changed"].value))
+
+
+def _failure(result: dg.ExecuteInProcessResult, spec: DatasetSpec) -> EmError:
+    kinds = {kind.slug: kind for kind in EmError.__subclasses__()}
+    for event in result.all_events:
+        if not event.is_step_failure:
+            continue
+        data = event.step_failure_data
+        if data.user_failure_data is not None and "kind" in data.user_failure_data.metadata:
+            said = {key: value.value for key, value in data.user_failure_data.metadata.items()}
+            kind = kinds.get(str(said["kind"]), EmError)
+            return kind(str(said["tried"]), str(said["found"]), str(said["to_do"]))
+        return EmError(
+            f"Run {event.step_key} of {spec.dataset_id}",
+            data.error.message.strip() if data.error else "the step failed without a message",
+            f"The Dagster run {result.run_id} holds the log",
+        )
+    return EmError(f"Ingest {spec.dataset_id}", "the run failed before its first step", "")

@@ -1,0 +1,87 @@
+"""How `em` answers: text or JSON on standard output, errors on standard error, exit codes."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from em_pipeline.domain.errors import EmError
+
+EXIT_CODES = """Exit codes: 0 done · 1 failed · 2 refused input · 3 unreadable record or format ·
+4 portal unavailable · 5 corrupt or mismatched data · 6 not publishable · 7 not found ·
+8 catalogue schema · 9 own service unavailable · 10 busy · 130 interrupted."""
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on standard output; paths and dates become text."""
+    sys.stdout.write(json.dumps(document, indent=2, default=str, ensure_ascii=False) + "\n")
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table for people."""
+    shown = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for column in columns:
+        shown.add_column(column, overflow="fold")
+    for row in rows:
+        shown.add_row(*("" if cell is None else str(cell) for cell in row))
+    console.print(shown)
+
+
+@contextmanager
+def answering(as_json: bool) -> Iterator[None]:
+    """Print an `EmError` as a message, or as JSON, and exit with its code."""
+    try:
+        yield
+    except EmError as error:
+        fail(error, as_json)
+    except KeyboardInterrupt:
+        errors.print("Interrupted. Run the same command again to continue where it stopped.")
+        raise typer.Exit(130) from None
+
+
+def fail(error: EmError, as_json: bool) -> None:
+    """Say what was tried, what was found and what to do; exit with the error's code."""
+    if as_json:
+        document = {
+            "error": error.slug,
+            "tried": error.tried,
+            "found": error.found,
+            "to_do": error.to_do,
+            "exit_code": error.exit_code,
+        }
+        sys.stderr.write(json.dumps(document, ensure_ascii=False) + "\n")
+    else:
+        errors.print(f"[bold red]{error.slug}[/]", end=" ")
+        errors.print(f"{error.tried}: {error.found}", markup=False, soft_wrap=True)
+        if error.to_do:
+            errors.print(f"  → {error.to_do}", markup=False, soft_wrap=True)
+    raise typer.Exit(error.exit_code)
+
+
+def size(value: int | None) -> str:
+    """Bytes with a binary unit."""
+    if value is None:
+        return ""
+    amount, unit = float(value), "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if amount < 1024 or unit == "TiB":
+            break
+        amount /= 1024
+    return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+
+
+def by_axis(values: Sequence[object] | None) -> str:
+    """z × y × x."""
+    return (
+        "" if values is None else " × ".join(f"{v:.6g}" if isinstance(v, float) else str(v) for v in values)
+    )

@@ -1,0 +1,171 @@
+"""`em verify`, `em block`: the bytes of a published volume."""
+
+import io
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from em_pipeline.cli.bars import Bars
+from em_pipeline.cli.output import Json, answering, console, errors, print_json
+from em_pipeline.domain.errors import ChunkCorrupt, InputRefused, NotFound
+from em_pipeline.domain.geometry import BoundingBox, Shape
+from em_pipeline.settings import Settings, load_settings
+
+BLOCK = Shape(128, 128, 128)
+SHOWN_FAULTS = 50
+
+DatasetId = Annotated[str, typer.Argument(help="Dataset id, as in `em ls`.")]
+
+
+def verify(
+    dataset_id: DatasetId,
+    decode: Annotated[bool, typer.Option("--decode", help="Also decode every chunk.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Read every stored chunk again and compare it with the ledger. Exits 5 where one differs."""
+    with answering(as_json):
+        from em_pipeline.volumes.verify import verify_decoded, verify_stored
+
+        settings = load_settings().settings
+        volume, ledger, sha256 = _published_files(settings, dataset_id)
+        check = verify_decoded if decode else verify_stored
+        with Bars(errors) as progress:
+            result = check(
+                volume, ledger, expected_ledger_sha256=sha256, threads=settings.threads, progress=progress
+            )
+        if as_json:
+            print_json(
+                {
+                    "dataset_id": dataset_id,
+                    "chunks": result.chunks,
+                    "bytes": result.bytes,
+                    "seconds": result.seconds,
+                    "faults": [
+                        {
+                            "level": fault.level,
+                            "chunk": fault.chunk,
+                            "shard": str(fault.shard),
+                            "kind": str(fault.kind),
+                            "message": fault.message,
+                        }
+                        for fault in result.faults
+                    ],
+                }
+            )
+        else:
+            for fault in result.faults[:SHOWN_FAULTS]:
+                console.print(str(fault), markup=False)
+            rate = result.bytes / 1e6 / result.seconds if result.seconds else 0.0
+            console.print(
+                f"{dataset_id}: {result.chunks} chunks, {result.bytes} bytes read at {rate:.0f} MB/s, "
+                f"{len(result.faults)} faults"
+            )
+        if result.faults:
+            raise typer.Exit(ChunkCorrupt.exit_code)
+
+
+def block(
+    dataset_id: DatasetId,
+    z: Annotated[int, typer.Argument(help="First voxel along z.")],
+    y: Annotated[int, typer.Argument(help="First voxel along y.")],
+    x: Annotated[int, typer.Argument(help="First voxel along x.")],
+    level: Annotated[int, typer.Option(help="Pyramid level.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the block to FILE.npy, or its middle plane to FILE.png.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Read the block of 128³ voxels that begins at voxel Z Y X (clipped at the volume's edge)."""
+    with answering(as_json):
+        if out is not None and out.suffix not in (".npy", ".png"):
+            raise InputRefused(
+                f"Write the block to {out}",
+                f"{out.suffix or 'no suffix'} is not a block format",
+                "Use .npy or .png",
+            )
+        read = _read(load_settings().settings, dataset_id, level, (z, y, x))
+        if out is not None:
+            _write(read.data, out)
+        summary = {
+            "dataset_id": dataset_id,
+            "level": level,
+            "start": list(read.box.start),
+            "shape": list(read.data.shape),
+            "dtype": read.data.dtype.name,
+            "valid_fraction": read.valid_fraction,
+            "min": read.data.min().item(),
+            "max": read.data.max().item(),
+            "mean": float(read.data.mean()),
+            "out": str(out) if out else None,
+        }
+        if as_json:
+            print_json(summary)
+        else:
+            for name, value in summary.items():
+                console.print(f"{name:>15}  {value}", markup=False)
+
+
+def _read(settings: Settings, dataset_id: str, level: int, start: tuple[int, int, int]) -> Any:
+    from em_pipeline.volumes.reader import VolumeReader
+
+    volume, ledger, _ = _published_files(settings, dataset_id)
+    if min(start) < 0:
+        raise InputRefused(f"Read a block at {start} (z, y, x)", "a voxel index is negative", "Count from 0")
+    with VolumeReader.open(volume, ledger) as reader:
+        if not 0 <= level < len(reader.levels):
+            raise NotFound(
+                f"Read level {level} of {dataset_id}", f"it has levels 0 to {len(reader.levels) - 1}", ""
+            )
+        shape = reader.levels[level].shape
+        box = BoundingBox.at(start, BLOCK).clipped(shape)
+        if box is None:
+            raise InputRefused(
+                f"Read a block at {start} (z, y, x) of level {level}",
+                f"the level is {tuple(shape)}",
+                "Choose a voxel inside it",
+            )
+        return reader.read_block(level, box)
+
+
+def _published_files(settings: Settings, dataset_id: str) -> tuple[Path, Path, str]:
+    from em_pipeline.ingest.workspace import open_catalog
+    from em_pipeline.storage.store import open_store
+
+    store = open_store(settings.store)
+    with open_catalog(settings) as catalog:
+        published = catalog.published_version(dataset_id)
+        if published is None:
+            # Raises with the nearest ids where the dataset is not known at all.
+            status = catalog.dataset(dataset_id).summary.status
+            raise NotFound(
+                f"Find the published volume of {dataset_id}",
+                f"none is published (status {status})",
+                "Run `em ingest` on it",
+            )
+    return (
+        store.local_path(published.volume_key),
+        store.local_path(published.ledger_key),
+        published.ledger_sha256,
+    )
+
+
+def _write(data: Any, out: Path) -> None:
+    import numpy as np
+
+    buffer = io.BytesIO()
+    if out.suffix == ".npy":
+        np.save(buffer, data)
+    else:
+        from PIL import Image
+
+        plane = data[data.shape[0] // 2].astype(np.float64)
+        low, high = np.percentile(plane, (1, 99))
+        scaled = np.clip((plane - low) / max(high - low, 1e-12), 0, 1) * 255
+        Image.fromarray(scaled.astype(np.uint8)).save(buffer, format="PNG")
+    try:
+        out.write_bytes(buffer.getvalue())
+    except OSError as error:
+        raise InputRefused(
+            f"Write {out}", error.strerror or str(error), "Name a folder that exists"
+        ) from error

@@ -1,0 +1,52 @@
+"""The one assembly point: every source's graph, and the resource they share."""
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import dagster as dg
+
+from em_pipeline.assets.partitions import curated_ids, register
+from em_pipeline.assets.source_graph import build_source_definitions
+from em_pipeline.resources.workspace import WorkspaceResource
+from em_pipeline.settings import Executor, Settings, load_settings
+from em_pipeline.sources.base import Source
+from em_pipeline.sources.registry import load_sources
+
+EXECUTORS = {
+    Executor.IN_PROCESS: dg.in_process_executor,
+    Executor.MULTIPROCESS: dg.multiprocess_executor.configured({"max_concurrent": 2}),
+}
+
+
+def build_definitions(
+    sources: Iterable[Source],
+    settings: Settings,
+    resource_overrides: Mapping[str, Any] | None = None,
+) -> dg.Definitions:
+    """Definitions of these sources; `resource_overrides` replaces resources by name."""
+    return dg.Definitions.merge(
+        *(build_source_definitions(source) for source in sources),
+        dg.Definitions(
+            resources={"workspace": WorkspaceResource(), **(resource_overrides or {})},
+            executor=EXECUTORS[settings.executor],
+        ),
+    )
+
+
+def register_curated(slugs: Iterable[str]) -> None:
+    """Show the curated datasets as partitions of the instance that `DAGSTER_HOME` names, if it names one."""
+    if not os.environ.get("DAGSTER_HOME"):
+        return
+    with dg.DagsterInstance.get() as instance:
+        for slug in slugs:
+            register(instance, slug, curated_ids(slug))
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """What `dagster` and `dg` load."""
+    settings = load_settings().settings
+    sources = load_sources(settings.sources)
+    register_curated(sources)
+    return build_definitions(sources.values(), settings)

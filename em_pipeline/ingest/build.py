@@ -1,0 +1,140 @@
+"""Step 3: rechunk the raw files into a staged OME-Zarr, with its ledger, record and preview."""
+
+from dataclasses import dataclass
+
+from em_pipeline.domain.errors import InputRefused, NotFound
+from em_pipeline.domain.files import Manifest
+from em_pipeline.domain.geometry import BoundingBox
+from em_pipeline.domain.lazy_volume import LazyVolume
+from em_pipeline.domain.record import DatasetRecord, Status
+from em_pipeline.domain.spec import DatasetSpec
+from em_pipeline.ingest.claims import volume_record, voxel_size_of, with_statistics
+from em_pipeline.ingest.fetch import held_files, latest_manifest
+from em_pipeline.ingest.scrape import latest_portal_record
+from em_pipeline.ingest.versions import VersionFiles, version_of
+from em_pipeline.ingest.workspace import Workspace
+from em_pipeline.storage import keys
+from em_pipeline.storage.lock import dataset_lock
+from em_pipeline.volumes.ledger import Ledger
+from em_pipeline.volumes.plan import RechunkPlan, plan_rechunk
+from em_pipeline.volumes.preview import preview_png
+from em_pipeline.volumes.reader import VolumeReader
+from em_pipeline.volumes.rechunk import WrittenVolume, rechunk
+
+
+@dataclass(frozen=True)
+class Built:
+    """A complete volume, staged or already published. `written` is None where nothing had to be done."""
+
+    version: str
+    files: VersionFiles
+    record: DatasetRecord
+    written: WrittenVolume | None
+
+
+def build(workspace: Workspace, spec: DatasetSpec) -> Built:
+    """Rechunk a dataset, continuing at the first unit an earlier try did not finish.
+
+    Raises `InputRefused` where no voxel size is known or the bounding box leaves the volume,
+    `UnsupportedFormat` from the reader, `Busy`.
+    """
+    manifest = latest_manifest(workspace, spec)
+    version = version_of(spec, manifest)
+    with dataset_lock(workspace.store, spec.dataset_id):
+        done = _complete(workspace, spec, version)
+        if done is not None:
+            return done
+        workspace.catalog.set_status(
+            spec.dataset_id, Status.SAVING_DATA, progress=0.5, message=f"rechunking to {version}"
+        )
+        built = _rechunk(workspace, spec, manifest, version)
+        workspace.catalog.set_status(
+            spec.dataset_id, Status.SAVING_DATA, progress=0.8, message=f"volume {version} staged"
+        )
+    return built
+
+
+def current_build(workspace: Workspace, spec: DatasetSpec) -> Built:
+    """The complete volume of the newest raw files. Raises `NotFound` where it was not built yet."""
+    version = version_of(spec, latest_manifest(workspace, spec))
+    done = _complete(workspace, spec, version)
+    if done is None:
+        raise NotFound(
+            f"Find the volume {version} of {spec.dataset_id}",
+            "it was not built",
+            f"Materialize {spec.source}/ome_zarr first, or run `em ingest {spec.dataset_id}`",
+        )
+    return done
+
+
+def open_source_volume(workspace: Workspace, spec: DatasetSpec, manifest: Manifest) -> LazyVolume:
+    """The raw files of a manifest as a volume."""
+    return workspace.source(spec.source).open_volume(spec, held_files(workspace, manifest))
+
+
+def box_of(spec: DatasetSpec, volume: LazyVolume) -> BoundingBox:
+    """The part of the volume that the spec asks for. Raises `InputRefused` where it leaves the volume."""
+    box = spec.bounding_box or BoundingBox.of_shape(volume.shape)
+    if not box.within(volume.shape):
+        raise InputRefused(
+            f"Cut {tuple(box.start)}..{tuple(box.stop)} (z-y-x voxels) out of {spec.dataset_id}",
+            f"the volume is {tuple(volume.shape)}",
+            "Give a box inside it",
+        )
+    return box
+
+
+def _complete(workspace: Workspace, spec: DatasetSpec, version: str) -> Built | None:
+    files = VersionFiles.found(workspace.store, spec.dataset_id, version)
+    if files is None or not files.record.exists() or not files.preview.exists():
+        return None
+    record = DatasetRecord.model_validate_json(files.record.read_bytes())
+    return Built(version, files, record, None)
+
+
+def _rechunk(workspace: Workspace, spec: DatasetSpec, manifest: Manifest, version: str) -> Built:
+    files = VersionFiles.staged(workspace.store, spec.dataset_id, version)
+    portal = latest_portal_record(workspace, spec)
+    with open_source_volume(workspace, spec, manifest) as volume:
+        box = box_of(spec, volume)
+        record = volume_record(spec, manifest, portal.claims, volume, box)
+        plan = _plan(workspace, spec, manifest, volume, box, record)
+        title = record.fields.core.title or spec.dataset_id
+        written = rechunk(volume, box, plan, files.volume.parent, name=title, progress=workspace.progress)
+    record = with_statistics(record, written.statistics, f"{version}.ledger.parquet")
+    staging = keys.staging(spec.dataset_id, version)
+    with VolumeReader.open(files.volume, files.ledger) as reader:
+        preview = preview_png(reader, written.statistics)
+    workspace.store.write(f"{staging}/{files.preview.name}", preview)
+    workspace.store.write(f"{staging}/{files.record.name}", record.model_dump_json(indent=2).encode())
+    return Built(version, files, record, written)
+
+
+def _plan(
+    workspace: Workspace,
+    spec: DatasetSpec,
+    manifest: Manifest,
+    volume: LazyVolume,
+    box: BoundingBox,
+    record: DatasetRecord,
+) -> RechunkPlan:
+    voxel_size = voxel_size_of(record, [file.path for file in manifest.files])
+    z, y, x = (
+        origin + start * size
+        for origin, start, size in zip(volume.translation_nm, box.start, voxel_size, strict=True)
+    )
+    return plan_rechunk(
+        box.shape,
+        volume.dtype,
+        voxel_size,
+        translation_nm=(z, y, x),
+        source_chunk=volume.chunk_shape,
+        memory_budget=workspace.memory_budget,
+        threads=workspace.threads,
+        codec=spec.codec,
+    )
+
+
+def ledger_of(built: Built) -> Ledger:
+    """The ledger of a built volume."""
+    return Ledger.read(built.files.ledger)

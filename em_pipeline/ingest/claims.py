@@ -1,0 +1,123 @@
+"""Claims that come from the spec and from what an ingest itself measured."""
+
+from collections.abc import Iterable, Sequence
+
+from em_pipeline import __version__
+from em_pipeline.domain.errors import InputRefused
+from em_pipeline.domain.evidence import Claim, Evidence, Origin
+from em_pipeline.domain.files import Manifest
+from em_pipeline.domain.geometry import BoundingBox, VoxelSize
+from em_pipeline.domain.lazy_volume import LazyVolume
+from em_pipeline.domain.record import DatasetRecord
+from em_pipeline.domain.spec import DatasetSpec
+from em_pipeline.volumes.statistics import VolumeStatistics
+
+
+def spec_claims(spec: DatasetSpec) -> list[Claim]:
+    """A person's overrides, the voxel size given with the spec, and the curated values."""
+    where = f"spec of {spec.dataset_id}"
+    claims = [
+        Claim(
+            field=field,
+            value=entry.value,
+            evidence=Evidence(
+                origin=Origin.OVERRIDE,
+                where=where,
+                field=f"overrides.{field}",
+                extractor="ingest.spec",
+                raw=entry.value,
+                reason=entry.reason,
+            ),
+        )
+        for field, entry in spec.overrides.items()
+    ]
+    if spec.voxel_size_nm is not None:
+        reason = spec.voxel_size_reason or "given with the spec"
+        claims += [
+            Claim(
+                field=f"core.voxel_size_nm.{axis}",
+                value=size,
+                evidence=Evidence(
+                    origin=Origin.OVERRIDE,
+                    where=where,
+                    field=f"voxel_size_nm.{axis}",
+                    extractor="ingest.spec",
+                    raw=size,
+                    reason=reason,
+                ),
+            )
+            for axis, size in zip("zyx", spec.voxel_size_nm, strict=True)
+            if size is not None
+        ]
+    claims += [
+        Claim(
+            field=field,
+            value=curated.value,
+            evidence=Evidence(
+                origin=Origin.CURATED,
+                where=curated.page,
+                field=curated.quote or field,
+                extractor="ingest.curated",
+                raw=curated.value,
+                reason=f"read on {curated.read_on}",
+            ),
+        )
+        for field, curated in spec.curated.items()
+    ]
+    return claims
+
+
+def volume_record(
+    spec: DatasetSpec, manifest: Manifest, portal: Iterable[Claim], volume: LazyVolume, box: BoundingBox
+) -> DatasetRecord:
+    """The record once the files have spoken: spec, files, manifest and portal claims resolved."""
+    claims = [*spec_claims(spec), *volume.claims, *manifest_claims(manifest), *portal]
+    if box != BoundingBox.of_shape(volume.shape):
+        claims = [claim for claim in claims if not claim.field.startswith("core.volume_shape.")]
+        claims += [
+            _computed(f"core.volume_shape.{axis}", size, f"spec of {spec.dataset_id}", "bounding_box")
+            for axis, size in zip("zyx", box.shape, strict=True)
+        ]
+    return DatasetRecord.resolve(spec.dataset_id, manifest.revision, claims)
+
+
+def with_statistics(record: DatasetRecord, statistics: VolumeStatistics, ledger: str) -> DatasetRecord:
+    """The record with the statistics of level 0, as the ledger holds them."""
+    measured = {name: getattr(statistics, name) for name in ("min", "max", "mean", "std", "p01", "p99")}
+    claims = [
+        _computed(f"technical.statistics.{name}", value, ledger, name) for name, value in measured.items()
+    ]
+    return DatasetRecord.resolve(record.dataset_id, record.revision, [*record.claims, *claims])
+
+
+def manifest_claims(manifest: Manifest) -> list[Claim]:
+    """Size, count and hash of the raw files, and what made the volume from them."""
+    where = f"manifest of {manifest.dataset_id} at {manifest.revision}"
+    return [
+        _computed("technical.file_size_bytes", manifest.size, where, "files[].size"),
+        _computed("technical.file_count", len(manifest.files), where, "files"),
+        _computed("technical.sha256", manifest.digest, where, "files[].sha256"),
+        _computed("provenance.pipeline", "em-pipeline", "em_pipeline", "__name__"),
+        _computed("provenance.pipeline_version", __version__, "em_pipeline", "__version__"),
+    ]
+
+
+def voxel_size_of(record: DatasetRecord, names: Sequence[str]) -> VoxelSize:
+    """The voxel size the record settled on. Raises `InputRefused` where an axis is unknown."""
+    size = record.fields.core.voxel_size_nm
+    if size.z is not None and size.y is not None and size.x is not None:
+        return VoxelSize(z=size.z, y=size.y, x=size.x)
+    known = {"z": size.z, "y": size.y, "x": size.x}
+    said = ", ".join(f"{axis}={value:g} nm" for axis, value in known.items() if value is not None)
+    missing = [axis for axis, value in known.items() if value is None]
+    template = ",".join(axis.upper() if axis in missing else "" for axis in "zyx")
+    raise InputRefused(
+        f"Find the voxel size of {record.dataset_id} in {names[0] if names else 'its files'}",
+        f"nothing says the size along {', '.join(missing)}" + (f" (known: {said})" if said else ""),
+        f"Give it in nanometres with --voxel-size {template} (an empty part is taken from the file)",
+    )
+
+
+def _computed(field: str, value: object, where: str, at: str) -> Claim:
+    evidence = Evidence(origin=Origin.COMPUTED, where=where, field=at, extractor="ingest.measured", raw=value)
+    return Claim(field=field, value=value, evidence=evidence)

@@ -1,0 +1,92 @@
+"""Step 2: hold every raw file, whole and hashed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from em_pipeline.domain.errors import NotFound
+from em_pipeline.domain.files import Manifest, RawFile
+from em_pipeline.domain.record import Status
+from em_pipeline.domain.spec import DatasetSpec
+from em_pipeline.ingest.scrape import latest_portal_record
+from em_pipeline.ingest.workspace import Workspace
+from em_pipeline.sources.base import HeldFile
+from em_pipeline.storage import keys
+from em_pipeline.storage.download import download
+from em_pipeline.storage.lock import dataset_lock
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """The manifest, and whether every file was already held."""
+
+    manifest: Manifest
+    already_held: bool
+
+
+def fetch(workspace: Workspace, spec: DatasetSpec) -> Fetched:
+    """Download what the portal lists, continuing where an earlier try stopped.
+
+    The manifest is written last: where it exists and its files have their sizes, nothing is asked of
+    the portal. Raises what `download` and the source raise, and `Busy`.
+    """
+    portal = latest_portal_record(workspace, spec)
+    source = workspace.source(spec.source)
+    with dataset_lock(workspace.store, spec.dataset_id):
+        manifest = _whole_manifest(workspace, spec, portal.revision)
+        already_held = manifest is not None
+        if manifest is None:
+            workspace.catalog.set_status(
+                spec.dataset_id, Status.PROCESSING, progress=0.2, message="downloading"
+            )
+            manifest = download(
+                source.list_files(spec, portal),
+                workspace.store.local_path(keys.raw_files(spec.dataset_id, portal.revision)),
+                dataset_id=spec.dataset_id,
+                revision=portal.revision,
+                policy=workspace.policy_for(source),
+                progress=workspace.progress,
+            )
+            workspace.store.write(
+                keys.manifest(spec.dataset_id, portal.revision), manifest.model_dump_json(indent=2).encode()
+            )
+        workspace.catalog.set_status(
+            spec.dataset_id, Status.PROCESSING, progress=0.4, message="raw files held"
+        )
+    return Fetched(manifest, already_held)
+
+
+def latest_manifest(workspace: Workspace, spec: DatasetSpec) -> Manifest:
+    """The manifest of the newest revision. Raises `NotFound` where its files are not all held."""
+    revision = latest_portal_record(workspace, spec).revision
+    manifest = _whole_manifest(workspace, spec, revision)
+    if manifest is None:
+        raise NotFound(
+            f"Find the raw files of {spec.dataset_id} at revision {revision}",
+            "they are not all held",
+            f"Materialize {spec.source}/raw_files first, or run `em ingest {spec.dataset_id}`",
+        )
+    return manifest
+
+
+def held_files(workspace: Workspace, manifest: Manifest) -> Sequence[HeldFile]:
+    """The manifest's files with their paths on this machine."""
+    folder = workspace.store.local_path(keys.raw_files(manifest.dataset_id, manifest.revision))
+    return [HeldFile(file, _path(file, folder)) for file in manifest.files]
+
+
+def _whole_manifest(workspace: Workspace, spec: DatasetSpec, revision: str) -> Manifest | None:
+    key = keys.manifest(spec.dataset_id, revision)
+    if not workspace.store.exists(key):
+        return None
+    manifest = Manifest.model_validate_json(workspace.store.read(key))
+    for held in held_files(workspace, manifest):
+        if not held.path.is_file() or held.path.stat().st_size != held.file.size:
+            workspace.progress.note(f"{held.file.path} is not held as the manifest says; fetching it again")
+            return None
+    return manifest
+
+
+def _path(file: RawFile, folder: Path) -> Path:
+    return Path(unquote(urlsplit(file.url).path)) if file.in_place else folder / file.path

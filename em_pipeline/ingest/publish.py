@@ -1,0 +1,118 @@
+"""Step 5: make a validated volume visible, at once or not at all."""
+
+import json
+
+from em_pipeline import __version__
+from em_pipeline.catalog.entries import LevelRow, PublishOutcome, VersionToPublish
+from em_pipeline.domain.errors import NotPublishable
+from em_pipeline.domain.record import Status
+from em_pipeline.domain.report import ValidationReport
+from em_pipeline.domain.spec import DatasetSpec
+from em_pipeline.ingest.build import Built, current_build
+from em_pipeline.ingest.fetch import latest_manifest
+from em_pipeline.ingest.versions import VersionFiles
+from em_pipeline.ingest.workspace import Workspace
+from em_pipeline.storage import keys
+from em_pipeline.storage.lock import dataset_lock
+from em_pipeline.volumes.ledger import Ledger
+from em_pipeline.volumes.reader import VolumeReader
+
+
+def publish(workspace: Workspace, spec: DatasetSpec) -> PublishOutcome:
+    """Move the volume out of staging, record it in the catalogue, swap the pointer; in that order.
+
+    Each part can be repeated, so a publication that was killed is finished by the next. Raises
+    `NotPublishable` where the volume has no report or one that did not pass, `NotFound` where there is
+    no volume.
+    """
+    built = current_build(workspace, spec)
+    with dataset_lock(workspace.store, spec.dataset_id):
+        report = _passed_report(workspace, spec, built)
+        files = _move(workspace, spec, built)
+        outcome = workspace.catalog.publish(_to_publish(workspace, spec, built, files, report))
+        pointer = json.dumps({"version": built.version}).encode()
+        workspace.store.write(keys.pointer(spec.dataset_id), pointer)
+        workspace.store.delete_tree(keys.staging(spec.dataset_id, built.version))
+        workspace.catalog.set_status(
+            spec.dataset_id, Status.COMPLETE, progress=1.0, message=f"published {built.version}"
+        )
+    return outcome
+
+
+def _passed_report(workspace: Workspace, spec: DatasetSpec, built: Built) -> ValidationReport:
+    staged = VersionFiles.staged(workspace.store, spec.dataset_id, built.version).report
+    published = VersionFiles.published(workspace.store, spec.dataset_id, built.version).report
+    path = published if published.exists() else staged
+    if not path.exists():
+        raise NotPublishable(
+            f"Publish {spec.dataset_id} {built.version}",
+            "it was not validated",
+            f"Materialize {spec.source}/validation_report first, or run `em ingest {spec.dataset_id}`",
+        )
+    report = ValidationReport.model_validate_json(path.read_bytes())
+    ledger = Ledger.read(built.files.ledger)
+    if not report.passed or report.version != built.version or report.ledger_sha256 != ledger.sha256:
+        failed = ", ".join(check.name for check in report.failures) or "the report is of other bytes"
+        raise NotPublishable(
+            f"Publish {spec.dataset_id} {built.version}",
+            f"validation did not pass: {failed}",
+            "Mend what the checks found, then ingest again",
+        )
+    return report
+
+
+def _move(workspace: Workspace, spec: DatasetSpec, built: Built) -> VersionFiles:
+    """Files first and the volume last, so that `VersionFiles.found` sees either place whole."""
+    store, dataset_id, version = workspace.store, spec.dataset_id, built.version
+    staging = keys.staging(dataset_id, version)
+    staged = VersionFiles.staged(store, dataset_id, version)
+    for path, key in (
+        (staged.record, keys.record(dataset_id, version)),
+        (staged.report, keys.report(dataset_id, version)),
+        (staged.preview, keys.preview(dataset_id, version)),
+        (staged.ledger, keys.ledger(dataset_id, version)),
+    ):
+        if not store.exists(key):
+            store.write(key, path.read_bytes())
+    store.publish_tree(f"{staging}/{staged.volume.name}", keys.volume(dataset_id, version))
+    return VersionFiles.published(store, dataset_id, version)
+
+
+def _to_publish(
+    workspace: Workspace, spec: DatasetSpec, built: Built, files: VersionFiles, report: ValidationReport
+) -> VersionToPublish:
+    ledger = Ledger.read(files.ledger)
+    with VolumeReader.open(files.volume, files.ledger) as reader:
+        levels = [
+            LevelRow(
+                level=level.index,
+                path=str(level.index),
+                shape=level.shape,
+                chunk_shape=level.chunk_shape,
+                shard_shape=level.shard_shape,
+                scale_nm=(level.voxel_size.z, level.voxel_size.y, level.voxel_size.x),
+                translation_nm=level.translation_nm,
+                data_type=level.dtype.name,
+                codec=level.codec,
+                chunks=ledger.chunks_of(level.index),
+                stored_bytes=ledger.stored_bytes_of(level.index),
+            )
+            for level in reader.levels
+        ]
+    return VersionToPublish(
+        dataset_id=spec.dataset_id,
+        version=built.version,
+        revision=built.record.revision,
+        spec=spec,
+        record=built.record,
+        manifest=latest_manifest(workspace, spec),
+        report=report,
+        levels=levels,
+        ledger=ledger.table,
+        statistics=built.record.fields.technical.statistics.model_dump(),
+        ledger_sha256=ledger.sha256,
+        volume_key=keys.volume(spec.dataset_id, built.version),
+        ledger_key=keys.ledger(spec.dataset_id, built.version),
+        stored_bytes=ledger.stored_bytes,
+        writer_version=__version__,
+    )

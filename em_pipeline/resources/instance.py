@@ -1,0 +1,46 @@
+"""The Dagster instance that belongs to the settings."""
+
+import os
+from importlib.resources import files
+from pathlib import Path
+
+import dagster as dg
+
+from em_pipeline.settings import Settings
+
+INSTANCE_FILE = "dagster.yaml"
+
+
+def dagster_folder(settings: Settings) -> Path:
+    """Where Dagster keeps its runs: the setting, else `DAGSTER_HOME`, else below the pipeline's home."""
+    named = os.environ.get("DAGSTER_HOME")
+    if settings.dagster_home is None and named:
+        return Path(named)
+    return settings.dagster_folder.absolute()
+
+
+def prepare_dagster_home(settings: Settings) -> Path:
+    """Make the folder, give it our `dagster.yaml` where it has none, and point `DAGSTER_HOME` at it."""
+    folder = dagster_folder(settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / INSTANCE_FILE).exists():
+        temporary = folder / f".{INSTANCE_FILE}.{os.getpid()}"
+        temporary.write_text(_shipped_instance_file())
+        temporary.replace(folder / INSTANCE_FILE)
+    os.environ["DAGSTER_HOME"] = str(folder)
+    return folder
+
+
+def open_instance(settings: Settings) -> dg.DagsterInstance:
+    """The instance of these settings; the caller closes it."""
+    prepare_dagster_home(settings)
+    return dg.DagsterInstance.get()
+
+
+def _shipped_instance_file() -> str:
+    package = files("em_pipeline")
+    packaged = package.joinpath(INSTANCE_FILE)
+    if packaged.is_file():
+        return packaged.read_text(encoding="utf-8")
+    # In a checkout the file lies beside the package; a wheel carries it inside.
+    return Path(str(package)).parent.joinpath(INSTANCE_FILE).read_text(encoding="utf-8")
