@@ -64,7 +64,7 @@ def crc32c(payload: bytes) -> int:
 
 
 def check_data_type(dtype: DTypeLike) -> np.dtype[Any]:
-    """`dtype` in native byte order. Raises `InputRefused` for one that OME-Zarr volumes are not written in."""
+    """`dtype` in native byte order. Raises `InputRefused` for one that we do not write."""
     native = np.dtype(dtype).newbyteorder("=")
     if native.name not in DATA_TYPES:
         raise InputRefused(
@@ -99,10 +99,10 @@ class ChunkCodec:
 
     def encode(self, chunk: NDArray[Any]) -> bytes:
         """Bytes of a C-contiguous chunk (z, y, x): the same for the same voxels, always."""
-        stored = np.ascontiguousarray(chunk, dtype=self.dtype.newbyteorder("<"))
+        stored: Any = np.ascontiguousarray(chunk, dtype=self.dtype.newbyteorder("<"))
         recipe = self._recipe
         if recipe.compressor == "none":
-            return stored.tobytes()
+            return bytes(stored.tobytes())
         if recipe.compressor == "zstd":
             return bytes(imagecodecs.zstd_encode(stored, level=recipe.level))
         return bytes(
@@ -117,19 +117,20 @@ class ChunkCodec:
         )
 
     def decode(self, payload: bytes, dtype: DTypeLike, shape: tuple[int, int, int]) -> NDArray[Any]:
-        """Writable voxels (z, y, x), native byte order. Raises `ChunkCorrupt` unless exactly `shape` comes out."""
+        """Writable voxels (z, y, x), native byte order. Raises `ChunkCorrupt` for anything else."""
         native = np.dtype(dtype).newbyteorder("=")
         nbytes = int(np.prod(shape)) * native.itemsize
-        out = np.empty(nbytes, np.uint8)
+        out: Any = np.empty(nbytes, np.uint8)
         try:
             found = self._decode_into(payload, out)
         except (imagecodecs.ZstdError, imagecodecs.BloscError, struct.error) as error:
             raise _undecodable(self.name, len(payload), str(error)) from error
         if found != nbytes:
             raise _undecodable(self.name, len(payload), f"{found} bytes came out where {nbytes} belong")
-        return out.view(native.newbyteorder("<")).reshape(shape).astype(native, copy=False)
+        voxels: NDArray[Any] = out.view(native.newbyteorder("<")).reshape(shape)
+        return voxels.astype(native, copy=False)
 
-    def _decode_into(self, payload: bytes, out: NDArray[np.uint8]) -> int:
+    def _decode_into(self, payload: bytes, out: Any) -> int:
         recipe = self._recipe
         if recipe.compressor == "none":
             if len(payload) == out.size:

@@ -221,7 +221,7 @@ def _slab_limit(memory_budget: int, threads: int, chunk: Shape, itemsize: int) -
 def _choose_slab(
     shape: Shape, chunk: Shape, shard: Shape, stored: Shape, limit: int, threads: int
 ) -> tuple[Shape, int]:
-    """The slab for which the source decodes least, that keeps all threads busy, and is small; and what it decodes."""
+    """The slab that makes the source decode least, keeps all threads busy and is small; voxels decoded."""
 
     def score(slab: Shape) -> tuple[int, int, int, Shape]:
         clipped = Shape(*(min(a, n) for a, n in zip(slab, shape, strict=True)))
@@ -241,7 +241,7 @@ def _held(slab: Shape, shape: Shape) -> int:
 
 
 def _slabs(shape: Shape, chunk: Shape, shard: Shape) -> Iterator[Shape]:
-    """Boxes of whole chunks that are runs of every shard's C order: a partial axis makes those above it one chunk."""
+    """Boxes that are runs of every shard's chunks in C order: above a partial axis, the box is one chunk."""
     parts = [
         [c * k for k in range(1, s // c) if (s // c) % k == 0] for c, s in zip(chunk, shard, strict=True)
     ]

@@ -1,0 +1,188 @@
+"""What the values of a chunk and of a volume are like.
+
+Only true voxels count, never padding. NaN and ±infinity are counted apart (`nonfinite`) and take no part in
+any other number. 8- and 16-bit values have one histogram bin each, so everything derived from it is exact.
+Wider types are binned by the top 16 bits of their float32 value's total-order key (IEEE 754-2008, 5.10):
+about 128 bins per octave, the same for every volume, so that histograms always add up.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Counts = NDArray[np.int64]
+
+KEY_BINS: Final = 1 << 16
+_FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
+_PIECE: Final = 1 << 17  # bincount widens what it counts to 8 bytes: pieces keep that in cache
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Numbers of some finite values: population standard deviation, percentiles by nearest rank.
+
+    `count` is finite values, `nonfinite` NaN and infinities. Without a finite value the rest is NaN.
+    For types wider than 16 bits percentiles are interpolated inside a histogram bin.
+    """
+
+    count: int
+    nonfinite: int
+    min: float
+    max: float
+    mean: float
+    std: float
+    p01: float
+    p99: float
+
+
+@dataclass(frozen=True)
+class VolumeStatistics(Summary):
+    """A summary with the histogram it rests on: `histogram[i]` counts values in bin i of `dtype`."""
+
+    dtype: np.dtype[Any]
+    histogram: Counts = field(repr=False, compare=False)
+
+    def bin_edges(self) -> NDArray[np.float64]:
+        """Lower edge of every bin and the upper edge of the last; bin i is `[edge[i], edge[i+1])`."""
+        return bin_edges(self.dtype)
+
+
+def bin_count(dtype: np.dtype[Any]) -> int:
+    """256 bins for 8-bit types, 65536 for all others."""
+    return 256 if dtype.itemsize == 1 else KEY_BINS
+
+
+@cache
+def bin_edges(dtype: np.dtype[Any]) -> NDArray[np.float64]:
+    """Edges of the histogram bins of `dtype`, ascending: `bin_count + 1` values."""
+    if _exact(dtype):
+        low = np.iinfo(dtype).min
+        return np.arange(low, low + bin_count(dtype) + 1, dtype=np.float64)
+    keys = np.arange(KEY_BINS, dtype=np.uint32) << np.uint32(16)
+    negative = keys < np.uint32(0x80000000)
+    bits = np.where(negative, ~keys, keys ^ np.uint32(0x80000000)).astype(np.uint32)
+    with np.errstate(invalid="ignore"):
+        edges = bits.view(np.float32).astype(np.float64)
+    edges = np.where(np.isfinite(edges), edges, np.where(negative, -_FLOAT32_MAX, _FLOAT32_MAX))
+    return np.append(edges, _FLOAT32_MAX)
+
+
+def measure(values: NDArray[Any]) -> tuple[Summary, Counts]:
+    """Summary and histogram counts of all `values` of one chunk, any shape."""
+    flat = np.ascontiguousarray(values).reshape(-1)
+    if _exact(flat.dtype):
+        counts = _value_counts(flat)
+        return _from_counts(counts, flat.dtype), counts
+    finite = flat[np.isfinite(flat)] if flat.dtype.kind == "f" else flat
+    counts = _key_counts(finite)
+    nonfinite = flat.size - finite.size
+    if not finite.size:
+        return _nothing(nonfinite), counts
+    wide = finite.astype(np.float64)
+    mean = float(wide.mean())
+    wide -= mean
+    std = math.sqrt(float(np.square(wide, out=wide).mean()))
+    low, high = float(finite.min()), float(finite.max())
+    p01, p99 = (_percentile(counts, flat.dtype, q, low, high) for q in (0.01, 0.99))
+    return Summary(finite.size, nonfinite, low, high, mean, std, p01, p99), counts
+
+
+def combine(parts: Sequence[Summary], counts: Counts, dtype: np.dtype[Any]) -> VolumeStatistics:
+    """Statistics of a volume from its chunks' summaries and the sum of their counts, in any order."""
+    total = _combined(parts, counts, dtype)
+    return VolumeStatistics(**vars(total), dtype=dtype, histogram=counts)
+
+
+def _combined(parts: Sequence[Summary], counts: Counts, dtype: np.dtype[Any]) -> Summary:
+    if _exact(dtype):
+        return _from_counts(counts, dtype)
+    nonfinite = sum(part.nonfinite for part in parts)
+    some = [part for part in parts if part.count]
+    if not some:
+        return _nothing(nonfinite)
+    # fsum is exact, so the order of the parts does not show.
+    count = sum(part.count for part in some)
+    mean = math.fsum(part.count * part.mean for part in some) / count
+    spread = math.fsum(part.count * (part.std**2 + (part.mean - mean) ** 2) for part in some)
+    low, high = min(part.min for part in some), max(part.max for part in some)
+    p01, p99 = (_percentile(counts, dtype, q, low, high) for q in (0.01, 0.99))
+    return Summary(count, nonfinite, low, high, mean, math.sqrt(spread / count), p01, p99)
+
+
+def _exact(dtype: np.dtype[Any]) -> bool:
+    """Whether every value has a bin of its own."""
+    return dtype.kind in "iu" and dtype.itemsize <= 2
+
+
+def _nothing(nonfinite: int) -> Summary:
+    return Summary(0, nonfinite, *[math.nan] * 6)
+
+
+def _value_counts(flat: NDArray[Any]) -> Counts:
+    if flat.dtype.itemsize == 1:
+        # Pillow counts bytes several times faster than numpy and needs no widened copy.
+        voxels: Any = flat.view(np.uint8)
+        image = Image.frombuffer("L", (flat.size, 1), voxels, "raw", "L", 0, 1)
+        counts = np.array(image.histogram(), np.int64)
+    else:
+        counts = _bin(flat.view(np.uint16))
+    # Two's complement: the negative half is the upper one, and belongs first.
+    return np.roll(counts, counts.size // 2) if flat.dtype.kind == "i" else counts
+
+
+def _key_counts(finite: NDArray[Any]) -> Counts:
+    counts = np.zeros(KEY_BINS, np.int64)
+    for start in range(0, finite.size, _PIECE):
+        piece = finite[start : start + _PIECE]
+        if piece.dtype == np.float64:
+            piece = np.clip(piece, -_FLOAT32_MAX, _FLOAT32_MAX)
+        bits = (piece.astype(np.float32) + np.float32(0)).view(np.uint32)  # + 0 makes -0.0 into 0.0
+        sign = (bits.view(np.int32) >> 31).view(np.uint32)
+        counts += np.bincount((bits ^ (sign | np.uint32(0x80000000))) >> np.uint32(16), minlength=KEY_BINS)
+    return counts
+
+
+def _bin(values: NDArray[np.uint16]) -> Counts:
+    counts = np.zeros(KEY_BINS, np.int64)
+    for start in range(0, values.size, _PIECE):
+        part = np.bincount(values[start : start + _PIECE])
+        counts[: part.size] += part
+    return counts
+
+
+def _from_counts(counts: Counts, dtype: np.dtype[Any]) -> Summary:
+    bins = np.flatnonzero(counts)
+    if not bins.size:
+        return _nothing(0)
+    # Python integers: the sum of squares of a large 16-bit volume exceeds 64 bits.
+    number = [int(n) for n in counts[bins]]
+    value = [int(b) + int(np.iinfo(dtype).min) for b in bins]
+    count = sum(number)
+    first = sum(n * v for n, v in zip(number, value, strict=True))
+    second = sum(n * v * v for n, v in zip(number, value, strict=True))
+    std = math.sqrt((count * second - first * first) / (count * count))
+    rank = np.cumsum(counts[bins])
+    p01, p99 = (float(value[int(np.searchsorted(rank, _rank(count, q)))]) for q in (0.01, 0.99))
+    return Summary(count, 0, float(value[0]), float(value[-1]), first / count, std, p01, p99)
+
+
+def _rank(count: int, q: float) -> int:
+    """Nearest rank: the q-quantile of n ordered values is the ⌈q·n⌉-th."""
+    return max(1, math.ceil(q * count))
+
+
+def _percentile(counts: Counts, dtype: np.dtype[Any], q: float, low: float, high: float) -> float:
+    """The ranked value's bin, and its place inside it as if the bin's values were evenly spread."""
+    cumulative = np.cumsum(counts)
+    rank = _rank(int(cumulative[-1]), q)
+    index = int(np.searchsorted(cumulative, rank))
+    edges = bin_edges(dtype)
+    within = (rank - (int(cumulative[index]) - int(counts[index]))) / int(counts[index])
+    value = edges[index] + within * (edges[index + 1] - edges[index])
+    return float(min(max(value, low), high))
