@@ -1,0 +1,43 @@
+"""Directory listings as Apache's mod_autoindex writes them.
+
+https://httpd.apache.org/docs/2.4/mod/mod_autoindex.html
+"""
+
+from urllib.parse import unquote, urljoin, urlsplit
+
+from bs4 import BeautifulSoup
+
+from em_pipeline.domain.errors import SourceUnavailable
+
+
+def file_names(page: str, url: str) -> list[str]:
+    """Names of the files in the folder that the listing `page` at `url` (ending in /) shows, sorted.
+
+    Sort links, the parent and sub-folders are left out, and so is every link that leads out of the folder.
+    Raises `SourceUnavailable` for a page that is no listing: a portal in trouble sends one in its place.
+    """
+    soup = BeautifulSoup(page, "html.parser")
+    heading = soup.find(["title", "h1"])
+    if heading is None or "index of" not in heading.get_text().lower():
+        raise SourceUnavailable(
+            f"List the files at {url}",
+            f"the page is no directory listing; it begins {page[:80]!r}",
+            "Nothing is known about the data; open the URL in a browser, and try again later",
+        )
+    folder = urlsplit(url)
+    names = set()
+    for anchor in soup.find_all("a", href=True):
+        target = urlsplit(urljoin(url, str(anchor["href"])))
+        if (target.scheme, target.netloc) != (folder.scheme, folder.netloc) or target.query:
+            continue
+        below = unquote(target.path).removeprefix(unquote(folder.path))
+        if below != unquote(target.path) and plain(below):
+            names.add(below)
+    return sorted(names)
+
+
+def plain(name: str) -> bool:
+    """Whether `name` is one file's name: no folder, no way up, nothing a file system would read otherwise."""
+    return (
+        bool(name) and name not in (".", "..") and not any(c in name for c in "/\\\0") and name.isprintable()
+    )
