@@ -1,0 +1,54 @@
+# Two commands do everything on a fresh machine (Python 3.11, make, internet): `make demo` and `make test`.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+READY := .venv/.ready
+UV_VERSION := 0.13.8
+DEMO_HOME := $(CURDIR)/.em/demo
+DEV_HOME := $(CURDIR)/.em/dev
+
+.PHONY: help setup demo test dev check lint types layers format lock docs clean
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY) ## Make the virtual environment from the lock
+
+$(READY): requirements.lock pyproject.toml sdk/python/pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/uv pip install --quiet --require-hashes --python $(BIN)/python -r requirements.lock
+	$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python -e sdk/python -e .
+	@touch $(READY)
+
+demo: setup ## Ingest demo datasets end to end on embedded services, and read a block back
+	EM_HOME=$(DEMO_HOME) $(BIN)/python -m em_pipeline.demo
+
+test: check ## Run every check and every test that can run on this machine
+	$(BIN)/python -m pytest
+
+check: lint types layers ## Lint, types and import layers
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: setup
+	$(BIN)/mypy
+
+layers: setup
+	$(BIN)/lint-imports
+
+dev: setup ## Dagster UI and daemon, and the sidecar, until interrupted
+	EM_HOME=$(DEV_HOME) $(BIN)/em dev
+
+format: setup ## Format and fix what can be fixed
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+lock: setup ## Resolve the dependencies again; the lock records hashes and no addresses
+	$(BIN)/uv lock --upgrade
+	$(BIN)/uv export --quiet --all-groups --no-emit-project --no-emit-package em-client \
+	  --format requirements-txt --no-header --no-annotate --output-file requirements.lock
+
+clean: ## Remove the virtual environment and what demo and dev made
+	rm -rf .venv .em
