@@ -119,3 +119,11 @@ class Busy(EmError):
     exit_code = 10
     status = 409
     slug = "busy"
+
+
+class StorageFailed(EmError):
+    """Our own disk or store refused a write (full, read-only, no permission). Nothing half-written is visible."""
+
+    exit_code = 11
+    status = 507
+    slug = "storage-failed"
