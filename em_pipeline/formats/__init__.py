@@ -1,1 +1,1 @@
-"""Files of one format each, read box by box as `LazyVolume`s."""
+"""Files → lazily readable volumes: one module per format, found through the table in `open`."""

@@ -1,0 +1,246 @@
+"""What every reader shares: the volume over files, exact reads of bytes, claims with evidence."""
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from em_pipeline.domain.errors import InputRefused, NotFound, UnsupportedFormat
+from em_pipeline.domain.evidence import Claim, Evidence, Origin
+from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize, Shape
+
+# Text of a header longer than this is cut in `metadata`; the file itself stays the full record.
+LONGEST_TEXT = 20_000
+# Arrays of a header longer than this (colour tables, strip offsets) are named, not copied.
+LONGEST_LIST = 256
+
+
+class Voxels(Protocol):
+    """Where the voxels of a volume lie. `fill` is called with a box that is inside the volume."""
+
+    def fill(self, box: BoundingBox, out: NDArray[Any]) -> None:
+        """Write the voxels of `box` (z-y-x) into `out`, of the box's shape. Safe in several threads."""
+        ...
+
+
+@dataclass(frozen=True)
+class FileVolume:
+    """A `LazyVolume` over files: what the headers say, and `voxels` to read the rest.
+
+    No file is held open between reads, so a stack of any number of files needs no more handles than
+    there are threads reading it, and `close` has nothing to do.
+    """
+
+    shape: Shape
+    dtype: np.dtype[Any]
+    chunk_shape: Shape
+    voxels: Voxels
+    claims: tuple[Claim, ...]
+    metadata: dict[str, Any]
+    translation_nm: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    @property
+    def voxel_size_nm(self) -> PartialVoxelSize:
+        """The first claim per axis, None where the files say nothing."""
+        return PartialVoxelSize(**{axis: self._claimed(f"core.voxel_size_nm.{axis}") for axis in "zyx"})
+
+    @property
+    def format(self) -> str:
+        return str(self._claimed("technical.file_format"))
+
+    def _claimed(self, field: str) -> Any:
+        return next((claim.value for claim in self.claims if claim.field == field), None)
+
+    def read(self, box: BoundingBox, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """See `LazyVolume.read`."""
+        if not box.within(self.shape):
+            raise InputRefused(
+                f"Read the box {tuple(box.start)}..{tuple(box.stop)} (z-y-x)",
+                f"the volume has only {tuple(self.shape)} voxels",
+                "Clip the box to the volume",
+            )
+        if out is None:
+            out = np.empty(box.shape, self.dtype)
+        elif out.shape != box.shape or out.dtype != self.dtype:
+            raise InputRefused(
+                f"Read a box of {tuple(box.shape)} voxels of {self.dtype}",
+                f"`out` is an array of {out.shape} {out.dtype}",
+                "Pass an array of the box's shape and the volume's dtype",
+            )
+        self.voxels.fill(box, out)
+        return out
+
+    def close(self) -> None:
+        """Nothing to do: files are open only while they are read."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class ClaimSheet:
+    """Collects claims on one file: `where` is the file's name, `extractor` the reader's."""
+
+    def __init__(self, path: Path, extractor: str) -> None:
+        self.where = path.name
+        self.extractor = extractor
+        self.claims: list[Claim] = []
+
+    def add(self, field: str, value: Any, tag: str, raw: Any = None) -> None:
+        """Claim `value` for `field`, read at `tag`; a value of None claims nothing."""
+        if value is None:
+            return
+        evidence = Evidence(
+            origin=Origin.FILE, where=self.where, field=tag, extractor=self.extractor, raw=jsonable(raw)
+        )
+        self.claims.append(Claim(field=field, value=value, evidence=evidence))
+
+    def voxel_size(self, axis: str, nanometres: float | None, tag: str, raw: Any) -> None:
+        """Claim a voxel size along `axis`; zero, negative and non-finite lengths claim nothing."""
+        self.add(f"core.voxel_size_nm.{axis}", positive(nanometres), tag, raw)
+
+    def has(self, field: str) -> bool:
+        return any(claim.field == field for claim in self.claims)
+
+    def layout(
+        self, shape: Shape, dtype: np.dtype[Any], chunk: Shape, file_format: str, compression: str, tag: str
+    ) -> None:
+        """Claim how the voxels are stored; `tag` names the header they were read from."""
+        for axis in "zyx":
+            self.add(f"core.volume_shape.{axis}", getattr(shape, axis), tag, list(shape))
+            self.add(f"technical.chunk_size.{axis}", getattr(chunk, axis), tag, list(chunk))
+        self.add("core.data_type", dtype.name, tag, dtype.name)
+        self.add("technical.file_format", file_format, tag, file_format)
+        self.add("technical.compression", compression, tag, compression)
+
+
+def positive(value: Any) -> float | None:
+    """`value` as a float, or None where it is not a finite number above zero."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        return None
+    number = float(value)
+    return number if math.isfinite(number) and number > 0 else None
+
+
+def jsonable(value: Any) -> Any:
+    """`value` as JSON types: arrays as lists, bytes as text, what is very long cut or named by its size."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(key): jsonable(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [jsonable(v) for v in value] if len(value) <= LONGEST_LIST else f"<{len(value)} values>"
+    if isinstance(value, bytes):
+        value = value.decode("latin-1").rstrip("\0")
+    if isinstance(value, str):
+        return value if len(value) <= LONGEST_TEXT else f"{value[:LONGEST_TEXT]}… <{len(value)} characters>"
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return str(value)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """A file descriptor for reading. Raises `NotFound` or `InputRefused` where the system refuses."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise NotFound(f"Open {path.name}", "there is no such file", f"Looked for {path}") from error
+    except OSError as error:
+        raise InputRefused(f"Open {path.name}", str(error), "Make the file readable") from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def read_exactly(descriptor: int, path: Path, offset: int, buffer: memoryview) -> None:
+    """Fill `buffer` (bytes) from `offset`. Raises `UnsupportedFormat` where the file ends first."""
+    done = 0
+    while done < len(buffer):
+        count = os.preadv(descriptor, [buffer[done:]], offset + done)
+        if count == 0:
+            raise truncated(path, offset + len(buffer), os.fstat(descriptor).st_size)
+        done += count
+
+
+def head_of(path: Path, count: int) -> bytes:
+    """The first `count` bytes of a file, fewer where it is shorter."""
+    with opened(path) as descriptor:
+        return os.pread(descriptor, count, 0)
+
+
+def truncated(path: Path, needed: int, size: int) -> UnsupportedFormat:
+    """The error for a file that ends before its voxels do."""
+    return UnsupportedFormat(
+        f"Read {path.name}",
+        f"its header promises voxels up to byte {needed:,}, the file has {size:,} bytes",
+        "The file is truncated: download or copy it again",
+    )
+
+
+@dataclass(frozen=True)
+class RawVoxels:
+    """Planes stored plainly: row after row, not compressed.
+
+    `plane_offsets` is the byte where each plane begins; `shape` is z-y-x; `dtype` has the file's byte
+    order and is converted to that of the array read into.
+    """
+
+    path: Path
+    plane_offsets: NDArray[np.int64]
+    shape: Shape
+    dtype: np.dtype[Any]
+
+    @classmethod
+    def contiguous(cls, path: Path, offset: int, shape: Shape, dtype: np.dtype[Any]) -> Self:
+        """Planes that follow each other from `offset`."""
+        plane = shape.y * shape.x * dtype.itemsize
+        return cls(path, offset + plane * np.arange(shape.z, dtype=np.int64), shape, dtype)
+
+    def check_size(self) -> None:
+        """Raise `UnsupportedFormat` where the file is shorter than its planes."""
+        needed = int(self.plane_offsets.max()) + self.shape.y * self.shape.x * self.dtype.itemsize
+        size = self.path.stat().st_size
+        if size < needed:
+            raise truncated(self.path, needed, size)
+
+    def fill(self, box: BoundingBox, out: NDArray[Any]) -> None:
+        with opened(self.path) as descriptor:
+            for target, z in zip(out, range(box.start.z, box.stop.z), strict=True):
+                self._fill_plane(descriptor, int(self.plane_offsets[z]), box, target)
+
+    def _fill_plane(self, descriptor: int, offset: int, box: BoundingBox, target: NDArray[Any]) -> None:
+        columns = self.shape.x
+        start = offset + box.start.y * columns * self.dtype.itemsize
+        # Rows read whole cost at most twice the bytes wanted, and one system call instead of one per row.
+        if 2 * box.shape.x < columns:
+            target[...] = self._rows(descriptor, start + box.start.x * self.dtype.itemsize, box)
+        elif box.shape.x == columns and target.dtype == self.dtype and target.flags.c_contiguous:
+            read_exactly(descriptor, self.path, start, _bytes_of(target))
+        else:
+            rows = np.empty((box.shape.y, columns), self.dtype)
+            read_exactly(descriptor, self.path, start, _bytes_of(rows))
+            target[...] = rows[:, box.start.x : box.stop.x]
+
+    def _rows(self, descriptor: int, start: int, box: BoundingBox) -> NDArray[Any]:
+        pieces = np.empty((box.shape.y, box.shape.x), self.dtype)
+        buffer, width = _bytes_of(pieces), box.shape.x * self.dtype.itemsize
+        for row in range(box.shape.y):
+            at = start + row * self.shape.x * self.dtype.itemsize
+            read_exactly(descriptor, self.path, at, buffer[row * width : (row + 1) * width])
+        return pieces
+
+
+def _bytes_of(array: NDArray[Any]) -> memoryview:
+    return array.reshape(-1).view(np.uint8).data

@@ -1,0 +1,155 @@
+"""Gatan DigitalMicrograph DM3 and DM4, through the tag parser of rosettasciio.
+
+Only the tags are parsed, once; voxels are then read straight from the offset the tags give.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rsciio.digitalmicrograph._api import DigitalMicrographReader
+from rsciio.exceptions import DM3DataTypeError, DM3TagIDError, DM3TagTypeError
+
+from em_pipeline.domain.errors import UnsupportedFormat
+from em_pipeline.domain.geometry import Shape
+from em_pipeline.formats.base import ClaimSheet, FileVolume, RawVoxels, jsonable, opened
+from em_pipeline.formats.dm_claims import claim_acquisition, claim_voxel_size, origin_nm
+
+EXTRACTOR = "formats.dm"
+# DataType of ImageData, by the scripting documentation of DigitalMicrograph (RealImage and friends).
+DTYPES = {1: "i2", 2: "f4", 6: "u1", 7: "i4", 9: "i1", 10: "u2", 11: "u4", 12: "f8", 14: "u1"}
+NOT_GREY = {3: "complex", 5: "complex", 8: "RGB", 13: "complex", 23: "RGB", 27: "complex", 28: "complex"}
+BROKEN = (struct.error, OSError, KeyError, ValueError, TypeError, NotImplementedError, UnicodeDecodeError,
+          OverflowError, DM3DataTypeError, DM3TagIDError, DM3TagTypeError)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Image:
+    """One entry of ImageList: its index in it, tags, and dimensions as z-y-x."""
+
+    index: int
+    tags: dict[str, Any]
+
+    @property
+    def data(self) -> dict[str, Any]:
+        data: dict[str, Any] = self.tags["ImageData"]
+        return data
+
+    @property
+    def dimensions(self) -> tuple[int, ...]:
+        """Slowest axis first; DM counts from the fastest."""
+        return tuple(int(n) for n in self.data["Dimensions"].values())[::-1]
+
+    def refusal(self) -> str | None:
+        """Why this is no grey image or volume, or None where it is one."""
+        kind = int(self.data["DataType"])
+        meaning = self.tags.get("ImageTags", {}).get("Meta Data", {})
+        what = str(meaning.get("Format", "")) if isinstance(meaning, dict) else ""
+        units = [calibration.get("Units") for calibration in _entries(self.data, "Calibrations", "Dimension")]
+        if kind not in DTYPES:
+            return f"{NOT_GREY.get(kind, 'unknown')} data (DataType {kind})"
+        if len(self.dimensions) == 1 or what == "Spectrum":
+            return "a spectrum"
+        if what == "Spectrum image" or any(unit in ("eV", "keV") for unit in units):
+            return "a spectrum image (one axis is an energy)"
+        if len(self.dimensions) not in (2, 3) or min(self.dimensions) < 1:
+            return f"an array of {len(self.dimensions)} dimensions {self.dimensions}"
+        return None
+
+
+def open_dm(path: Path) -> FileVolume:
+    """The image of a DM3 or DM4 file: one plane where it is 2-D, a volume where it is 3-D.
+
+    Thumbnails are passed over; where the document shows several images, the first grey one is read and
+    the others are named in `metadata["notes"]`. The voxel size comes from the calibrations, z of a 2-D
+    image from the slice thickness that serial block-face microscopes record.
+    Raises `UnsupportedFormat` for spectra, spectrum images, RGB, complex data and truncated files.
+    """
+    tags, byte_order, version = read_tags(path)
+    image, notes = _choose(path, tags)
+    try:
+        return _volume(path, image, byte_order, f"DM{version}", notes)
+    except BROKEN as error:
+        raise _broken(path, error) from error
+
+
+def read_tags(path: Path) -> tuple[dict[str, Any], str, int]:
+    """The tag tree, the byte order of the data (`<`, `>`) and the version, 3 or 4."""
+    with opened(path) as descriptor, open(descriptor, "rb", closefd=False) as file:
+        reader = DigitalMicrographReader(file)
+        try:
+            reader.parse_file()
+        except BROKEN as error:
+            raise _broken(path, error) from error
+    return reader.tags_dict, "<" if reader.endian == "little" else ">", int(reader.dm_version)
+
+
+def _choose(path: Path, tags: dict[str, Any]) -> tuple[Image, list[str]]:
+    try:
+        images = list(_shown(tags))
+        refusals = {image.index: image.refusal() for image in images}
+    except BROKEN as error:
+        raise _broken(path, error) from error
+    grey = [image for image in images if refusals[image.index] is None]
+    if not grey:
+        found = ", ".join(f"ImageList.{index}: {why}" for index, why in refusals.items()) or "no image"
+        raise UnsupportedFormat(
+            f"Read {path.name} as a grey image", f"it holds {found}", "Export the image alone"
+        )
+    others = [f"ImageList.{image.index} {image.dimensions} not read" for image in images if image != grey[0]]
+    return grey[0], others
+
+
+def _shown(tags: dict[str, Any]) -> Iterator[Image]:
+    """Images that are no thumbnails: those the document shows first, then the rest."""
+    images = dict(enumerate(tags["ImageList"].values()))
+    thumbnails = {int(entry["ImageIndex"]) for entry in _entries(tags, "Thumbnails")}
+    shown = [int(entry["ImageRef"]) for entry in _entries(tags, "ImageSourceList") if "ImageRef" in entry]
+    for index in dict.fromkeys([*shown, *images]):
+        if index in images and index not in thumbnails and "ImageData" in images[index]:
+            yield Image(index, images[index])
+
+
+def _volume(path: Path, image: Image, byte_order: str, file_format: str, notes: list[str]) -> FileVolume:
+    dimensions = image.dimensions
+    shape = Shape(*(1,) * (3 - len(dimensions)), *dimensions)
+    stored = np.dtype(f"{byte_order}{DTYPES[int(image.data['DataType'])]}")
+    stored_bytes = int(image.data["Data"]["size_bytes"])
+    if stored_bytes < shape.voxels * stored.itemsize:
+        raise UnsupportedFormat(
+            f"Read {path.name}",
+            f"dimensions {tuple(shape)} of {stored.name} need {shape.voxels * stored.itemsize:,} bytes, "
+            f"the tags give {stored_bytes:,}",
+            "The file is damaged: download or copy it again",
+        )
+    raw = RawVoxels.contiguous(path, int(image.data["Data"]["offset"]), shape, stored)
+    raw.check_size()
+    sheet = ClaimSheet(path, EXTRACTOR)
+    tag = f"ImageList.{image.index}"
+    plane = Shape(1, shape.y, shape.x)
+    dtype = stored.newbyteorder("=")
+    sheet.layout(shape, dtype, plane, file_format, "none", f"{tag}.ImageData")
+    claim_voxel_size(sheet, image.tags, tag, len(dimensions))
+    claim_acquisition(sheet, image.tags, tag)
+    metadata = {"tags": {tag: jsonable(image.tags)}, "notes": notes}
+    origin = origin_nm(image.tags, len(dimensions))
+    return FileVolume(shape, dtype, plane, raw, tuple(sheet.claims), metadata, origin)
+
+
+def _entries(tags: dict[str, Any], *path: str) -> list[dict[str, Any]]:
+    """The groups of a list of groups; empty where there is no such list."""
+    found: Any = tags
+    for name in path:
+        found = found.get(name, {}) if isinstance(found, dict) else {}
+    return [entry for entry in found.values() if isinstance(entry, dict)] if isinstance(found, dict) else []
+
+
+def _broken(path: Path, error: BaseException) -> UnsupportedFormat:
+    return UnsupportedFormat(
+        f"Read the tags of {path.name} as DM3/DM4",
+        f"{type(error).__name__}: {error}",
+        "The file is truncated or damaged: download or copy it again",
+    )

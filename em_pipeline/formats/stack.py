@@ -1,0 +1,124 @@
+"""Many 2-D files in natural order as one volume."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from em_pipeline.domain.errors import InputRefused, UnsupportedFormat
+from em_pipeline.domain.geometry import BoundingBox, Shape
+from em_pipeline.formats.base import ClaimSheet, FileVolume, Voxels
+
+EXTRACTOR = "formats.stack"
+# The metadata lists this many files that disagree with the first, and counts the rest.
+LISTED = 10
+
+
+def natural_key(path: Path) -> tuple[Any, ...]:
+    """Sorts `slice_2` before `slice_10`."""
+    parts = re.split(r"(\d+)", path.as_posix())
+    return tuple(int(part) if index % 2 else part.casefold() for index, part in enumerate(parts))
+
+
+def open_stack(paths: Sequence[Path], open_one: Callable[[Path], FileVolume], name: str) -> FileVolume:
+    """The files `paths`, one plane each, in natural order of their names; `name` is that of the whole.
+
+    Every header is read now, so that a file of another shape, dtype or format is refused before any
+    voxel is. Voxel size, date and microscope are the first file's; files whose voxel size differs, and
+    numbers missing in the file names, are listed in `metadata["notes"]`.
+    Raises `UnsupportedFormat` naming the first odd file, `InputRefused` without files.
+    """
+    ordered = sorted(paths, key=natural_key)
+    if not ordered:
+        raise InputRefused(
+            f"Open {name or 'a stack'}", "there are no files in it", "Give at least one image file"
+        )
+    first = open_one(ordered[0])
+    _check_plane(ordered[0], first, len(ordered))
+    planes, differing = [first.voxels], []
+    for path in ordered[1:]:
+        plane = open_one(path)
+        _check_like(first, ordered[0], plane, path)
+        planes.append(plane.voxels)
+        if plane.voxel_size_nm != first.voxel_size_nm:
+            differing.append((path, plane))
+    shape = Shape(len(ordered), first.shape.y, first.shape.x)
+    metadata = {
+        "files": len(ordered),
+        "first_file": ordered[0].name,
+        "first_header": first.metadata,
+        "notes": [*_differences(first, differing), *_gaps(ordered)],
+    }
+    claims = _claims(ordered, first, shape, name)
+    voxels = StackVoxels(tuple(planes))
+    return FileVolume(shape, first.dtype, first.chunk_shape, voxels, claims, metadata, first.translation_nm)
+
+
+@dataclass(frozen=True)
+class StackVoxels:
+    """One file per plane; only those that a box meets are opened."""
+
+    planes: tuple[Voxels, ...]
+
+    def fill(self, box: BoundingBox, out: NDArray[Any]) -> None:
+        flat = BoundingBox(start=Shape(0, box.start.y, box.start.x), stop=Shape(1, box.stop.y, box.stop.x))
+        for row, z in enumerate(range(box.start.z, box.stop.z)):
+            self.planes[z].fill(flat, out[row : row + 1])
+
+
+def _check_plane(path: Path, volume: FileVolume, count: int) -> None:
+    if volume.shape.z != 1:
+        raise UnsupportedFormat(
+            f"Open {count} files as the planes of one volume",
+            f"{path.name} holds {volume.shape.z} planes of its own",
+            "Give one 3-D file, or many files of one plane each",
+        )
+
+
+def _check_like(first: FileVolume, first_path: Path, plane: FileVolume, path: Path) -> None:
+    _check_plane(path, plane, 2)
+    expected = (tuple(first.shape[1:]), np.dtype(first.dtype).name, first.format)
+    found = (tuple(plane.shape[1:]), np.dtype(plane.dtype).name, plane.format)
+    if expected != found:
+        raise UnsupportedFormat(
+            f"Open {path.name} as a plane of one volume",
+            f"it is {found[0]} {found[1]} {found[2]}, "
+            f"{first_path.name} is {expected[0]} {expected[1]} {expected[2]} (y, x)",
+            "Leave out the files that are not planes of this volume",
+        )
+
+
+def _claims(paths: Sequence[Path], first: FileVolume, shape: Shape, name: str) -> tuple[Any, ...]:
+    sheet = ClaimSheet(Path(name or paths[0].parent.name), EXTRACTOR)
+    sheet.add("core.volume_shape.z", shape.z, "number of files", [paths[0].name, paths[-1].name])
+    kept = [claim for claim in first.claims if claim.field != "core.volume_shape.z"]
+    return (*sheet.claims, *kept)
+
+
+def _differences(first: FileVolume, differing: Sequence[tuple[Path, FileVolume]]) -> list[str]:
+    notes = [
+        f"{path.name}: voxel size {tuple(plane.voxel_size_nm)} nm, "
+        f"first file {tuple(first.voxel_size_nm)} nm (z, y, x)"
+        for path, plane in differing[:LISTED]
+    ]
+    more = len(differing) - len(notes)
+    return [*notes, f"{more} more files differ in voxel size"] if more else notes
+
+
+def _gaps(paths: Sequence[Path]) -> list[str]:
+    """Numbers absent from file names that otherwise count up by one from the first to the last."""
+    matches = [re.fullmatch(r"(.*?)(\d+)(\D*)", path.stem) for path in paths]
+    if len({match and (match[1], match[3]) for match in matches}) != 1 or matches[0] is None:
+        return []
+    numbers = [int(match[2]) for match in matches if match]
+    steps = np.diff(numbers)
+    # Names that count by tens, or by nanometres, have no gaps for it.
+    if steps.size == 0 or np.median(steps) != 1:
+        return []
+    missing = sorted(set(range(numbers[0], numbers[-1] + 1)) - set(numbers))
+    listed = ", ".join(str(number) for number in missing[:LISTED])
+    return [f"{len(missing)} numbers are missing in the file names: {listed}"] if missing else []

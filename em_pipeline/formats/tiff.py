@@ -1,0 +1,254 @@
+"""TIFF: classic and Big, ImageJ and OME, strips and tiles, plain or compressed; grey volumes and planes.
+
+tifffile parses the headers, once and in one thread (its pages are not thread-safe). Reads then use the
+offsets alone: plain planes row by row, others by the strips or tiles that the box meets.
+"""
+
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from defusedxml.ElementTree import ParseError, fromstring
+from numpy.typing import NDArray
+
+from em_pipeline.domain.errors import UnsupportedFormat
+from em_pipeline.domain.geometry import BoundingBox, Shape
+from em_pipeline.formats.base import (
+    ClaimSheet,
+    FileVolume,
+    RawVoxels,
+    Voxels,
+    jsonable,
+    opened,
+    read_exactly,
+    truncated,
+)
+from em_pipeline.formats.tiff_claims import claim_acquisition, claim_voxel_size
+
+EXTRACTOR = "formats.tiff"
+Z_AXES = "ZIQ"  # tifffile names an axis I or Q where the file does not say what it is
+AXES = {"C": "several channels", "S": "several samples per pixel (RGB)", "T": "several time points"}
+READ_AS: dict[Any, np.dtype[Any]] = {
+    np.dtype(bool): np.dtype(np.uint8),
+    np.dtype(np.float16): np.dtype(np.float32),
+}
+BROKEN = (tifffile.TiffFileError, ValueError, KeyError, IndexError, TypeError, RuntimeError, AttributeError,
+          ZeroDivisionError, struct.error, zlib.error, OverflowError)  # fmt: skip
+
+
+def open_tiff(path: Path) -> FileVolume:
+    """The grey image or volume of a TIFF file: one plane where it is 2-D.
+
+    Integers and floats of 8 to 64 bits keep their dtype; 1-bit images are read as uint8 0 and 1, float16
+    as float32. Values are as stored: an inverted or coloured display is named in `metadata["notes"]`.
+    Raises `UnsupportedFormat` for RGB, several channels or time points, several images of different
+    shape, missing strips, unknown compression, OME-TIFF whose planes are in other files, truncation.
+    """
+    size = path.stat().st_size
+    try:
+        with _open(path) as tif:
+            return _volume(path, tif, size)
+    except BROKEN as error:
+        raise UnsupportedFormat(
+            f"Read the headers of {path.name} as TIFF",
+            f"{type(error).__name__}: {error}",
+            "The file is truncated or damaged: download or copy it again",
+        ) from error
+
+
+def _open(path: Path) -> tifffile.TiffFile:
+    tif = tifffile.TiffFile(path)
+    if _other_files(tif.ome_metadata):
+        # tifffile would open every file of the set for each of its members; take this one's own pages.
+        tif.close()
+        tif = tifffile.TiffFile(path, is_ome=False)
+    return tif
+
+
+def _other_files(ome_xml: str | None) -> bool:
+    """Whether OME-XML says that its planes lie in several files."""
+    if not ome_xml or "FileName" not in ome_xml:
+        return False
+    try:
+        names = {element.get("FileName") for element in fromstring(ome_xml).iter()}
+    except ParseError:
+        return False
+    return len(names - {None}) > 1
+
+
+def _volume(path: Path, tif: tifffile.TiffFile, size: int) -> FileVolume:
+    series = _grey_series(path, tif)
+    page = series.keyframe
+    shape = Shape(*(1,) * (3 - series.ndim), *(int(n) for n in series.shape))
+    dtype = READ_AS.get(series.dtype, series.dtype).newbyteorder("=")
+    voxels, chunk = _voxels(path, tif, series, shape, size)
+    sheet = ClaimSheet(path, EXTRACTOR)
+    compression = tifffile.COMPRESSION(page.compression).name.lower().removeprefix("adobe_")
+    sheet.layout(shape, dtype, chunk, "TIFF", compression, f"IFD 0, series {series.index} ({series.kind})")
+    claim_voxel_size(sheet, tif)
+    claim_acquisition(sheet, tif)
+    metadata = {
+        "tags": {tag.name: jsonable(tag.value) for tag in tif.pages.first.tags},
+        "byte_order": tif.byteorder,
+        "big_tiff": tif.is_bigtiff,
+        "series": {"kind": series.kind, "axes": series.axes, "shape": list(series.shape)},
+        "notes": _notes(page),
+    }
+    return FileVolume(shape, dtype, chunk, voxels, tuple(sheet.claims), metadata)
+
+
+def _grey_series(path: Path, tif: tifffile.TiffFile) -> Any:
+    """The one series that is a grey image or volume."""
+    whole = [series for series in tif.series if not series.keyframe.is_reduced] or list(tif.series)
+    if len(whole) != 1:
+        found = ", ".join(f"{series.shape} {series.axes}" for series in whole) or "no image"
+        raise UnsupportedFormat(
+            f"Read {path.name} as one volume", f"it holds {found}", "Split it into one file per image"
+        )
+    series = whole[0]
+    page = series.keyframe
+    extra = series.axes.removesuffix("YX")
+    if not series.axes.endswith("YX") or len(extra) > 1 or (extra and extra not in Z_AXES):
+        meanings = [AXES[axis] for axis in extra if axis in AXES] or ["axes that are not z, y, x"]
+        raise UnsupportedFormat(
+            f"Read {path.name} as a grey volume",
+            f"its shape {tuple(series.shape)} ({series.axes}) has {' and '.join(meanings)}",
+            "Save one grey channel and time point as a z-stack (in ImageJ: Image > Properties, set slices)",
+        )
+    if page.samplesperpixel != 1 or page.imagedepth != 1 or series.dtype is None or series.dtype.kind == "c":
+        raise UnsupportedFormat(
+            f"Read {path.name} as a grey volume",
+            f"it has {page.samplesperpixel} samples per pixel of {series.dtype}",
+            "Save it as grey integers or floats",
+        )
+    return series
+
+
+def _voxels(path: Path, tif: tifffile.TiffFile, series: Any, shape: Shape, size: int) -> tuple[Voxels, Shape]:
+    """Where the voxels are, and the z-y-x shape of a strip, tile or plain plane."""
+    page = series.keyframe
+    stored = series.dtype.newbyteorder(tif.byteorder)
+    offsets = _plain_planes(series, shape, stored)
+    if offsets is not None:
+        raw = RawVoxels(path, offsets, shape, stored)
+        raw.check_size()
+        return raw, Shape(1, shape.y, shape.x)
+    height = page.tilelength if page.is_tiled else min(page.rowsperstrip, shape.y)
+    width = page.tilewidth if page.is_tiled else shape.x
+    pages = list(series.pages)
+    if len(pages) != shape.z or any(p is None for p in pages):
+        raise UnsupportedFormat(
+            f"Read {path.name}",
+            f"{shape.z} planes are promised, {sum(p is not None for p in pages)} are in the file",
+            "Download the file again, or save all planes into it",
+        )
+    segments = _segments(path, pages, -(-shape.y // height) * -(-shape.x // width), size)
+    voxels = SegmentVoxels(path, segments, (height, width), shape, page.decode, page.jpegtables)
+    return voxels, Shape(1, min(height, shape.y), min(width, shape.x))
+
+
+def _plain_planes(series: Any, shape: Shape, stored: np.dtype[Any]) -> NDArray[np.int64] | None:
+    """The byte where each plane begins, where all are stored plainly and in one piece."""
+    page = series.keyframe
+    plain = page.compression == 1 and page.predictor == 1 and page.fillorder == 1 and not page.is_tiled
+    if not plain or page.bitspersample != 8 * stored.itemsize:
+        return None
+    plane_bytes = shape.y * shape.x * stored.itemsize
+    if series.dataoffset is not None:
+        return int(series.dataoffset) + plane_bytes * np.arange(shape.z, dtype=np.int64)
+    if len(series.pages) != shape.z:
+        return None
+    starts = []
+    for plane in series.pages:
+        if plane is None or not _in_one_piece(plane.dataoffsets, plane.databytecounts, plane_bytes):
+            return None
+        starts.append(plane.dataoffsets[0])
+    return np.array(starts, np.int64)
+
+
+def _in_one_piece(offsets: Sequence[int], counts: Sequence[int], needed: int) -> bool:
+    ends = [offset + count for offset, count in zip(offsets, counts, strict=False)]
+    return bool(offsets) and all(offsets) and ends[:-1] == list(offsets[1:]) and sum(counts) == needed
+
+
+def _segments(path: Path, pages: Sequence[Any], count: int, size: int) -> NDArray[np.int64]:
+    """Offset and length of every strip or tile, as (planes, segments, 2)."""
+    table = np.zeros((len(pages), count, 2), np.int64)
+    for z, page in enumerate(pages):
+        offsets, lengths = page.dataoffsets[:count], page.databytecounts[:count]
+        if len(offsets) != count or len(lengths) != count or not all(offsets) or not all(lengths):
+            raise UnsupportedFormat(
+                f"Read {path.name}",
+                f"plane {z} has only {sum(map(bool, lengths))} of {count} strips or tiles",
+                "The file was not written completely: download it again",
+            )
+        table[z, :, 0], table[z, :, 1] = offsets, lengths
+    end = int(table.sum(axis=-1).max())
+    if end > size:
+        raise truncated(path, end, size)
+    return table
+
+
+@dataclass(frozen=True)
+class SegmentVoxels:
+    """Planes cut into strips or tiles, each decoded whole. `segments` is (planes, segments, 2)."""
+
+    path: Path
+    segments: NDArray[np.int64]
+    segment_shape: tuple[int, int]
+    shape: Shape
+    decode: Callable[..., Any]
+    jpegtables: bytes | None
+
+    def fill(self, box: BoundingBox, out: NDArray[Any]) -> None:
+        height, width = self.segment_shape
+        columns = -(-self.shape.x // width)
+        with opened(self.path) as descriptor:
+            for z in range(box.start.z, box.stop.z):
+                for row in range(box.start.y // height, -(-box.stop.y // height)):
+                    for column in range(box.start.x // width, -(-box.stop.x // width)):
+                        segment = self._decoded(descriptor, z, row * columns + column)
+                        corner = (row * height, column * width)
+                        _copy(segment, corner, box, out[z - box.start.z])
+
+    def _decoded(self, descriptor: int, z: int, index: int) -> NDArray[Any]:
+        """Rows and columns of a segment; at the image's edge it may reach beyond it."""
+        offset, length = (int(n) for n in self.segments[z, index])
+        data = bytearray(length)
+        read_exactly(descriptor, self.path, offset, memoryview(data))
+        extra = {"jpegtables": self.jpegtables} if self.jpegtables else {}
+        try:
+            decoded, _position, _shape = self.decode(bytes(data), index, **extra)
+        except BROKEN as error:
+            raise UnsupportedFormat(
+                f"Decode strip or tile {index} of plane {z} of {self.path.name}",
+                f"{type(error).__name__}: {error}",
+                "The file is damaged, or its compression is not supported: re-save it uncompressed",
+            ) from error
+        plane: NDArray[Any] = decoded.reshape(decoded.shape[1:3])
+        return plane
+
+
+def _copy(segment: NDArray[Any], corner: tuple[int, int], box: BoundingBox, target: NDArray[Any]) -> None:
+    """Copy what of a segment at `corner` (y, x of the plane) is in the box."""
+    start = (box.start.y, box.start.x)
+    stop = (box.stop.y, box.stop.x)
+    low = [max(a, c) for a, c in zip(start, corner, strict=True)]
+    high = [min(b, c + n) for b, c, n in zip(stop, corner, segment.shape, strict=True)]
+    (y0, y1), (x0, x1) = zip(low, high, strict=True)
+    target[y0 - start[0] : y1 - start[0], x0 - start[1] : x1 - start[1]] = segment[
+        y0 - corner[0] : y1 - corner[0], x0 - corner[1] : x1 - corner[1]
+    ]
+
+
+def _notes(page: Any) -> list[str]:
+    notes = {
+        tifffile.PHOTOMETRIC.MINISWHITE: "stored with 0 as white; values are as stored",
+        tifffile.PHOTOMETRIC.PALETTE: "shown through a colour table; values are as stored",
+    }
+    return [notes[page.photometric]] if page.photometric in notes else []

@@ -1,0 +1,37 @@
+"""Lengths as EM software writes them, in nanometres."""
+
+from em_pipeline.formats.base import positive
+
+NANOMETRES = {
+    "pm": 1e-3,
+    "picometer": 1e-3,
+    "a": 0.1,
+    "Å": 0.1,
+    "angstrom": 0.1,
+    "nm": 1.0,
+    "nanometer": 1.0,
+    "nanometre": 1.0,
+    "um": 1e3,
+    "µm": 1e3,
+    "micron": 1e3,
+    "microns": 1e3,
+    "micrometer": 1e3,
+    "micrometre": 1e3,
+    "mm": 1e6,
+    "cm": 1e7,
+    "m": 1e9,
+}
+# Old writers store "µ" as the six characters of its Java escape; Unicode has two micro signs and two Å.
+SPELLINGS = {"\\u00b5": "µ", "\\u00B5": "µ", "μ": "µ", "\N{ANGSTROM SIGN}": "Å"}
+
+
+def length_nm(value: object, unit: object) -> float | None:
+    """`value` `unit` in nanometres; None for what is not a positive length in a unit we know."""
+    number = positive(value)
+    if number is None or not isinstance(unit, str):
+        return None
+    name = unit.strip("\0 \t\r\n")
+    for written, meant in SPELLINGS.items():
+        name = name.replace(written, meant)
+    factor = NANOMETRES.get(name) or NANOMETRES.get(name.lower())
+    return None if factor is None else number * factor
