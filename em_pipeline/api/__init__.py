@@ -1,1 +1,1 @@
-"""The read-only sidecar."""
+"""The sidecar: a read-only HTTP view of the published volumes, for clients that do not share our disk."""

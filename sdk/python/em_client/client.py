@@ -105,6 +105,12 @@ class EMClient:
 
         def read(response: "httpx.Response") -> Block:
             answered = response.headers.get("x-em-version", "")
+            if not answered:
+                raise AnswerInvalid(
+                    str(request),
+                    f"{self._transport.base_url} answered without naming the volume's version",
+                    "Check that the address is that of an em-pipeline sidecar",
+                )
             if version is not None and answered != version:
                 raise AnswerInvalid(str(request), f"version {version} was asked for, {answered!r} was sent")
             expected = self._level(request, answered)

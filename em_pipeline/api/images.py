@@ -1,0 +1,26 @@
+"""Voxels as a picture, to look at."""
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+
+def png_of_plane(plane: NDArray[Any], statistics: Mapping[str, Any]) -> bytes:
+    """An 8-bit grey PNG of `plane` (y, x), black at the volume's 1st and white at its 99th percentile.
+
+    One contrast for the whole volume keeps pictures of different blocks comparable. Where the statistics
+    have no percentiles or they coincide, the plane's own range is used. NaN is black.
+    """
+    low, high = statistics.get("p01"), statistics.get("p99")
+    values = np.nan_to_num(plane.astype(np.float32))
+    if low is None or high is None or low >= high:
+        low, high = float(values.min()), float(values.max())
+    scale = 255.0 / (high - low) if high > low else 0.0
+    grey = np.clip((values - low) * scale, 0, 255).astype(np.uint8)
+    target = io.BytesIO()
+    Image.fromarray(grey).save(target, "PNG")
+    return target.getvalue()
