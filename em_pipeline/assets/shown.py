@@ -50,7 +50,8 @@ def conflicts_metadata(conflicts: Sequence[Conflict]) -> dg.MetadataValue:
         return dg.MetadataValue.md("none")
     lines = ["| field | kept | from | rejected | from |", "|---|---|---|---|---|"]
     lines += [
-        f"| {c.field} | {c.kept.value} | {c.kept.evidence.where} | {c.rejected.value} | {c.rejected.evidence.where} |"
+        f"| {c.field} | {c.kept.value} | {c.kept.evidence.where} "
+        f"| {c.rejected.value} | {c.rejected.evidence.where} |"
         for c in conflicts
     ]
     return dg.MetadataValue.md("\n".join(lines))

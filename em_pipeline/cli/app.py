@@ -2,7 +2,7 @@
 
 import typer
 
-from em_pipeline.cli import catalogue, ingest, services, volume
+from em_pipeline.cli import catalogue, dev, ingest, services, volume
 from em_pipeline.cli.output import EXIT_CODES
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app.command("show")(catalogue.show)
 app.command("verify")(volume.verify)
 app.command("block")(volume.block)
 app.command("serve")(services.serve)
+app.command("dev")(dev.dev)
 app.command("config")(services.config)
 app.add_typer(services.db, name="db")
 

@@ -34,7 +34,8 @@ def ls(
             print_json(rows)
         elif not rows:
             console.print(
-                "No dataset is published yet. `em ingest ID|PATH|URL` ingests one, `em ls --all` shows what is known."
+                "No dataset is published yet. `em ingest ID|PATH|URL` ingests one, "
+                "`em ls --all` shows what is known."
             )
         else:
             _print_rows(rows, every)
@@ -109,7 +110,8 @@ def _print_detail(detail: Any) -> None:
         console.print("No version is published yet.")
         return
     console.print(
-        f"version {detail.published.version} of revision {detail.record.revision}: {detail.published.volume_key}"
+        f"version {detail.published.version} of revision {detail.record.revision}: "
+        f"{detail.published.volume_key}"
     )
     rows = []
     for field, value in detail.record.values().items():

@@ -82,10 +82,8 @@ def register(
     include: IncludeOption = None,
     as_json: Json = False,
 ) -> None:
-    """Make a dataset known to the catalogue and a partition of its source in Dagster, without ingesting it."""
+    """Make a dataset known to the catalogue and a partition in Dagster, without ingesting it."""
     with answering(as_json):
-        import dagster  # noqa: F401  # before the bars: its import is the slow part
-
         from em_pipeline.assets.partitions import register as register_partition
         from em_pipeline.resources.instance import open_instance
 
@@ -143,8 +141,9 @@ def _spec(
     if spec is None:
         if not URL.match(target) and not Path(target).exists():
             raise _unknown(target, known, workspace)
-        spec = spec_for(target, name=name)
-        spec = known.get(spec.dataset_id, spec)
+        fresh = spec_for(target, name=name)
+        # What was once said of a dataset (its voxel size) holds until something else is said.
+        spec = known.get(fresh.dataset_id, fresh).model_copy(update={"location": fresh.location})
     elif name:
         raise InputRefused(
             f"Name {target} {name!r}", "datasets of a portal have the portal's name", "Leave --name out"

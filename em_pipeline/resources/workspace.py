@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import dagster as dg
+from pydantic import Field
 
 from em_pipeline.domain.progress import Silent
 from em_pipeline.ingest.workspace import Workspace, open_workspace
@@ -17,10 +18,13 @@ class WorkspaceResource(dg.ConfigurableResourceFactory[Workspace]):
     `settings` maps the keys of `em config` to text, as environment variables would.
     """
 
-    settings: dict[str, str] = {}
+    settings: dict[str, str] = Field(default_factory=dict)
 
     @contextmanager
-    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Workspace]:
+    def yield_for_execution(
+        self,
+        context: dg.InitResourceContext,  # noqa: ARG002
+    ) -> Iterator[Workspace]:
         """Open for one run and close after it."""
         overrides = {f"EM_{key.upper()}": value for key, value in self.settings.items()}
         with open_workspace(

@@ -1,0 +1,141 @@
+"""`make demo`: a local portal, every step of every demo dataset, and a block read back.
+
+Everything lies below the setting `home`; a second run finds the datasets published and does no work
+again.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from em_client import EMClient
+from em_pipeline.demo.portal import DemoPortal
+from em_pipeline.demo.stack import write_tiff_stack
+from em_pipeline.ingest.workspace import open_catalog
+from em_pipeline.resources.instance import prepare_dagster_home
+from em_pipeline.settings import Settings, load_settings
+from em_pipeline.storage.store import open_store
+
+console = Console(highlight=False)
+EMPIAR_DATASETS = ("empiar-11759", "empiar-99001", "empiar-99002")
+LOCAL_NAME = "demo-stack"
+LOCAL_VOXEL_SIZE = "30,6,6"
+
+
+def main() -> None:
+    """Run the demo; exits with the code of the first command that fails."""
+    settings = load_settings().settings
+    settings.home.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    with DemoPortal(settings.home / "portal") as portal:
+        console.rule("A local portal that speaks EMPIAR's layout")
+        console.print(f"{portal.url}  (files in {settings.home / 'portal'})", markup=False)
+        environ = {**os.environ, **_portal_environment(portal.url)}
+        os.environ.update(environ)
+        environ["DAGSTER_HOME"] = str(prepare_dagster_home(settings))
+        # Held open so that the commands below share one embedded server instead of starting their own.
+        with open_catalog(settings):
+            stack = write_tiff_stack(settings.home / "local" / "stack")
+            _em(environ, "register", str(stack), "--name", LOCAL_NAME, "--voxel-size", LOCAL_VOXEL_SIZE)
+            for dataset_id in EMPIAR_DATASETS:
+                _em(environ, "register", dataset_id)
+            served_before = portal.bytes_served
+            for dataset_id in EMPIAR_DATASETS:
+                _materialize(environ, "empiar", dataset_id)
+            _materialize(environ, "files", f"files-{LOCAL_NAME}")
+            console.print(f"The portal sent {portal.bytes_served - served_before} bytes.")
+            console.rule("The catalogue: em ls")
+            _em(environ, "ls")
+            console.rule("A block through the sidecar with the SDK")
+            _read_a_block(environ, EMPIAR_DATASETS[0])
+            _next_steps(settings, EMPIAR_DATASETS[0])
+    console.print(f"Done in {time.monotonic() - began:.0f} s.")
+
+
+def _portal_environment(url: str) -> dict[str, str]:
+    return {f"EM_SOURCES__EMPIAR__{option}": url for option in ("API", "FTP", "BIOSTUDIES")}
+
+
+def _materialize(environ: Mapping[str, str], slug: str, dataset_id: str) -> None:
+    console.rule(f"dagster asset materialize --select group:{slug} --partition {dataset_id}")
+    began = time.monotonic()
+    command = [_script("dagster"), "asset", "materialize", "-m", "em_pipeline.definitions"]
+    command += ["--select", f"group:{slug}", "--partition", dataset_id]
+    _run(command, environ)
+    console.print(f"{dataset_id}: {time.monotonic() - began:.1f} s")
+
+
+def _em(environ: Mapping[str, str], *arguments: str) -> None:
+    _run([_script("em"), *arguments], environ)
+
+
+def _script(name: str) -> str:
+    return str(Path(sys.executable).parent / name)
+
+
+def _run(command: list[str], environ: Mapping[str, str]) -> None:
+    console.file.flush()
+    code = subprocess.run(command, env=dict(environ), check=False).returncode
+    if code:
+        console.print(f"{' '.join(command)} ended with exit code {code}", markup=False)
+        raise SystemExit(code)
+
+
+def _read_a_block(environ: Mapping[str, str], dataset_id: str) -> None:
+    with _sidecar(environ) as url, EMClient(url) as client:
+        datasets = client.list_datasets()
+        console.print(f"{url}/api/v1/datasets lists {len(datasets)} datasets", markup=False)
+        block = client.get_block(dataset_id, 0, 0, 0)
+        data = block.data
+        console.print(
+            f"get_block({dataset_id!r}, 0, 0, 0): {data.shape} {data.dtype}, "
+            f"values {data.min()}–{data.max()}, {block.valid_fraction:.0%} valid",
+            markup=False,
+        )
+
+
+@contextmanager
+def _sidecar(environ: Mapping[str, str]) -> Iterator[str]:
+    """A sidecar of its own process on a free port, for as long as the block lasts."""
+    command = [_script("em"), "serve", "--port", "0", "--json"]
+    with subprocess.Popen(command, env=dict(environ), stdout=subprocess.PIPE, text=True) as server:
+        try:
+            lines = []
+            assert server.stdout is not None  # noqa: S101  # PIPE was asked for
+            for line in server.stdout:
+                lines.append(line)
+                if line.startswith("}"):
+                    break
+            yield str(json.loads("".join(lines))["url"])
+        finally:
+            server.terminate()
+            server.wait(timeout=15)
+
+
+def _next_steps(settings: Settings, dataset_id: str) -> None:
+    store = open_store(settings.store)
+    with open_catalog(settings) as catalog:
+        published = catalog.published_version(dataset_id)
+    if published is None:
+        raise SystemExit(f"{dataset_id} is not published")
+    preview = store.local_path(published.volume_key.replace(".ome.zarr", ".preview.png"))
+    console.rule("Where to look next")
+    for what, where in (
+        ("preview", preview),
+        ("volume", store.local_path(published.volume_key)),
+        ("record", f"EM_HOME={settings.home} {_script('em')} show {dataset_id}"),
+        ("check", f"EM_HOME={settings.home} {_script('em')} verify {dataset_id}"),
+        ("Dagster UI", f"EM_HOME={settings.home} {_script('em')} dev"),
+    ):
+        console.print(f"{what:>10}  {where}", markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()
