@@ -248,19 +248,12 @@ class EmbeddedPostgres:
         password = self.folder / "password"
         _write(password, f"{secrets.token_urlsafe(24)}\n", mode=0o600)
         user.own(password)
-        initdb: list[str | Path] = [
-            install / "bin" / "initdb",
-            "-D",
-            partial,
-            "-U",
-            USER,
-            f"--pwfile={password}",
-        ]
-        initdb += ["--auth-host=scram-sha-256", "--auth-local=reject", "--no-instructions"]
+        initdb: list[str | Path] = [install / "bin" / "initdb", "-D", partial, "-U", USER]
+        initdb += [f"--pwfile={password}", "--auth-host=scram-sha-256", "--auth-local=reject"]
         initdb += ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         unsafe = self._settings.get("fsync") == "off"
         _succeed(
-            user.run([*initdb, *(["--no-sync"] if unsafe else [])]), f"Initialise PostgreSQL in {partial}"
+            user.run([*initdb, "--no-sync"] if unsafe else initdb), f"Initialise PostgreSQL in {partial}"
         )
         single: list[str | Path] = [install / "bin" / "postgres", "--single", "-D", partial]
         single += ["-c", "fsync=off"] if unsafe else []

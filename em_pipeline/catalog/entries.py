@@ -88,23 +88,23 @@ class DatasetSummary:
     progress: float
     message: str
     revision: str | None
-    title: str | None
-    shape: Shape | None
-    voxel_size_nm: VoxelSize | None
-    data_type: str | None
-    organism: str | None
-    tissue: str | None
-    modality: str | None
-    licence: str | None
-    doi: str | None
-    version: str | None
-    raw_bytes: int | None
-    stored_bytes: int | None
-    completeness: float | None
-    conflicts: int
-    published_at: datetime | None
     created_at: datetime
     updated_at: datetime
+    version: str | None = None
+    published_at: datetime | None = None
+    title: str | None = None
+    shape: Shape | None = None
+    voxel_size_nm: VoxelSize | None = None
+    data_type: str | None = None
+    organism: str | None = None
+    tissue: str | None = None
+    modality: str | None = None
+    licence: str | None = None
+    doi: str | None = None
+    completeness: float | None = None
+    conflicts: int = 0
+    raw_bytes: int | None = None
+    stored_bytes: int | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,165 @@
+"""Between table rows and the catalogue's values."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+from pydantic import BaseModel
+
+from em_pipeline.catalog.entries import (
+    BlockRow,
+    DatasetSummary,
+    LevelRow,
+    PublishedVersion,
+    VersionSummary,
+)
+from em_pipeline.catalog.models import (
+    BlockOfVersion,
+    CheckOfVersion,
+    DatasetRow,
+    LevelOfVersion,
+    RawFileOfVersion,
+    VersionRow,
+)
+from em_pipeline.domain.files import RawFile
+from em_pipeline.domain.geometry import Shape, VoxelSize
+from em_pipeline.domain.report import CheckResult
+
+
+def document(model: BaseModel) -> dict[str, Any]:
+    """A model as a JSON document that PostgreSQL takes."""
+    stored: dict[str, Any] = storable(model.model_dump(mode="json"))
+    return stored
+
+
+def storable(value: Any) -> Any:
+    """`value` without what JSON in PostgreSQL cannot hold: NUL, in text from file headers, becomes ␀; a
+    number that is not finite becomes None."""
+    if isinstance(value, str):
+        return value.replace("\0", "␀")
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {storable(key): storable(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [storable(part) for part in value]
+    return value
+
+
+def summary(dataset: DatasetRow, version: VersionRow | None) -> DatasetSummary:
+    """`version` is the published one."""
+    begun = DatasetSummary(
+        dataset_id=dataset.dataset_id,
+        source=dataset.source,
+        status=dataset.status,
+        progress=dataset.progress,
+        message=dataset.message,
+        revision=dataset.revision,
+        created_at=dataset.created_at,
+        updated_at=dataset.updated_at,
+    )
+    if version is None:
+        return begun
+    return replace(
+        begun,
+        version=version.version,
+        published_at=version.published_at,
+        title=version.title,
+        shape=Shape(version.shape_z, version.shape_y, version.shape_x),
+        voxel_size_nm=VoxelSize(z=version.voxel_size_z, y=version.voxel_size_y, x=version.voxel_size_x),
+        data_type=version.data_type,
+        organism=version.organism,
+        tissue=version.tissue,
+        modality=version.modality,
+        licence=version.licence,
+        doi=version.doi,
+        completeness=version.completeness,
+        conflicts=version.conflicts,
+        raw_bytes=version.raw_bytes,
+        stored_bytes=version.stored_bytes,
+    )
+
+
+def version_summary(row: VersionRow, current: str | None) -> VersionSummary:
+    """`row` is published; `current` is the version that is visible."""
+    assert row.published_at is not None  # noqa: S101 - the caller asked for published versions
+    return VersionSummary(
+        version=row.version,
+        revision=row.revision,
+        writer_version=row.writer_version,
+        ledger_sha256=row.ledger_sha256,
+        volume_key=row.volume_key,
+        raw_bytes=row.raw_bytes,
+        stored_bytes=row.stored_bytes,
+        published_at=row.published_at,
+        current=row.version == current,
+    )
+
+
+def published_version(row: VersionRow, levels: list[LevelOfVersion]) -> PublishedVersion:
+    """`row` is published; `levels` are its own, in order."""
+    assert row.published_at is not None  # noqa: S101 - the caller asked for the published version
+    return PublishedVersion(
+        dataset_id=row.dataset_id,
+        version=row.version,
+        revision=row.revision,
+        volume_key=row.volume_key,
+        ledger_key=row.ledger_key,
+        ledger_sha256=row.ledger_sha256,
+        levels=tuple(level(one) for one in levels),
+        statistics=row.statistics,
+        published_at=row.published_at,
+    )
+
+
+def level(row: LevelOfVersion) -> LevelRow:
+    return LevelRow(
+        level=row.level,
+        shape=(row.shape_z, row.shape_y, row.shape_x),
+        chunk_shape=(row.chunk_z, row.chunk_y, row.chunk_x),
+        shard_shape=(row.shard_z, row.shard_y, row.shard_x),
+        voxel_size_nm=(row.voxel_size_z, row.voxel_size_y, row.voxel_size_x),
+        translation_nm=(row.translation_z, row.translation_y, row.translation_x),
+    )
+
+
+def level_row(dataset_id: str, version: str, one: LevelRow, chunks: int, stored_bytes: int) -> LevelOfVersion:
+    row = LevelOfVersion(
+        dataset_id=dataset_id, version=version, level=one.level, chunks=chunks, stored_bytes=stored_bytes
+    )
+    row.shape_z, row.shape_y, row.shape_x = one.shape
+    row.chunk_z, row.chunk_y, row.chunk_x = one.chunk_shape
+    row.shard_z, row.shard_y, row.shard_x = one.shard_shape
+    row.voxel_size_z, row.voxel_size_y, row.voxel_size_x = one.voxel_size_nm
+    row.translation_z, row.translation_y, row.translation_x = one.translation_nm
+    return row
+
+
+def raw_file(row: RawFileOfVersion) -> RawFile:
+    return RawFile(
+        url=row.url, path=row.path, size=row.size, sha256=row.sha256, etag=row.etag, modified=row.modified
+    )
+
+
+def check(row: CheckOfVersion) -> CheckResult:
+    return CheckResult(
+        name=row.name, passed=row.passed, severity=row.severity, message=row.message, details=row.details
+    )
+
+
+def block(row: BlockOfVersion) -> BlockRow:
+    return BlockRow(
+        z=row.z,
+        y=row.y,
+        x=row.x,
+        nbytes=row.nbytes,
+        crc32c=row.crc32c,
+        state=row.state,
+        valid_fraction=row.valid_fraction,
+        min=row.min,
+        max=row.max,
+        mean=row.mean,
+        std=row.std,
+        p01=row.p01,
+        p99=row.p99,
+    )
