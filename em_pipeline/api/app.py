@@ -2,18 +2,17 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 
 from em_pipeline import __version__
 from em_pipeline.api import errors
-from em_pipeline.api.readers import ReaderCache
+from em_pipeline.api.readers import ReaderCache, open_published
 from em_pipeline.api.routes import blocks, datasets, health
 from em_pipeline.api.services import Services
-from em_pipeline.catalog.entries import PublishedVersion
 from em_pipeline.catalog.repository import Catalog
 from em_pipeline.storage.store import Store
-from em_pipeline.volumes.reader import VolumeReader
 
 DESCRIPTION = """
 Published electron-microscopy volumes, block by block. Read-only.
@@ -28,11 +27,7 @@ Published electron-microscopy volumes, block by block. Read-only.
 
 def create_app(catalog: Catalog, store: Store) -> FastAPI:
     """The sidecar over one catalogue and the store of its volumes, which are opened as they are asked for."""
-
-    def open_reader(version: PublishedVersion) -> VolumeReader:
-        return VolumeReader.open(store.local_path(version.volume_key), store.local_path(version.ledger_key))
-
-    readers = ReaderCache(open_reader)
+    readers = ReaderCache(partial(open_published, store))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -7,9 +7,31 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from em_pipeline.catalog.entries import PublishedVersion
+from em_pipeline.domain.errors import ChunkCorrupt, NotFound
+from em_pipeline.storage.store import Store
 from em_pipeline.volumes.reader import VolumeReader
 
-OpenReader = Callable[[PublishedVersion], VolumeReader]
+
+def open_published(store: Store, version: PublishedVersion) -> VolumeReader:
+    """The volume of a published version.
+
+    Raises `ChunkCorrupt` where it or its ledger is not in the store, or is not what was published: the
+    catalogue vouches for it, so this is damage and never "no data".
+    """
+    try:
+        reader = VolumeReader.open(store.local_path(version.volume_key), store.local_path(version.ledger_key))
+    except NotFound as error:
+        raise ChunkCorrupt(
+            error.tried, error.found, "Restore the store, or ingest the dataset again"
+        ) from error
+    if reader.ledger.sha256 != version.ledger_sha256:
+        reader.close()
+        raise ChunkCorrupt(
+            f"Open version {version.version} of {version.dataset_id}",
+            f"its ledger has the SHA-256 {reader.ledger.sha256}, {version.ledger_sha256} was published",
+            "Restore the store, or ingest the dataset again",
+        )
+    return reader
 
 
 @dataclass(eq=False)
@@ -29,7 +51,7 @@ class ReaderCache:
     requests still read from it is closed when the last of them is done.
     """
 
-    def __init__(self, open_reader: OpenReader, capacity: int = 32) -> None:
+    def __init__(self, open_reader: Callable[[PublishedVersion], VolumeReader], capacity: int = 32) -> None:
         self._open_reader = open_reader
         self._capacity = capacity
         self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()

@@ -2,6 +2,7 @@
 
 import io
 import zlib
+from collections import Counter
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -87,7 +88,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
             "X-EM-Version": {"schema": {"type": "string"}},
             "X-EM-Voxel-Size-Nm": {"description": "z,y,x of the level", "schema": {"type": "string"}},
             "X-EM-Valid-Fraction": {
-                "description": "Share of voxels that are data, not fill",
+                "description": "Share of the box that lies inside the volume",
                 "schema": {"type": "number"},
             },
             "X-EM-States": {
@@ -188,6 +189,7 @@ def _encode(encoding: BlockFormat, data: NDArray[Any], published: PublishedVersi
 
 
 def _describe(found: Block, level: LevelRow) -> dict[str, str]:
+    states = Counter(found.states.values())
     return {
         "X-EM-Shape": ",".join(map(str, found.data.shape)),
         "X-EM-Dtype": found.data.dtype.name,
@@ -195,5 +197,5 @@ def _describe(found: Block, level: LevelRow) -> dict[str, str]:
         "X-EM-Level": str(level.level),
         "X-EM-Voxel-Size-Nm": ",".join(map(repr, map(float, level.voxel_size_nm))),
         "X-EM-Valid-Fraction": repr(float(found.valid_fraction)),
-        "X-EM-States": ",".join(f"{state}={count}" for state, count in found.states.items()),
+        "X-EM-States": ",".join(f"{state}={count}" for state, count in states.items()),
     }

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from em_pipeline import __version__
 from em_pipeline.api.errors import documented
 from em_pipeline.api.services import ServicesDep
+from em_pipeline.catalog.engine import check_schema
 
 router = APIRouter(tags=["health"])
 
@@ -22,5 +23,5 @@ class Health(BaseModel):
 @router.get("/health", responses=documented(503))
 def health(services: ServicesDep) -> Health:
     """200 where the catalogue answers and its schema fits; otherwise a 503 problem that says why."""
-    services.catalog.check()
+    check_schema(services.catalog.engine)
     return Health()

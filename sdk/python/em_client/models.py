@@ -182,8 +182,8 @@ class Block:
     """A box of one level. `np.asarray(block)` gives `data`.
 
     `data` is z-y-x, C order, native byte order, its own memory and writable. `start` and `stop` are the box
-    in voxels of `level`, half-open. `valid_fraction` is the share of voxels that are data rather than fill;
-    `states` counts the chunks the box touches by their state in the ledger (`data`, `fill`, `absent`, ...).
+    in voxels of `level`, half-open. `valid_fraction` is the share of the box that lies inside
+    the volume; `states` counts the chunks it touches by their state in the ledger (`data`, `padded`, `fill`).
     """
 
     data: "NDArray[Any]"

@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
+
 from em_client import EMClient
 
 Fault = Callable[[BaseHTTPRequestHandler], None]
