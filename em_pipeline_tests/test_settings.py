@@ -65,7 +65,9 @@ def test_source_options_come_from_file_and_environment(tmp_path: Path) -> None:
 
 
 def test_executor_names() -> None:
-    assert load_settings(Path("/"), {"EM_EXECUTOR": "multiprocess"}).settings.executor is Executor.MULTIPROCESS
+    assert (
+        load_settings(Path("/"), {"EM_EXECUTOR": "multiprocess"}).settings.executor is Executor.MULTIPROCESS
+    )
 
 
 def test_passwords_are_not_shown(tmp_path: Path) -> None:
