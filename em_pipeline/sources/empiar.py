@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
-from fnmatch import fnmatchcase
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,20 +14,19 @@ from em_pipeline.domain.files import RemoteFile
 from em_pipeline.domain.identity import check_revision, short_hash
 from em_pipeline.domain.lazy_volume import LazyVolume
 from em_pipeline.domain.spec import DatasetSpec
-from em_pipeline.sources import autoindex, biostudies
+from em_pipeline.formats.open import open_volume
+from em_pipeline.formats.stack import natural_key
+from em_pipeline.sources import autoindex, biostudies, empiar_files
 from em_pipeline.sources.base import DatasetRef, HeldFile, PortalRecord
 from em_pipeline.sources.documents import XmlDocument, fetch_json, fetch_xml
 from em_pipeline.sources.empiar_claims import claims_of, licence_claim
 from em_pipeline.sources.empiar_entry import Entry, from_rest, from_xml
-from em_pipeline.sources.suffixes import HOLD_STACKS, SUFFIXES, format_of, natural_key
 from em_pipeline.storage.http import PortalClient
 
 EXTRACTOR = "em_pipeline.sources.empiar"
 COLLECTION = "BioImages-EMPIAR"
 ACCESSION = re.compile(r"^(?:empiar-)?(\d{4,7})$", re.IGNORECASE)
 RELEASED = "REL"
-# One of the portal's servers was seen to leave a file out of its listing; another answer brings it.
-LISTINGS = 4
 
 
 class EmpiarSource:
@@ -110,18 +108,16 @@ class EmpiarSource:
         Raises `RecordInvalid` where fewer are listed than the portal counts, naming the gaps.
         """
         folder = str(record.facts["folder"])
-        wanted = _selector(spec, record)
-        expected = _expected(spec, record)
+        wanted = empiar_files.selector(spec, record)
+        expected = empiar_files.expected(spec, record)
         with self._client() as client:
             names = self._listed(client, folder, wanted, expected)
-            _check_complete(folder, names, expected)
+            empiar_files.check_complete(folder, names, expected)
             with ThreadPoolExecutor(self.max_connections) as pool:
                 return list(pool.map(lambda name: _remote_file(client, folder, name), names))
 
     def open_volume(self, spec: DatasetSpec, files: Sequence[HeldFile]) -> LazyVolume:
         """The volume in those files."""
-        from em_pipeline.formats.open import open_volume  # the readers are slow to import
-
         return open_volume([held.path for held in files], name=spec.dataset_id)
 
     def _client(self) -> PortalClient:
@@ -155,12 +151,12 @@ class EmpiarSource:
     ) -> list[str]:
         """Wanted names in the union of a few listings: no more are asked for than it takes."""
         names: set[str] = set()
-        for attempt in range(LISTINGS):
+        for attempt in range(empiar_files.LISTINGS):
             time.sleep(self._backoff_s * attempt)
             names.update(filter(wanted, autoindex.file_names(client.get_text(folder), folder)))
-            if _enough(names, expected):
+            if empiar_files.enough(names, expected):
                 break
-        return sorted(names, key=natural_key)
+        return sorted(names, key=lambda name: natural_key(Path(name)))
 
 
 def _accession(spec: DatasetSpec) -> str:
@@ -210,76 +206,6 @@ def _revision(entry: Entry, answer: object, header: XmlDocument | None) -> str:
     day = entry["updated"].text or entry["released"].text or "undated"
     content = short_hash(json.dumps(answer, sort_keys=True), header.text if header else "")
     return check_revision(f"{re.sub(r'[^0-9A-Za-z]+', '-', day)}-{content}")
-
-
-def _selector(spec: DatasetSpec, record: PortalRecord) -> Callable[[str], bool]:
-    if spec.include:
-        return lambda name: any(fnmatchcase(name, glob) for glob in spec.include)
-    data_format = str(record.facts["data_format"] or "").upper()
-    suffixes = SUFFIXES.get("MRC" if data_format == "MRCS" else data_format)
-    if suffixes is None:
-        raise InputRefused(
-            f"Choose the files of {spec.dataset_id}",
-            f"the portal gives their format as {record.facts['data_format']!r}, whose suffixes are not known",
-            'Name them with `include` in the spec, such as include: ["*.tif"]',
-        )
-    return lambda name: name.lower().endswith(suffixes)
-
-
-def _expected(spec: DatasetSpec, record: PortalRecord) -> int | None:
-    """How many files there must be: a person's word, else the portal's; None where a person chose files."""
-    override = spec.overrides.get("technical.file_count")
-    if override is not None:
-        return int(override.value)
-    return None if spec.include else record.facts["images"]
-
-
-def _enough(names: set[str], expected: int | None) -> bool:
-    if expected is None:
-        return bool(names) and not _gaps(names)
-    return len(names) >= expected
-
-
-def _numbered(names: Iterable[str]) -> dict[int, str]:
-    """The number that varies, by name: the last run of digits before the suffix."""
-    found = {}
-    for name in names:
-        digits = re.findall(r"\d+", Path(name).stem)
-        if digits:
-            found[int(digits[-1])] = name
-    return found
-
-
-def _gaps(names: Iterable[str]) -> list[int]:
-    """Numbers that lie between the names' numbers and belong to none of them."""
-    numbered = _numbered(names)
-    if not numbered:
-        return []
-    low, high = min(numbered), max(numbered)
-    # A sparse numbering (dates, positions) is no sequence with gaps.
-    return sorted(set(range(low, high)) - set(numbered)) if high - low < 2 * len(numbered) else []
-
-
-def _check_complete(folder: str, names: list[str], expected: int | None) -> None:
-    if not names:
-        raise RecordInvalid(
-            f"List the files at {folder}",
-            "no file there has the image set's format",
-            "Name the files with `include` in the spec",
-        )
-    if expected is None or len(names) >= expected:
-        return
-    if len(names) == 1 and format_of(names[0]) in HOLD_STACKS:
-        return  # the portal counts images, and one such file may hold them all; its voxels will tell
-    gaps = _gaps(names)
-    missing = f"missing between them: {', '.join(map(str, gaps))}" if gaps else "no gap between them"
-    raise RecordInvalid(
-        f"List the files at {folder}",
-        f"{len(names)} of {expected} files are listed after {LISTINGS} attempts "
-        f"({names[0]} … {names[-1]}; {missing})",
-        "Try again later; where the portal's count is wrong, override technical.file_count with the right "
-        "number, or name the files with `include`",
-    )
 
 
 def _remote_file(client: PortalClient, folder: str, name: str) -> RemoteFile:

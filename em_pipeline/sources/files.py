@@ -18,10 +18,11 @@ from em_pipeline.domain.geometry import PartialVoxelSize
 from em_pipeline.domain.identity import short_hash
 from em_pipeline.domain.lazy_volume import LazyVolume
 from em_pipeline.domain.spec import DatasetSpec
+from em_pipeline.formats.open import FOLDERS, FORMATS, READ_TODAY, open_volume
+from em_pipeline.formats.stack import natural_key
 from em_pipeline.sources.autoindex import plain
 from em_pipeline.sources.base import DatasetRef, HeldFile, PortalRecord
 from em_pipeline.sources.claimant import Claimant
-from em_pipeline.sources.suffixes import format_of, natural_key
 from em_pipeline.storage.http import PortalClient
 
 EXTRACTOR = "em_pipeline.sources.files"
@@ -109,8 +110,6 @@ class FilesSource:
 
     def open_volume(self, spec: DatasetSpec, files: Sequence[HeldFile]) -> LazyVolume:
         """The volume in those files. Several files must be the sections of one volume."""
-        from em_pipeline.formats.open import open_volume  # the readers are slow to import
-
         try:
             return open_volume([held.path for held in files], name=spec.dataset_id)
         except (UnsupportedFormat, InputRefused) as error:
@@ -228,8 +227,12 @@ def _check_exists(path: Path) -> None:
 def _chosen(folder: Path, include: Sequence[str]) -> list[Path]:
     """The folder's data files at its top level, in number order."""
     visible = [c for c in folder.iterdir() if not c.name.startswith(".") and c.name.lower() not in CLUTTER]
-    files = sorted((c for c in visible if not c.is_dir()), key=lambda path: natural_key(path.name))
+    files = sorted((c for c in visible if not c.is_dir()), key=natural_key)
     tried = f"Choose the files of {folder}"
+    marks = {mark: kind for kind, names in FOLDERS.items() for mark in names}
+    kind = next((marks[child.name] for child in folder.iterdir() if child.name in marks), None)
+    if kind is not None:
+        raise UnsupportedFormat(tried, f"it is a {kind} array or image", f"Formats read: {READ_TODAY}")
     if not files:
         subfolders = ", ".join(sorted(c.name for c in visible)[:5])
         raise InputRefused(
@@ -246,19 +249,27 @@ def _chosen(folder: Path, include: Sequence[str]) -> list[Path]:
                 "Correct `include`",
             )
         return chosen
-    formats = Counter(fmt for file in files if (fmt := format_of(file.name)))
-    if not formats:
-        raise InputRefused(
+    by_format = Counter(title for file in files if (title := _readable_format(file)))
+    if not by_format:
+        if len(files) == 1:
+            return files  # the readers know best what to say of it
+        raise UnsupportedFormat(
             tried,
             f"none of its {len(files)} files ({files[0].name}, …) has the suffix of a format we read",
-            "Name the files with `include`",
+            f"Formats read: {READ_TODAY}. Files with other names can be named with `include`",
         )
-    if len(formats) > 1:
-        counts = ", ".join(f"{n} {fmt}" for fmt, n in formats.most_common())
+    if len(by_format) > 1:
+        counts = ", ".join(f"{n} {title}" for title, n in by_format.most_common())
         raise InputRefused(
             tried, f"it mixes formats: {counts}", 'Choose one with `include`, such as include: ["*.tif"]'
         )
-    return [file for file in files if format_of(file.name)]
+    return [file for file in files if _readable_format(file)]
+
+
+def _readable_format(path: Path) -> str | None:
+    """The title of the format that the file's suffix stands for, where there is a reader for it."""
+    suffix = path.suffix.lower()
+    return next((fmt.title for fmt in FORMATS if fmt.reader and suffix in fmt.suffixes), None)
 
 
 def _local(path: Path) -> RemoteFile:
