@@ -7,8 +7,7 @@ about 128 bins per octave, the same for every volume, so that histograms always 
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any, Final
 
@@ -53,6 +52,10 @@ class VolumeStatistics(Summary):
         return bin_edges(self.dtype)
 
 
+SUMMARY_FIELDS: Final = tuple((f.name, "<i8" if f.type is int else "<f8") for f in fields(Summary))
+"""A summary as fields of a numpy structured type."""
+
+
 def bin_count(dtype: np.dtype[Any]) -> int:
     """256 bins for 8-bit types, 65536 for all others."""
     return 256 if dtype.itemsize == 1 else KEY_BINS
@@ -93,24 +96,27 @@ def measure(values: NDArray[Any]) -> tuple[Summary, Counts]:
     return Summary(finite.size, nonfinite, low, high, mean, std, p01, p99), counts
 
 
-def combine(parts: Sequence[Summary], counts: Counts, dtype: np.dtype[Any]) -> VolumeStatistics:
-    """Statistics of a volume from its chunks' summaries and the sum of their counts, in any order."""
+def combine(parts: NDArray[Any], counts: Counts, dtype: np.dtype[Any]) -> VolumeStatistics:
+    """Statistics of a volume from its chunks' summaries (`SUMMARY_FIELDS`) and the sum of their counts.
+
+    The order of the parts does not show in the result.
+    """
     total = _combined(parts, counts, dtype)
     return VolumeStatistics(**vars(total), dtype=dtype, histogram=counts)
 
 
-def _combined(parts: Sequence[Summary], counts: Counts, dtype: np.dtype[Any]) -> Summary:
+def _combined(parts: NDArray[Any], counts: Counts, dtype: np.dtype[Any]) -> Summary:
     if _exact(dtype):
         return _from_counts(counts, dtype)
-    nonfinite = sum(part.nonfinite for part in parts)
-    some = [part for part in parts if part.count]
-    if not some:
+    nonfinite = int(parts["nonfinite"].sum())
+    some = parts[parts["count"] > 0]
+    if not some.size:
         return _nothing(nonfinite)
-    # fsum is exact, so the order of the parts does not show.
-    count = sum(part.count for part in some)
-    mean = math.fsum(part.count * part.mean for part in some) / count
-    spread = math.fsum(part.count * (part.std**2 + (part.mean - mean) ** 2) for part in some)
-    low, high = min(part.min for part in some), max(part.max for part in some)
+    # fsum rounds once, whatever the order.
+    count = int(some["count"].sum())
+    mean = math.fsum(some["count"] * some["mean"]) / count
+    spread = math.fsum(some["count"] * (some["std"] ** 2 + (some["mean"] - mean) ** 2))
+    low, high = float(some["min"].min()), float(some["max"].max())
     p01, p99 = (_percentile(counts, dtype, q, low, high) for q in (0.01, 0.99))
     return Summary(count, nonfinite, low, high, mean, math.sqrt(spread / count), p01, p99)
 

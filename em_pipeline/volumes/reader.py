@@ -1,0 +1,187 @@
+"""Chunks and blocks of a written volume, each checked against the ledger when it is read.
+
+No file stays open between reads; the indices of the shards used last stay in memory.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from em_pipeline.domain.errors import ChunkCorrupt, InputRefused, NotFound
+from em_pipeline.domain.geometry import BoundingBox, Shape
+from em_pipeline.volumes.codec import ChunkCodec, crc32c
+from em_pipeline.volumes.ledger import STORED, ChunkState, Ledger, LedgerRow
+from em_pipeline.volumes.metadata import LevelInfo, parse, read_documents
+from em_pipeline.volumes.shard import ShardIndex, read_shard_index
+
+_INDICES_HELD: Final = 1024  # 1 KiB each for 4 × 4 × 4 chunks
+
+
+@dataclass(frozen=True)
+class ChunkRead:
+    """A whole chunk (z, y, x), padding included, and how much of it is true voxels."""
+
+    state: ChunkState
+    data: NDArray[Any]
+    valid_fraction: float
+
+
+@dataclass(frozen=True)
+class Block:
+    """Voxels of any box of a level, z-y-x; where the box reaches past the volume they are the fill value.
+
+    `states` are those of the chunks it was cut from, by chunk index.
+    """
+
+    data: NDArray[Any]
+    level: int
+    box: BoundingBox
+    valid_fraction: float
+    states: Mapping[Shape, ChunkState]
+
+
+class VolumeReader:
+    """Reads one volume. Safe to use from several threads. Build with `open`."""
+
+    def __init__(
+        self, volume: Path, ledger: Ledger, levels: tuple[LevelInfo, ...], codec: ChunkCodec
+    ) -> None:
+        self.volume = volume
+        self.ledger = ledger
+        self.levels = levels
+        self.codec = codec
+        self._closed = False
+        self._shard_index = lru_cache(maxsize=_INDICES_HELD)(self._read_shard_index)
+
+    @classmethod
+    def open(cls, volume: Path, ledger: Path) -> Self:
+        """Check the documents against the ledger, and hold both.
+
+        Raises `NotFound` where either is missing, `ChunkCorrupt` where a document is altered or incomplete.
+        """
+        book = Ledger.read(ledger)
+        found = read_documents(volume)
+        for path, digest in book.documents.items():
+            if path not in found or hashlib.sha256(found[path]).hexdigest() != digest:
+                raise ChunkCorrupt(f"Open the volume {volume}", f"{path} is not the one that was written")
+        info = parse(found)
+        if tuple(level.chunk_grid for level in info.levels) != book.grids:
+            raise ChunkCorrupt(f"Open the volume {volume}", "its levels are not those of the ledger")
+        return cls(volume, book, info.levels, info.codec)
+
+    def read_chunk(self, level: int, index: tuple[int, int, int]) -> ChunkRead:
+        """One chunk, decoded. `index` is z, y, x in chunks.
+
+        Raises `NotFound` for a chunk that does not exist, `ChunkCorrupt` for one that is missing or altered.
+        """
+        row = self.ledger.row(level, index)
+        info = self.levels[level]
+        if row.state is ChunkState.FILL:
+            return ChunkRead(row.state, np.zeros(info.chunk_shape, info.dtype), row.valid_fraction)
+        payload = self._payload(row)
+        try:
+            data = self.codec.decode(payload, info.dtype, info.chunk_shape)
+        except ChunkCorrupt as error:
+            raise self._corrupt(row, error.found) from error
+        return ChunkRead(row.state, data, row.valid_fraction)
+
+    def read_chunk_encoded(self, level: int, index: tuple[int, int, int]) -> bytes:
+        """One chunk as stored, checked but not decoded; empty for a chunk whose state is `fill`.
+
+        Raises like `read_chunk`.
+        """
+        row = self.ledger.row(level, index)
+        return b"" if row.state is ChunkState.FILL else self._payload(row)
+
+    def read_block(self, level: int, box: BoundingBox) -> Block:
+        """Voxels of `box` (of that level, z-y-x), which may reach past the volume's far edges.
+
+        Raises `InputRefused` for a box wholly outside, else like `read_chunk`.
+        """
+        info = self._level(level)
+        inside = box.clipped(info.shape)
+        if inside is None:
+            raise InputRefused(
+                f"Read {_span(box)} of level {level}",
+                f"it lies outside the volume of {' × '.join(map(str, info.shape))} voxels (z, y, x)",
+            )
+        data = np.zeros(box.shape, info.dtype)
+        states: dict[Shape, ChunkState] = {}
+        for part in inside.tiles(info.chunk_shape):
+            index = Shape(*(a // c for a, c in zip(part.start, info.chunk_shape, strict=True)))
+            chunk = self.read_chunk(level, index)
+            states[index] = chunk.state
+            if chunk.state is not ChunkState.FILL:
+                in_chunk = _relative(part, tuple(i * c for i, c in zip(index, info.chunk_shape, strict=True)))
+                data[_relative(part, box.start)] = chunk.data[in_chunk]
+        return Block(data, level, box, inside.shape.voxels / box.shape.voxels, states)
+
+    def close(self) -> None:
+        """Forget what is cached; later reads raise `InputRefused`."""
+        self._closed = True
+        self._shard_index.cache_clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _level(self, level: int) -> LevelInfo:
+        if not 0 <= level < len(self.levels):
+            raise NotFound(f"Find level {level}", f"the volume has levels 0 to {len(self.levels) - 1}")
+        return self.levels[level]
+
+    def _payload(self, row: LedgerRow) -> bytes:
+        """The stored bytes of a chunk, or `ChunkCorrupt`."""
+        if self._closed:
+            raise InputRefused(f"Read a chunk of {self.volume}", "the reader is closed")
+        if row.state not in STORED:
+            raise self._corrupt(row, f"the source's voxels were {row.state}")
+        info = self.levels[row.level]
+        shard, place = info.locate(row.index)
+        try:
+            index = self._shard_index(row.level, shard)
+        except ChunkCorrupt as error:
+            raise self._corrupt(row, error.found) from error
+        entry = index[np.ravel_multi_index(place, info.chunks_per_shard)]
+        offset, nbytes = int(entry[0]), int(entry[1])
+        if nbytes != row.nbytes:
+            raise self._corrupt(row, f"the shard's index gives it {nbytes} bytes, the ledger {row.nbytes}")
+        payload = self._pread(row, shard, offset, nbytes)
+        if len(payload) != row.nbytes:
+            raise self._corrupt(row, f"only {len(payload)} of its {row.nbytes} bytes are there")
+        if (found := crc32c(payload)) != row.crc32c:
+            raise self._corrupt(row, f"its crc32c is {found:08x}, the ledger's {row.crc32c:08x}")
+        return payload
+
+    def _pread(self, row: LedgerRow, shard: str, offset: int, nbytes: int) -> bytes:
+        try:
+            with (self.volume / shard).open("rb", buffering=0) as file:
+                return os.pread(file.fileno(), nbytes, offset)
+        except (OSError, OverflowError) as error:
+            raise self._corrupt(row, f"the shard cannot be read ({error})") from error
+
+    def _read_shard_index(self, level: int, shard: str) -> ShardIndex:
+        return read_shard_index(self.volume / shard, self.levels[level].chunks_per_shard)
+
+    def _corrupt(self, row: LedgerRow, found: str) -> ChunkCorrupt:
+        shard, _ = self.levels[row.level].locate(row.index)
+        where = f"chunk {tuple(row.index)} of level {row.level} in shard {shard} of {self.volume}"
+        return ChunkCorrupt(f"Read {where}", found, "`em verify` lists every fault; ingest the volume again")
+
+
+def _relative(box: BoundingBox, origin: tuple[int, ...]) -> tuple[slice, slice, slice]:
+    z, y, x = (slice(a - o, b - o) for a, b, o in zip(box.start, box.stop, origin, strict=True))
+    return z, y, x
+
+
+def _span(box: BoundingBox) -> str:
+    return f"voxels {tuple(box.start)} to {tuple(box.stop)}"

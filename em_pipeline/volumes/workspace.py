@@ -1,0 +1,119 @@
+"""The folder a volume is written in.
+
+    volume.ome.zarr/                 the volume: shards appear whole, documents last
+    ledger.parquet                   written after everything else: its presence means complete
+    work/begun.json                  digest of the plan this work belongs to
+    work/level-N.raw                 voxels of level N waiting to be written
+    work/level-N/unit-NNNNNN.npz     record of a finished unit: its ledger rows and histogram
+
+Only one process works in a folder at a time (flock on the folder itself, which a killed process releases).
+"""
+
+import fcntl
+import io
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from em_pipeline.domain.errors import Busy
+from em_pipeline.domain.progress import Progress
+from em_pipeline.volumes.durable import storage_errors, sync_folders, write_whole
+from em_pipeline.volumes.ledger import ROW
+from em_pipeline.volumes.statistics import Counts
+
+
+@dataclass(frozen=True)
+class UnitRecord:
+    """What a finished unit leaves: rows of the ledger (`ROW`) and the histogram of its voxels."""
+
+    rows: NDArray[Any]
+    counts: Counts
+
+
+class Workspace:
+    """Paths and records of one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.volume = folder / "volume.ome.zarr"
+        self.ledger = folder / "ledger.parquet"
+        self.work = folder / "work"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder, made if need be. Raises `Busy` where another process does."""
+        with storage_errors(f"Open {self.folder}"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise Busy(
+                    f"Write a volume in {self.folder}", "another process is writing it", "Wait for it to end"
+                ) from error
+            yield
+        finally:
+            os.close(descriptor)
+
+    def begin(self, digest: str, progress: Progress) -> None:
+        """Keep the work of the same plan; clear away that of any other. Raises `StorageFailed`."""
+        begun = self.work / "begun.json"
+        found = begun.read_text() if begun.exists() else None
+        text = json.dumps({"plan": digest}) + "\n"
+        if found == text:
+            return
+        if self.work.exists() or self.volume.exists() or self.ledger.exists():
+            progress.note(f"{self.folder} was begun with another plan: starting afresh")
+        with storage_errors(f"Clear {self.folder}"):
+            # The ledger first: without it nothing here counts as complete.
+            self.ledger.unlink(missing_ok=True)
+            sync_folders([self.folder])
+            for tree in (self.work, self.volume):
+                if tree.exists():
+                    shutil.rmtree(tree)
+        write_whole(begun, text.encode())
+
+    def finish(self) -> None:
+        """Remove what only the writing needed."""
+        if self.work.exists():
+            with storage_errors(f"Clear {self.work}"):
+                shutil.rmtree(self.work)
+
+    def scratch(self, level: int) -> Path:
+        return self.work / f"level-{level}.raw"
+
+    def partial(self, shard: str) -> Path:
+        """Where a shard grows until it is whole."""
+        return self.work / f"{shard.replace('/', '.')}.partial"
+
+    def write_record(self, level: int, unit: int, record: UnitRecord) -> None:
+        """Raises `StorageFailed`."""
+        sink = io.BytesIO()
+        np.savez_compressed(sink, rows=record.rows, counts=record.counts)
+        write_whole(self._record(level, unit), sink.getvalue())
+
+    def is_done(self, level: int, unit: int) -> bool:
+        return self._record(level, unit).exists()
+
+    def read_record(self, level: int, unit: int) -> UnitRecord:
+        """The record of a finished unit. Raises `StorageFailed` where it cannot be read."""
+        path = self._record(level, unit)
+        with storage_errors(f"Read {path}"):
+            try:
+                with np.load(path, allow_pickle=False) as arrays:
+                    return UnitRecord(arrays["rows"].astype(ROW), arrays["counts"])
+            except (ValueError, KeyError, zipfile.BadZipFile) as error:
+                raise OSError(f"not a unit's record: {error}; remove it to repeat the unit") from error
+
+    def _record(self, level: int, unit: int) -> Path:
+        return self.work / f"level-{level}" / f"unit-{unit:06d}.npz"
