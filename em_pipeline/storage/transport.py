@@ -59,11 +59,16 @@ class HttpPolicy:
 
 
 class Fault(Exception):
-    """A failure that asking again may cure. `wait_s` is how long the portal asks us to wait, if it does."""
+    """A failure that asking again may cure.
 
-    def __init__(self, message: str, wait_s: float | None = None) -> None:
+    `wait_s` is how long the portal asks us to wait, if it does. `lasting` is what to raise where asking again
+    does not cure it, None for `SourceUnavailable`.
+    """
+
+    def __init__(self, message: str, wait_s: float | None = None, lasting: Exception | None = None) -> None:
         super().__init__(message)
         self.wait_s = wait_s
+        self.lasting = lasting
 
 
 class Stopped(Exception):
@@ -194,11 +199,13 @@ class Transport:
     def wait_after(self, url: str, attempts: int, fault: Fault) -> None:
         """Wait before asking for `url` again: `attempts` ≥ 1 in a row have failed, the last with `fault`.
 
-        Raises `SourceUnavailable` where the policy's patience is used up.
+        Raises `SourceUnavailable`, or what the fault says, where the policy's patience is used up.
         """
         policy = self.policy
         asked = fault.wait_s or 0.0
         if attempts > policy.retries or asked > policy.longest_wait_s:
+            if fault.lasting is not None:
+                raise fault.lasting from fault
             too_long = f" (the portal asks to wait {asked:g} s)" if asked > policy.longest_wait_s else ""
             raise SourceUnavailable(
                 f"Fetch {url}",
