@@ -27,8 +27,8 @@ class Fault:
     `drop`: bytes missing at the body's end, though announced. `surplus`: bytes added to it, announced.
     `status`, `headers`, `body`: what to answer instead. `ignore_range`: 200 with everything.
     `ignore_if_range`: 206 though the content changed. `no_length`: neither length nor chunks.
-    `chunked`: chunked encoding; with `drop`, cut before its end. `delay_s`: pause between pieces of `piece` bytes.
-    `become`: the file's new bytes, from this request on.
+    `chunked`: chunked encoding; with `drop`, cut before its end. `delay_s`: pause between pieces of `piece`
+    bytes. `become`: the file's new bytes, from this request on. `etag`: what to say in this answer only.
     """
 
     stall_after: int | None = None

@@ -1,0 +1,132 @@
+"""The portal client against a server that fails."""
+
+import gzip
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from em_pipeline.domain.errors import EmError, InputRefused, NotFound, RecordInvalid, SourceUnavailable
+from em_pipeline.storage.http import HeadResult, PortalClient
+from em_pipeline.storage.transport import retry_after
+from em_pipeline_tests.portals.faulty import MODIFIED, Fault, FaultyServer, faulty_server
+
+JSON = b'{"name": "\xc2\xb5", "n": [1, 2]}'
+HTML = b"\n <!doctype HTML><p>Down for maintenance"
+
+
+@pytest.fixture
+def server() -> Iterator[FaultyServer]:
+    with faulty_server({"/a": JSON, "/latin": "µ".encode("latin-1"), "/page": HTML}) as running:
+        yield running
+
+
+@pytest.fixture
+def client() -> Iterator[PortalClient]:
+    with PortalClient(connections=2, timeout_s=0.3, retries=2, backoff_s=0.01, max_bytes=5000) as made:
+        yield made
+
+
+def test_json_text_and_posts(server: FaultyServer, client: PortalClient) -> None:
+    document = {"name": "µ", "n": [1, 2]}
+    assert client.get_json(f"{server.url}/a") == document
+    assert client.post_json(f"{server.url}/a", {"q": 1}) == document
+    assert client.get_text(f"{server.url}/page") == HTML.decode()
+    server.faults = [Fault(headers={"Content-Type": "text/plain; charset=iso-8859-1"})]
+    assert client.get_text(f"{server.url}/latin") == "µ"
+    packed = Fault(body=gzip.compress(JSON), headers={"Content-Encoding": "gzip"})
+    server.faults = [packed]
+    assert client.get_json(f"{server.url}/a") == document
+    assert len({request.client for request in server.requests}) == 1
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(status=500),
+        Fault(status=429, headers={"Retry-After": "0"}),
+        Fault(stall_after=3),
+        Fault(reset_after=3),
+        Fault(drop=3),
+        Fault(chunked=True, drop=3),
+        Fault(headers={"Content-Encoding": "gzip"}),
+        Fault(status=302, headers={"Location": "/a"}),
+    ],
+)
+def test_a_passing_fault_is_cured(server: FaultyServer, client: PortalClient, fault: Fault) -> None:
+    server.faults = [fault]
+    assert client.get_json(f"{server.url}/a")["n"] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "said"),
+    [
+        (Fault(status=503), SourceUnavailable, "3 attempts failed, the last with: HTTP 503"),
+        (Fault(stall_after=0), SourceUnavailable, r"no bytes for 0\.3 s"),
+        (Fault(status=404), NotFound, "HTTP 404"),
+        (Fault(status=403), InputRefused, "HTTP 403"),
+        (Fault(body=HTML), RecordInvalid, "an HTML page in place of JSON.*maintenance"),
+        (Fault(body=b"{'a'" + b"x" * 500), RecordInvalid, "no JSON .*begins \"{'a'x{196}\""),
+        (Fault(body=b""), RecordInvalid, "no JSON"),
+        (Fault(body=b"[" * 4000), RecordInvalid, "no JSON"),
+        (Fault(body=b" " * 6000), RecordInvalid, "larger than 5000 bytes"),
+        (Fault(status=301, headers={"Location": "file:///etc/passwd"}), RecordInvalid, "not http"),
+        (Fault(status=301, headers={"Location": "gopher://x/"}), RecordInvalid, "not http"),
+        (Fault(status=301, headers={"Location": "/a"}), RecordInvalid, "more than 5 redirects"),
+    ],
+)
+def test_a_lasting_fault_is_a_clear_error(
+    server: FaultyServer, client: PortalClient, fault: Fault, error: type[EmError], said: str
+) -> None:
+    server.always = fault
+    with pytest.raises(error, match=said) as caught:
+        client.get_json(f"{server.url}/a")
+    assert f"{server.url}/a" in str(caught.value)
+
+
+def test_text_in_another_charset_than_declared_is_refused(server: FaultyServer, client: PortalClient) -> None:
+    with pytest.raises(RecordInvalid, match="not text in utf-8"):
+        client.get_text(f"{server.url}/latin")
+    with pytest.raises(InputRefused):
+        client.get_text("file:///etc/passwd")
+    with pytest.raises(InputRefused):
+        client.get_text("http://")
+
+
+@pytest.mark.parametrize("status", [405, 501])
+def test_head_falls_back_to_one_byte(server: FaultyServer, client: PortalClient, status: int) -> None:
+    whole = HeadResult(len(JSON), server.etags["/a"], MODIFIED, False)
+    assert client.head(f"{server.url}/a") == whole
+    server.faults = [Fault(status=status)]
+    assert client.head(f"{server.url}/a") == HeadResult(len(JSON), server.etags["/a"], MODIFIED, True)
+    assert server.requests[-1].range == "bytes=0-0"
+    server.ranges = False
+    server.faults = [Fault(status=status)]
+    assert client.head(f"{server.url}/a") == whole
+    with pytest.raises(NotFound):
+        client.head(f"{server.url}/none")
+
+
+def test_the_rate_is_kept(server: FaultyServer) -> None:
+    began = time.monotonic()
+    with PortalClient(connections=2, requests_per_second=20) as client:
+        for _ in range(5):
+            client.get_json(f"{server.url}/a")
+    assert time.monotonic() - began >= 4 / 20
+
+
+def test_retry_after_in_seconds_and_as_a_date() -> None:
+    assert retry_after("7") == 7
+    assert retry_after(MODIFIED) == 0
+    assert retry_after("soon") is None
+    assert retry_after(None) is None
+
+
+def test_settings_that_make_no_sense_are_refused() -> None:
+    for wrong in (
+        {"connections": 0},
+        {"connections": 1, "requests_per_second": 0.0},
+        {"connections": 1, "retries": -1},
+    ):
+        with pytest.raises(InputRefused):
+            PortalClient(**wrong)  # type: ignore[arg-type]
