@@ -99,7 +99,7 @@ class Ledger:
         except FileNotFoundError as error:
             raise NotFound(f"Read the ledger {path}", "there is no such file") from error
         try:
-            table = pq.read_table(io.BytesIO(payload))
+            table = pq.read_table(io.BytesIO(payload), page_checksum_verification=True)
             return cls(table, hashlib.sha256(payload).hexdigest(), str(path))
         except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
             raise ChunkCorrupt(f"Read the ledger {path}", f"{type(error).__name__}: {error}") from error
@@ -180,6 +180,8 @@ class Ledger:
                     raise ValueError(f"the rows of level {level} are not its {grid} chunks in order")
         if self.table.num_rows != self._starts[-1]:
             raise ValueError(f"{self.table.num_rows} rows for {self._starts[-1]} chunks")
+        if (pc.min(self.table["nbytes"]).as_py() or 0) < 0:
+            raise ValueError("a chunk has a negative length")
 
 
 def write_ledger(
@@ -208,7 +210,7 @@ def write_ledger(
     metadata = {_KEY: json.dumps(facts, separators=(",", ":"))}
     table = pa.Table.from_arrays(columns, schema=schema.with_metadata(metadata))
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", version="2.6")
+    pq.write_table(table, sink, compression="zstd", version="2.6", write_page_checksum=True)
     write_whole(path, sink.getvalue())
 
 

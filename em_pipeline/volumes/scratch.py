@@ -79,7 +79,7 @@ class Scratch:
         self.close()
 
     def _runs(self, box: BoundingBox, values: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
-        """Offsets and voxels of the contiguous runs that make up the box: planes where it spans x, else rows."""
+        """Offset and voxels of each contiguous run of the box: planes where it spans x, else rows."""
         _, height, width = self._shape
         z0, y0, x0 = box.start
         whole_rows = box.shape.x == width
