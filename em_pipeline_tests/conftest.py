@@ -5,6 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from em_pipeline_tests.services import (  # noqa: F401 - fixtures, found by name
+    _migrated,
+    database_url,
+    empty_database_url,
+    postgres_server,
+)
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

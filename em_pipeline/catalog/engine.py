@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psycopg
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, ProgrammingError
@@ -55,14 +56,15 @@ def answering(engine: Engine) -> Iterator[None]:
     """Turn "the server does not answer" and "the tables are not there" into our own errors."""
     try:
         yield
-    except OperationalError as error:
-        state = getattr(error.orig, "sqlstate", None)
+    except (OperationalError, psycopg.OperationalError) as error:
+        cause = _cause(error)
+        state = getattr(cause, "sqlstate", None)
         if state and not state.startswith(UNREACHABLE):
             raise
         url = engine.url
         raise ServiceUnavailable(
             f"Reach PostgreSQL at {url.host or 'its local socket'}:{url.port or 5432}",
-            _said(error, url.password),
+            _said(cause, url.password),
             "Start the server, or correct EM_DATABASE_URL",
         ) from None
     except ProgrammingError as error:
@@ -71,8 +73,13 @@ def answering(engine: Engine) -> Iterator[None]:
         raise _mismatch(None) from error
 
 
-def _said(error: DBAPIError, password: object) -> str:
-    text = " ".join(str(error.orig).split())
+def _cause(error: Exception) -> BaseException:
+    """The driver's own error: COPY raises it bare, everything else inside SQLAlchemy's."""
+    return (error.orig or error) if isinstance(error, DBAPIError) else error
+
+
+def _said(error: BaseException, password: object) -> str:
+    text = " ".join(str(error).split())
     return text.replace(str(password), "***") if password else text
 
 
@@ -146,6 +153,6 @@ def _without_pgvector(engine: Engine, error: DBAPIError) -> ServiceUnavailable |
         return None
     return ServiceUnavailable(
         f"Create the extension pgvector in the database {engine.url.database}",
-        _said(error, engine.url.password),
+        _said(_cause(error), engine.url.password),
         "Install pgvector on the server and, as its administrator, run `CREATE EXTENSION vector` there",
     )

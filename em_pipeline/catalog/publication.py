@@ -3,6 +3,7 @@
 from io import BytesIO
 from typing import Any
 
+import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
@@ -174,9 +175,13 @@ def _copy_blocks(session: Session, new: VersionToPublish, blocks: pa.Table) -> N
     """COPY the level-0 rows, as CSV made by Arrow: a large volume has hundreds of thousands."""
     statement = f"COPY blocks (dataset_id, version, {', '.join(BLOCK_COLUMNS)}) FROM STDIN (FORMAT csv)"
     driver: Any = session.connection().connection.driver_connection
-    with driver.cursor() as cursor, cursor.copy(statement) as copy:
-        for start in range(0, blocks.num_rows, COPY_ROWS):
-            copy.write(_csv(new, blocks.slice(start, COPY_ROWS)))
+    try:
+        with driver.cursor() as cursor, cursor.copy(statement) as copy:
+            for start in range(0, blocks.num_rows, COPY_ROWS):
+                copy.write(_csv(new, blocks.slice(start, COPY_ROWS)))
+    except (psycopg.IntegrityError, psycopg.DataError) as error:
+        said = error.diag.message_primary or str(error)
+        raise _refused(new, f"its ledger was refused: {said}", "Build the volume again") from error
 
 
 def _csv(new: VersionToPublish, blocks: pa.Table) -> bytes:
