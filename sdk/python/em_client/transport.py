@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -45,6 +46,7 @@ class Transport:
         self.retries = retries
         self._http: httpx.Client | None = None
         self._pid = 0
+        self._opening = threading.Lock()
 
     def close(self) -> None:
         if self._http is not None and self._pid == os.getpid():
@@ -104,15 +106,16 @@ class Transport:
             ) from error
 
     def _client(self) -> "httpx.Client":
-        # Sockets must not be shared with a forked worker: it would read its parent's answers.
-        if self._http is None or self._pid != os.getpid():
-            import httpx
+        import httpx
 
-            # Unencoded, the length and checksum on the wire are those of the voxels.
-            headers = {"Accept-Encoding": "identity", "User-Agent": "em-client"}
-            self._http = httpx.Client(timeout=self.timeout_s, headers=headers)
-            self._pid = os.getpid()
-        return self._http
+        with self._opening:
+            # Sockets must not be shared with a forked worker: it would read its parent's answers.
+            if self._http is None or self._pid != os.getpid():
+                # Unencoded, the length and checksum on the wire are those of the voxels.
+                headers = {"Accept-Encoding": "identity", "User-Agent": "em-client"}
+                self._http = httpx.Client(timeout=self.timeout_s, headers=headers)
+                self._pid = os.getpid()
+            return self._http
 
 
 def read_exactly(tried: str, response: "httpx.Response", size: int) -> bytearray:
