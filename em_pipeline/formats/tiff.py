@@ -4,6 +4,7 @@ tifffile parses the headers, once and in one thread (its pages are not thread-sa
 offsets alone: plain planes row by row, others by the strips or tiles that the box meets.
 """
 
+import math
 import struct
 import zlib
 from collections.abc import Callable, Sequence
@@ -82,7 +83,9 @@ def _other_files(ome_xml: str | None) -> bool:
 
 
 def _volume(path: Path, tif: tifffile.TiffFile, size: int) -> FileVolume:
+    _check_last_directory(path, tif, size)
     series = _grey_series(path, tif)
+    _check_promise(path, tif, series, size)
     page = series.keyframe
     shape = Shape(*(1,) * (3 - series.ndim), *(int(n) for n in series.shape))
     dtype = READ_AS.get(series.dtype, series.dtype).newbyteorder("=")
@@ -127,6 +130,32 @@ def _grey_series(path: Path, tif: tifffile.TiffFile) -> Any:
             "Save it as grey integers or floats",
         )
     return series
+
+
+def _check_last_directory(path: Path, tif: tifffile.TiffFile, size: int) -> None:
+    """Refuse a file whose chain of directories leads beyond its end: tifffile reads it as a shorter one."""
+    file, offset = tif.filehandle, tif.pages[-1].offset
+    count, entry, pointer = ("Q", 20, "Q") if tif.is_bigtiff else ("H", 12, "I")
+    file.seek(offset)
+    (tags,) = struct.unpack(f"{tif.byteorder}{count}", file.read(struct.calcsize(count)))
+    file.seek(offset + struct.calcsize(count) + entry * tags)
+    (following,) = struct.unpack(f"{tif.byteorder}{pointer}", file.read(struct.calcsize(pointer)))
+    if following:
+        raise truncated(path, following, size)
+
+
+def _check_promise(path: Path, tif: tifffile.TiffFile, series: Any, size: int) -> None:
+    """Refuse an ImageJ or tifffile stack with fewer planes than its description says."""
+    promised = 1
+    if tif.imagej_metadata:
+        said = tif.imagej_metadata
+        stack = [int(said.get(name, 1)) for name in ("channels", "slices", "frames")]
+        promised = max(int(said.get("images", 1)), math.prod(stack))
+    elif tif.shaped_metadata:
+        promised = math.prod(tif.shaped_metadata[0].get("shape", ())[:-2])
+    if math.prod(series.shape[:-2]) < promised:
+        page = series.keyframe
+        raise truncated(path, page.dataoffsets[0] + promised * page.nbytes, size)
 
 
 def _voxels(path: Path, tif: tifffile.TiffFile, series: Any, shape: Shape, size: int) -> tuple[Voxels, Shape]:

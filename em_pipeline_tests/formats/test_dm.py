@@ -35,9 +35,7 @@ def write_images(path: Path, *images: dict[str, Any], thumbnails: tuple[int, ...
     tags = dm3._group(
         {
             "ImageList": list(images),
-            "ImageSourceList": [
-                {"ImageRef": n} for n in range(len(images)) if n not in thumbnails
-            ],
+            "ImageSourceList": [{"ImageRef": n} for n in range(len(images)) if n not in thumbnails],
             "Thumbnails": [{"ImageIndex": n} for n in thumbnails],
         }
     )
@@ -45,7 +43,9 @@ def write_images(path: Path, *images: dict[str, Any], thumbnails: tuple[int, ...
     return path
 
 
-def image(pixels: Any, kind: int, *axes: tuple[float, str], tags: dict[str, Any] | None = None) -> dict[str, Any]:
+def image(
+    pixels: Any, kind: int, *axes: tuple[float, str], tags: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Axes are x, y, z: scale and unit."""
     return {
         "ImageData": {
@@ -163,7 +163,8 @@ def test_a_file_cut_after_opening_is_refused_not_zeros(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "iso"),
     [("11.06.2018", "2018-06-11"), ("12/14/2019", "2019-12-14"), ("14/12/2019", "2019-12-14"),
-     ("5/5/2015", "2015-05-05"), ("12/10/2019", None), ("32.01.2018", None), ("13/13/2018", None), ("", None)],
+     ("5/5/2015", "2015-05-05"), ("12/10/2019", None),
+     ("32.01.2018", None), ("13/13/2018", None), ("", None)],
 )  # fmt: skip
 def test_dates(text: str, iso: str | None) -> None:
     found = read_date(text)

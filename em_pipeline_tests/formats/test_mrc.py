@@ -47,7 +47,13 @@ def write(path: Path, voxels: NDArray[Any], extended: int = 0, byte_order: str =
     data=st.data(),
 )
 def test_any_header_reads_as_written(
-    tmp_path: Path, shape: Any, dtype: str, byte_order: str, extended: int, axes: list[int], data: st.DataObject
+    tmp_path: Path,
+    shape: Any,
+    dtype: str,
+    byte_order: str,
+    extended: int,
+    axes: list[int],
+    data: st.DataObject,
 ) -> None:
     stored = ramp(shape, dtype)
     mapc, mapr, maps = axes

@@ -92,13 +92,14 @@ def test_one_imagej_ifd_for_all_planes(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     with tifffile.TiffFile(path) as tif:
         next_ifd = tif.pages[0].offset + 2 + 12 * len(tif.pages[0].tags)
+        end = tif.pages[0].dataoffsets[0] + expected.nbytes
     data[next_ifd : next_ifd + 4] = bytes(4)
     path.write_bytes(data)
     volume = open_tiff(path)
     check_volume(volume, expected)
     assert tuple(volume.voxel_size_nm) == (40.0, 8.0, 4.0)
     with pytest.raises(UnsupportedFormat, match="truncated"):
-        open_tiff(cut(path, 600))
+        open_tiff(cut(path, len(data) - end + 1))
 
 
 @pytest.mark.parametrize(
@@ -137,11 +138,13 @@ def test_ome_plane_of_a_set_reads_its_own_plane(tmp_path: Path) -> None:
     """One OME-XML in each of many files must not open the others: the stack reader puts them together."""
     planes = ramp((2, 16, 16))
     pixels = "".join(
-        f'<TiffData FirstZ="{z}" IFD="0" PlaneCount="1"><UUID FileName="p{z}.ome.tif">urn:uuid:{z}</UUID></TiffData>'
+        f'<TiffData FirstZ="{z}" IFD="0" PlaneCount="1">'
+        f'<UUID FileName="p{z}.ome.tif">urn:uuid:{z}</UUID></TiffData>'
         for z in range(2)
     )
     xml = (
-        '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:1">'
+        '<?xml version="1.0"?>'
+        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:1">'
         '<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint8" SizeX="16" SizeY="16" '
         'SizeZ="2" SizeC="1" SizeT="1" PhysicalSizeX="0.004" PhysicalSizeY="0.004" PhysicalSizeZ="0.05">'
         f'<Channel ID="Channel:0:0" SamplesPerPixel="1"/>{pixels}</Pixels></Image></OME>'
@@ -153,7 +156,9 @@ def test_ome_plane_of_a_set_reads_its_own_plane(tmp_path: Path) -> None:
     assert tuple(volume.voxel_size_nm) == pytest.approx((50.0, 4.0, 4.0))
 
 
-@pytest.mark.parametrize(("per_cm", "nanometres"), [(2.5e6, 4.0), (1e4, 1000.0), (118.11, None), (1890.0, None)])
+@pytest.mark.parametrize(
+    ("per_cm", "nanometres"), [(2.5e6, 4.0), (1e4, 1000.0), (118.11, None), (1890.0, None)]
+)
 def test_centimetres_count_only_at_the_scale_of_microscopes(
     tmp_path: Path, per_cm: float, nanometres: float | None
 ) -> None:
@@ -204,6 +209,18 @@ def test_a_cut_file_is_refused_at_opening(tmp_path: Path, compression: str | Non
     tifffile.imwrite(path, ramp((40, 60)), compression=compression, metadata=None)
     with pytest.raises(UnsupportedFormat, match="again"):
         open_tiff(cut(path, 20))
+
+
+@pytest.mark.parametrize("bigtiff", [False, True])
+def test_a_cut_chain_of_directories_is_refused_not_shortened(tmp_path: Path, bigtiff: bool) -> None:
+    path = tmp_path / "pages.tif"
+    with tifffile.TiffWriter(path, bigtiff=bigtiff) as writer:
+        for plane in ramp((4, 20, 30)):
+            writer.write(plane, contiguous=False, metadata=None)
+    with tifffile.TiffFile(path) as tif:
+        third = tif.pages[2].offset
+    with pytest.raises(UnsupportedFormat, match="truncated"):
+        open_tiff(cut(path, path.stat().st_size - third))
 
 
 @pytest.mark.parametrize("compression", [None, "zlib"])
