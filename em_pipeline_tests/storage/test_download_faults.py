@@ -117,6 +117,12 @@ CURABLE = {
     "502 web page": Fault(status=502, body=HTML, headers={"Content-Type": "text/html"}),
     "429": Fault(status=429, headers={"Retry-After": "0"}),
     "wrong Content-Range": Fault(headers={"Content-Range": f"bytes 1-{PART}/{len(DATA)}"}),
+    "a shifted part": Fault(
+        status=206,
+        body=DATA[1:PART],
+        headers={"Content-Range": f"bytes 1-{PART - 1}/{len(DATA)}"},
+        chunked=True,
+    ),
     "Content-Range of another size": Fault(headers={"Content-Range": f"bytes 0-{PART - 1}/{PART}"}),
     "no Content-Range": Fault(status=206, body=DATA[:PART]),
     "not a number of bytes": Fault(headers={"Content-Range": "bytes a-b/c"}),
@@ -245,6 +251,22 @@ def test_a_server_without_ranges_is_read_in_one_stream(
     listed = {"size": len(DATA)} if retries_range else {}
     assert_holds(fetch(server, tmp_path, **listed), tmp_path)
     assert len(server.requests) == (1 if fault is None else 2)
+
+
+def test_a_stream_that_changes_between_attempts_is_hashed_as_it_ended(
+    server: FaultyServer, tmp_path: Path
+) -> None:
+    server.ranges = False
+    server.faults = [Fault(drop=9), Fault(become=OTHER)]
+    assert_holds(fetch(server, tmp_path), tmp_path, OTHER)
+
+
+def test_a_stream_that_ends_early_without_saying_its_length_is_noticed(
+    server: FaultyServer, tmp_path: Path
+) -> None:
+    server.always = Fault(ignore_range=True, no_length=True, drop=9)
+    with pytest.raises(SourceUnavailable, match=f"{len(DATA) - 9} of {len(DATA)} bytes"):
+        fetch(server, tmp_path, size=len(DATA))
 
 
 def test_ranges_lost_midway_restart_the_file_as_a_stream(server: FaultyServer, tmp_path: Path) -> None:
