@@ -13,6 +13,15 @@ from em_pipeline_tests.services import (  # noqa: F401 - fixtures, found by name
 )
 
 
+@pytest.fixture(autouse=True)
+def _no_settings_of_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests see the settings they make, not those of the person who runs them."""
+    for name in list(os.environ):
+        if name.startswith("EM_") and name != "EM_SHARED_DATA":
+            monkeypatch.delenv(name)
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real EM files, or a skip that says how to get one."""

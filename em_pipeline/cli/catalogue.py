@@ -138,7 +138,10 @@ def _print_detail(detail: Any) -> None:
     table(
         "Levels",
         ["level", "shape", "scale nm"],
-        [[level.level, by_axis(level.shape), by_axis(level.scale_nm)] for level in detail.published.levels],
+        [
+            [level.level, by_axis(level.shape), by_axis(level.voxel_size_nm)]
+            for level in detail.published.levels
+        ],
     )
     console.print()
     table("Checks", ["check", "passed", "found"], [[c.name, c.passed, c.message] for c in detail.checks])

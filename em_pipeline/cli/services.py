@@ -38,7 +38,7 @@ def serve(
                 port=settings.api_port if port is None else port,
                 catalog=catalog,
                 store=store,
-                on_ready=say,
+                announce=say,
             )
 
 

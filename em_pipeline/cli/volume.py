@@ -31,9 +31,7 @@ def verify(
         volume, ledger, sha256 = _published_files(settings, dataset_id)
         check = verify_decoded if decode else verify_stored
         with Bars(errors) as progress:
-            result = check(
-                volume, ledger, expected_ledger_sha256=sha256, threads=settings.threads, progress=progress
-            )
+            result = check(volume, ledger, ledger_sha256=sha256, threads=settings.threads, progress=progress)
         if as_json:
             print_json(
                 {

@@ -37,7 +37,7 @@ def main() -> None:
     with DemoPortal(settings.home / "portal") as portal:
         console.rule("A local portal that speaks EMPIAR's layout")
         console.print(f"{portal.url}  (files in {settings.home / 'portal'})", markup=False)
-        environ = {**os.environ, **_portal_environment(portal.url)}
+        environ = {**os.environ, **_portal_environment(portal)}
         os.environ.update(environ)
         environ["DAGSTER_HOME"] = str(prepare_dagster_home(settings))
         # Held open so that the commands below share one embedded server instead of starting their own.
@@ -59,8 +59,8 @@ def main() -> None:
     console.print(f"Done in {time.monotonic() - began:.0f} s.")
 
 
-def _portal_environment(url: str) -> dict[str, str]:
-    return {f"EM_SOURCES__EMPIAR__{option}": url for option in ("API", "FTP", "BIOSTUDIES")}
+def _portal_environment(portal: DemoPortal) -> dict[str, str]:
+    return {f"EM_SOURCES__EMPIAR__{option.upper()}": base for option, base in portal.options.items()}
 
 
 def _materialize(environ: Mapping[str, str], slug: str, dataset_id: str) -> None:

@@ -1,6 +1,7 @@
 """Step 5: make a validated volume visible, at once or not at all."""
 
 import json
+from pathlib import Path
 
 from em_pipeline import __version__
 from em_pipeline.catalog.entries import LevelRow, PublishOutcome, VersionToPublish
@@ -78,6 +79,10 @@ def _move(workspace: Workspace, spec: DatasetSpec, built: Built) -> VersionFiles
     return VersionFiles.published(store, dataset_id, version)
 
 
+def _stored_bytes(volume: Path) -> int:
+    return sum(path.stat().st_size for path in volume.rglob("*") if path.is_file())
+
+
 def _to_publish(
     workspace: Workspace, spec: DatasetSpec, built: Built, files: VersionFiles, report: ValidationReport
 ) -> VersionToPublish:
@@ -86,16 +91,11 @@ def _to_publish(
         levels = [
             LevelRow(
                 level=level.index,
-                path=str(level.index),
                 shape=level.shape,
                 chunk_shape=level.chunk_shape,
                 shard_shape=level.shard_shape,
-                scale_nm=(level.voxel_size.z, level.voxel_size.y, level.voxel_size.x),
+                voxel_size_nm=(level.voxel_size.z, level.voxel_size.y, level.voxel_size.x),
                 translation_nm=level.translation_nm,
-                data_type=level.dtype.name,
-                codec=level.codec,
-                chunks=ledger.chunks_of(level.index),
-                stored_bytes=ledger.stored_bytes_of(level.index),
             )
             for level in reader.levels
         ]
@@ -113,6 +113,6 @@ def _to_publish(
         ledger_sha256=ledger.sha256,
         volume_key=keys.volume(spec.dataset_id, built.version),
         ledger_key=keys.ledger(spec.dataset_id, built.version),
-        stored_bytes=ledger.stored_bytes,
+        stored_bytes=_stored_bytes(files.volume),
         writer_version=__version__,
     )

@@ -16,8 +16,8 @@ from em_pipeline.ingest.fetch import latest_manifest
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.storage import keys
 from em_pipeline.storage.lock import dataset_lock
+from em_pipeline.volumes.conformance import ngff_faults
 from em_pipeline.volumes.ledger import Ledger
-from em_pipeline.volumes.metadata import ngff_faults
 from em_pipeline.volumes.reader import VolumeReader
 from em_pipeline.volumes.verify import verify_stored
 
@@ -100,7 +100,7 @@ def _stored(workspace: Workspace, built: Built) -> CheckResult:
 
 
 def _complete(ledger: Ledger) -> CheckResult:
-    counts = ledger.state_counts()
+    counts = ledger.states()
     missing = {str(state): n for state, n in counts.items() if str(state) in ("absent", "corrupt") and n}
     return CheckResult(
         name="complete",

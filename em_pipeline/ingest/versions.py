@@ -8,7 +8,7 @@ from em_pipeline.domain.identity import short_hash
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.storage import keys
 from em_pipeline.storage.store import Store
-from em_pipeline.volumes.metadata import WRITER_VERSION
+from em_pipeline.volumes.plan import WRITER
 
 VOLUME = "volume.ome.zarr"
 LEDGER = "ledger.parquet"
@@ -19,7 +19,7 @@ PREVIEW = "preview.png"
 
 def version_of(spec: DatasetSpec, manifest: Manifest) -> str:
     """The version: what the voxels and metadata of the volume depend on, hashed."""
-    return short_hash(manifest.revision, spec.canonical_json(), manifest.digest, WRITER_VERSION)
+    return short_hash(manifest.revision, spec.canonical_json(), manifest.digest, str(WRITER))
 
 
 @dataclass(frozen=True)

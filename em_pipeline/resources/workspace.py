@@ -12,7 +12,7 @@ from em_pipeline.ingest.workspace import Workspace, open_workspace
 from em_pipeline.settings import load_settings
 
 
-class WorkspaceResource(dg.ConfigurableResourceFactory[Workspace]):
+class WorkspaceResource(dg.ConfigurableResourceFactory[Workspace]):  # type: ignore[misc]
     """Store, catalogue and sources as `em.yaml` and the environment say, or as `settings` here override.
 
     `settings` maps the keys of `em config` to text, as environment variables would.

@@ -1,0 +1,47 @@
+"""A workspace on a temporary store and database, with a local portal behind the source empiar."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from em_pipeline.catalog.engine import create_engine_for
+from em_pipeline.catalog.repository import Catalog
+from em_pipeline.demo.portal import DemoPortal
+from em_pipeline.domain.progress import Silent
+from em_pipeline.ingest.workspace import Workspace
+from em_pipeline.sources.registry import load_sources
+from em_pipeline.storage.download import DownloadPolicy
+from em_pipeline.storage.store import LocalStore
+
+RETINA = (16, 110, 99)
+
+
+@pytest.fixture(scope="session")
+def portal_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the portal's generated files, made once."""
+    folder = tmp_path_factory.mktemp("portal")
+    with DemoPortal(folder, retina_shape=RETINA):
+        return folder
+
+
+@pytest.fixture
+def portal(portal_files: Path) -> Iterator[DemoPortal]:
+    with DemoPortal(portal_files, retina_shape=RETINA) as portal:
+        yield portal
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, database_url: str, portal: DemoPortal) -> Iterator[Workspace]:
+    engine = create_engine_for(database_url)
+    options = {"empiar": {**portal.options, "retries": "1", "backoff_s": "0.01"}}
+    yield Workspace(
+        store=LocalStore(tmp_path / "store"),
+        catalog=Catalog(engine),
+        sources=load_sources(options),
+        policy=DownloadPolicy(read_timeout_s=2.0, retries=2),
+        memory_budget=256 << 20,
+        threads=2,
+        progress=Silent(),
+    )
+    engine.dispose()
