@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, undefer
 from sqlalchemy.sql.base import ExecutableOption
 
-from em_pipeline.catalog import publication, rows
+from em_pipeline.catalog import rows
 from em_pipeline.catalog.engine import answering
 from em_pipeline.catalog.entries import (
     BlockPage,
@@ -151,6 +151,8 @@ class Catalog:
         Raises `NotPublishable` unless its report passed and is of this version and ledger, and where this
         version is already published with another ledger.
         """
+        from em_pipeline.catalog import publication  # brings pyarrow, which readers do without
+
         with self._session() as session:
             return publication.publish(session, version)
 
@@ -203,7 +205,7 @@ class Catalog:
             )
         if not 1 <= limit <= PAGE_LIMIT:
             raise InputRefused("List blocks", f"the limit {limit} is not within 1–{PAGE_LIMIT}")
-        place = tuple_(BlockOfVersion.z, BlockOfVersion.y, BlockOfVersion.x)
+        place = (BlockOfVersion.z, BlockOfVersion.y, BlockOfVersion.x)
         with self._session() as session:
             version = _published(session, dataset_id)
             if version is None:
@@ -212,8 +214,8 @@ class Catalog:
             if state is not None:
                 statement = statement.where(BlockOfVersion.state == state)
             if after is not None:
-                statement = statement.where(place > after)
-            found = session.scalars(statement.order_by(place).limit(limit + 1)).all()
+                statement = statement.where(tuple_(*place) > after)
+            found = session.scalars(statement.order_by(*place).limit(limit + 1)).all()
             page = tuple(rows.block(row) for row in found[:limit])
             last = (page[-1].z, page[-1].y, page[-1].x) if len(found) > limit else None
             return BlockPage(dataset_id, version.version, page, last)

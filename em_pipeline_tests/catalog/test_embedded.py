@@ -183,8 +183,10 @@ def test_a_forked_child_does_not_stop_it(folder: Path) -> None:
     url = embedded.acquire()
     child = os.fork()
     if child == 0:
-        embedded.release()
-        os._exit(0)
+        try:
+            embedded.release()
+        finally:
+            os._exit(0)
     os.waitpid(child, 0)
     assert ask(url) == "em"
     embedded.release()
@@ -229,6 +231,7 @@ def test_waits_for_backends_of_a_killed_postgres(folder: Path) -> None:
         with server(folder) as again:
             assert ask(again) == "em"
         busy.wait(30)
+    assert "pre-existing shared memory block" in (folder / "server.log").read_text()
 
 
 def test_recovers_where_its_old_number_is_another_process(folder: Path) -> None:
@@ -285,12 +288,17 @@ def test_as_an_ordinary_user(folder: Path) -> None:
     child = os.fork()
     if child == 0:
         # Not a new Python: that may lie in root's closed home.
-        os.setgroups([])
-        os.setgid(nobody.pw_gid)
-        os.setuid(nobody.pw_uid)
-        with server(folder) as url:
-            os._exit(0 if ask(url) == "em" else 1)
+        answer: object = None
+        try:
+            os.setgroups([])
+            os.setgid(nobody.pw_gid)
+            os.setuid(nobody.pw_uid)
+            with server(folder) as url:
+                answer = ask(url)
+        finally:
+            os._exit(0 if answer == "em" else 1)
     assert os.waitpid(child, 0)[1] == 0
+    assert not server(folder).status().running
     assert (folder / "data").stat().st_uid == nobody.pw_uid
     with server(folder) as url:
         assert ask(url) == "em"
