@@ -62,7 +62,7 @@ class DemoPortal:
         self.documents: dict[str, str] = {}
         self._lock = threading.Lock()
         self._quirks: list[Quirk] = []
-        self._omissions: dict[str, int] = {}
+        self._omissions: dict[str, range] = {}
         self._server = _Server((host, port), partial(PortalHandler, portal=self))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
@@ -99,10 +99,10 @@ class DemoPortal:
         with self._lock:
             self._quirks.append(Quirk(trouble, match, times))
 
-    def omit(self, name: str, times: int) -> None:
-        """Leave the file `name` out of the next `times` listings of its folder; it is served all the same."""
+    def omit(self, name: str, times: int, after: int = 0) -> None:
+        """Leave the file `name`, which is served all the same, out of `times` listings, `after` so many."""
         with self._lock:
-            self._omissions[name] = times
+            self._omissions[name] = range(after, after + times)
 
     def replace(self, path: str, text: str) -> None:
         """Answer `path` with `text` instead of what the portal would say."""
@@ -136,9 +136,11 @@ class DemoPortal:
     def omitted_now(self, names: list[str]) -> set[str]:
         """Names that a listing of `names` leaves out this time."""
         with self._lock:
-            omitted = {name for name in names if self._omissions.get(name, 0) > 0}
-            for name in omitted:
-                self._omissions[name] -= 1
+            known = self._omissions.keys() & set(names)
+            omitted = {name for name in known if 0 in self._omissions[name]}
+            for name in known:
+                left = self._omissions[name]
+                self._omissions[name] = range(left.start - 1, left.stop - 1)
         return omitted
 
 

@@ -6,6 +6,7 @@ top. All sizes are nanometres, so thick sections differ more from plane to plane
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,9 +42,8 @@ def planes(
 ) -> Iterator[NDArray[np.uint8]]:
     """The same volume, one (y, x) plane at a time; memory grows with a plane, not with the volume."""
     rng = np.random.default_rng(seed)
-    extent_nm = tuple(n * size for n, size in zip(shape, voxel_size_nm, strict=True))
     cells, neurites, mitochondria, grain = (
-        _SmoothField(rng, shape, extent_nm, feature)
+        _SmoothField(rng, shape, voxel_size_nm, feature)
         for feature in (CELL_NM, NEURITE_NM, MITOCHONDRION_NM, GRAIN_NM)
     )
     for z in range(shape[0]):
@@ -74,12 +74,14 @@ class _SmoothField:
         self,
         rng: np.random.Generator,
         shape: tuple[int, int, int],
-        extent_nm: tuple[float, ...],
+        voxel_size_nm: tuple[float, float, float],
         feature_nm: float,
     ) -> None:
-        spans = [max(1, round(extent / feature_nm)) for extent in extent_nm]
-        knots = rng.standard_normal([span + 3 for span in spans], dtype=np.float32)
-        self._weights = [_spline_weights(n, span) for n, span in zip(shape, spans, strict=True)]
+        self._weights = [
+            _spline_weights(np.arange(n) * (size / feature_nm))
+            for n, size in zip(shape, voxel_size_nm, strict=True)
+        ]
+        knots = rng.standard_normal([weights.shape[1] for weights in self._weights], dtype=np.float32)
         # Along one axis the spline averages knots to 0.48 of their variance or so; three axes compound it.
         self._knots = knots * np.float32(0.48**-1.5)
 
@@ -90,12 +92,11 @@ class _SmoothField:
         return plane
 
 
-def _spline_weights(n: int, spans: int) -> Field:
-    """(n, spans + 3) weights of a uniform cubic B-spline at n points across `spans` spans."""
-    at = np.arange(n) * (spans / n)
+def _spline_weights(at: NDArray[np.floating[Any]]) -> Field:
+    """(points, knots) weights of a uniform cubic B-spline at `at`, in knot spacings from the first point."""
     first = np.floor(at).astype(int)
     t = at - first
     basis = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=1)
-    weights = np.zeros((n, spans + 3), np.float32)
+    weights = np.zeros((len(at), first[-1] + 4), np.float32)
     np.put_along_axis(weights, first[:, None] + np.arange(4), (basis / 6).astype(np.float32), axis=1)
     return weights

@@ -1,0 +1,169 @@
+"""Every registered source, and the one that the documentation builds, keep the contract of a source."""
+
+import re
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+import pytest
+
+from em_pipeline.demo.portal import DemoPortal, Trouble
+from em_pipeline.domain.errors import NotFound, SourceUnavailable
+from em_pipeline.domain.identity import check_dataset_id, check_revision
+from em_pipeline.domain.record import FIELD_NAMES, DatasetRecord
+from em_pipeline.domain.spec import DatasetSpec
+from em_pipeline.sources.base import PortalRecord, Source
+from em_pipeline.sources.registry import load_sources
+from em_pipeline_tests.contracts.cases import CASES, SourceCase, held
+
+EVERY_TROUBLE = [(slug, trouble) for slug, case in CASES.items() for trouble in case.troubles]
+LISTING = [slug for slug, case in CASES.items() if case.lists]
+
+
+class Subject(NamedTuple):
+    """A source under test and what is asked of it."""
+
+    source: Source
+    spec: DatasetSpec
+    case: SourceCase
+    portal: DemoPortal
+
+
+@pytest.fixture
+def subject(slug: str, portal: DemoPortal) -> Iterator[Subject]:
+    case = CASES[slug]
+    return Subject(case.make(portal), case.spec(portal), case, portal)
+
+
+every_source = pytest.mark.parametrize("slug", CASES)
+
+
+def test_every_registered_source_has_a_case() -> None:
+    missing = set(load_sources()) - set(CASES)
+    assert not missing, f"add a case to em_pipeline_tests/contracts/cases.py for {sorted(missing)}"
+
+
+@every_source
+def test_it_is_a_source_with_a_plain_slug(slug: str, subject: Subject) -> None:
+    source = subject.source
+    assert isinstance(source, Source)
+    assert source.slug == slug
+    assert re.fullmatch(r"[a-z][a-z0-9]*", source.slug)
+    assert source.institution == source.institution.lower().strip() != ""
+    assert source.licence_policy.endswith(".")
+    assert 1 <= source.max_connections <= 25
+    assert source.requests_per_second is None or source.requests_per_second > 0
+
+
+@every_source
+def test_its_dataset_ids_begin_with_its_slug(subject: Subject) -> None:
+    assert check_dataset_id(subject.spec.dataset_id).startswith(f"{subject.source.slug}-")
+
+
+@every_source
+def test_its_record_is_stable_and_resolves(subject: Subject) -> None:
+    record = subject.source.fetch_record(subject.spec)
+    assert record == subject.source.fetch_record(subject.spec)
+    check_revision(record.revision)
+    resolved = DatasetRecord.resolve(subject.spec.dataset_id, record.revision, record.claims)
+    assert resolved.fields.core.title
+    assert PortalRecord.model_validate_json(record.model_dump_json()) == record
+
+
+@every_source
+def test_its_claims_name_real_fields_and_real_places(subject: Subject) -> None:
+    record = subject.source.fetch_record(subject.spec)
+    for claim in record.claims:
+        assert claim.field in FIELD_NAMES
+        assert claim.evidence.where.startswith(("http://", "https://", "file://"))
+        assert claim.evidence.field
+        assert claim.evidence.raw is not None
+        assert claim.evidence.extractor
+
+
+@every_source
+def test_its_documents_have_plain_names(subject: Subject) -> None:
+    for name in subject.source.fetch_record(subject.spec).documents:
+        assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name)
+
+
+@every_source
+def test_its_files_are_sized_distinct_and_safe(subject: Subject) -> None:
+    record = subject.source.fetch_record(subject.spec)
+    files = subject.source.list_files(subject.spec, record)
+    assert files
+    assert len({file.path for file in files}) == len(files)
+    for file in files:
+        assert not PurePosixPath(file.path).is_absolute()
+        assert ".." not in PurePosixPath(file.path).parts
+        assert " " not in file.url
+        assert file.size == held(subject.portal, file).path.stat().st_size
+
+
+@every_source
+def test_its_files_follow_from_the_kept_record_alone(subject: Subject) -> None:
+    record = subject.source.fetch_record(subject.spec)
+    again = PortalRecord.model_validate_json(record.model_dump_json())
+    other = subject.case.make(subject.portal)
+    assert other.list_files(subject.spec, again) == subject.source.list_files(subject.spec, record)
+
+
+@every_source
+def test_its_volume_opens(subject: Subject) -> None:
+    record = subject.source.fetch_record(subject.spec)
+    files = subject.source.list_files(subject.spec, record)
+    with subject.source.open_volume(subject.spec, [held(subject.portal, file) for file in files]) as volume:
+        assert volume.shape == subject.case.shape
+
+
+@every_source
+def test_a_dataset_that_is_not_there_is_not_found(subject: Subject) -> None:
+    with pytest.raises(NotFound):
+        subject.source.fetch_record(subject.case.missing(subject.portal))
+
+
+@pytest.mark.parametrize(("slug", "trouble"), EVERY_TROUBLE)
+def test_trouble_is_an_outage(trouble: Trouble, subject: Subject) -> None:
+    subject.portal.trouble(trouble)
+    with pytest.raises(SourceUnavailable):
+        subject.source.fetch_record(subject.spec)
+
+
+@every_source
+def test_a_refused_connection_is_an_outage(subject: Subject) -> None:
+    subject.portal.stop()
+    with pytest.raises(SourceUnavailable):
+        subject.source.fetch_record(subject.spec)
+
+
+@every_source
+@pytest.mark.parametrize("trouble", [Trouble.RESET, Trouble.SERVER_ERROR])
+def test_trouble_while_listing_files_is_an_outage(trouble: Trouble, subject: Subject) -> None:
+    record = subject.source.fetch_record(subject.spec)
+    subject.portal.trouble(trouble)
+    with pytest.raises(SourceUnavailable):
+        subject.source.list_files(subject.spec, record)
+
+
+@pytest.mark.parametrize("slug", LISTING)
+def test_its_listing_names_each_dataset_once(subject: Subject) -> None:
+    listed = list(subject.source.list_datasets())
+    assert listed == list(subject.source.list_datasets())
+    assert len({ref.accession for ref in listed}) == len(listed) > 0
+    assert subject.spec.accession in {ref.accession for ref in listed}
+    for ref in listed:
+        check_revision(ref.revision)
+        DatasetSpec(source=subject.source.slug, accession=ref.accession)
+
+
+@pytest.mark.parametrize("slug", LISTING)
+@pytest.mark.parametrize("trouble", [Trouble.RESET, Trouble.SERVER_ERROR, Trouble.HTML, Trouble.TRUNCATED])
+def test_trouble_is_never_an_empty_listing(trouble: Trouble, subject: Subject) -> None:
+    subject.portal.trouble(trouble)
+    with pytest.raises(SourceUnavailable):
+        list(subject.source.list_datasets())
+
+
+@pytest.mark.parametrize("slug", [slug for slug, case in CASES.items() if not case.lists])
+def test_a_source_without_listing_lists_nothing(subject: Subject) -> None:
+    assert list(subject.source.list_datasets()) == []

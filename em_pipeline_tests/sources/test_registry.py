@@ -1,0 +1,82 @@
+"""Entry points become sources, or an error that names the one to blame."""
+
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from em_pipeline.domain.errors import InputRefused
+from em_pipeline.sources.empiar import EmpiarSource
+from em_pipeline.sources.files import FilesSource
+from em_pipeline.sources.registry import GROUP, SourceNotLoaded, load_sources
+
+HERE = "em_pipeline_tests.sources.test_registry"
+FILES = "em_pipeline.sources.files:FilesSource"
+
+
+class OtherFiles(FilesSource):
+    """Takes the slug of another source."""
+
+
+class Unfinished:
+    """Has a slug and nothing else."""
+
+    slug = "unfinished"
+
+
+class Shouting(FilesSource):
+    slug = "Files-2"
+
+
+def entry(name: str, value: str) -> EntryPoint:
+    return EntryPoint(name=name, value=value, group=GROUP)
+
+
+def test_the_installed_sources_load() -> None:
+    sources = load_sources()
+    assert isinstance(sources["empiar"], EmpiarSource)
+    assert isinstance(sources["files"], FilesSource)
+    assert list(sources) == sorted(sources)
+
+
+def test_options_reach_the_constructor() -> None:
+    source = load_sources({"empiar": {"api": "http://127.0.0.1:1", "retries": "0"}})["empiar"]
+    assert isinstance(source, EmpiarSource)
+    assert source._api == "http://127.0.0.1:1"
+    assert source._retries == 0
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ([("files", FILES), ("files", f"{HERE}:OtherFiles")], ["OtherFiles", "already"]),
+        (
+            [("gone", "em_pipeline.no_such_module:Source")],
+            ["gone = em_pipeline.no_such_module", "ModuleNotFound"],
+        ),
+        ([("gone", "em_pipeline.sources.files:NoSuchSource")], ["gone = ", "NoSuchSource"]),
+        ([("unfinished", f"{HERE}:Unfinished")], ["unfinished = ", "lacks", "fetch_record", "institution"]),
+        ([("group", f"{HERE}:HERE")], ["group = ", "not a class"]),
+        ([("renamed", FILES)], ["renamed = ", "'files'"]),
+        ([("Files-2", f"{HERE}:Shouting")], ["Files-2 = ", "lower-case"]),
+    ],
+)
+def test_a_bad_entry_point_is_named(entries: list[tuple[str, str]], words: list[str]) -> None:
+    with pytest.raises(SourceNotLoaded) as raised:
+        load_sources(found=[entry(*one) for one in entries])
+    for word in words:
+        assert word in str(raised.value)
+
+
+def test_settings_of_an_absent_source_are_refused() -> None:
+    with pytest.raises(InputRefused, match=r"empir.*no such source.*empiar"):
+        load_sources({"empir": {"api": "http://x"}})
+
+
+def test_an_option_that_a_source_lacks_is_refused() -> None:
+    with pytest.raises(InputRefused, match=r"no option 'apo'.*api"):
+        load_sources({"empiar": {"apo": "http://x"}})
+
+
+def test_an_option_that_does_not_fit_names_the_entry_point() -> None:
+    with pytest.raises(SourceNotLoaded, match=r"empiar = .*ValueError.*many"):
+        load_sources({"empiar": {"retries": "many"}})
