@@ -119,10 +119,12 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001 - the server logs it
+    # The server drops the connection after such an error: a client that is not told would use it again.
     return problem(
         500,
         EmError.slug,
         f"Answer {request.url.path}",
         "an error inside the server",
         "Its log says what happened",
+        {"Connection": "close"},
     )

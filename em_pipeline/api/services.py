@@ -10,6 +10,7 @@ from em_pipeline.api.readers import ReaderCache
 from em_pipeline.catalog.entries import DatasetDetail, PublishedVersion
 from em_pipeline.catalog.repository import Catalog
 from em_pipeline.domain.errors import NotFound
+from em_pipeline.domain.identity import DATASET_ID
 from em_pipeline.domain.record import DatasetRecord
 
 NEAREST = 3
@@ -24,7 +25,8 @@ class Services:
 
     def published(self, dataset_id: str, version: str | None = None) -> PublishedVersion:
         """The published version, which must be `version` where one is given. Raises `NotFound`."""
-        found = self.catalog.published_version(dataset_id)
+        # What is no id at all (PostgreSQL refuses some characters) is not published either.
+        found = self.catalog.published_version(dataset_id) if DATASET_ID.match(dataset_id) else None
         if found is None:
             raise self._not_published(dataset_id)
         if version is not None and version != found.version:
@@ -47,7 +49,7 @@ class Services:
         known = [summary.dataset_id for summary in self.catalog.published()]
         near = difflib.get_close_matches(dataset_id.lower(), known, n=NEAREST, cutoff=0.5)
         return NotFound(
-            f"Read dataset {dataset_id}",
+            f"Read dataset {dataset_id!r}",
             "no such published dataset",
             f"Did you mean {', '.join(near)}?" if near else "/api/v1/datasets lists them",
         )

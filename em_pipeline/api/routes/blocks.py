@@ -116,9 +116,10 @@ def block(
 
     A chunk that is damaged or missing is a `chunk-corrupt` problem naming it: voxels are never made up.
     """
+    wanted = query.box()
     published = services.published(query.dataset_id, query.version)
     level = _level(published, query.level)
-    box = _box(query, level)
+    box = _clip(wanted, query, level)
     etag = f'"{short_hash(published.ledger_sha256, str(level.level), _header_box(box), query.format)}"'
     caching = f"public, max-age={YEAR_S}, immutable" if query.version else "no-cache"
     headers = {"ETag": etag, "Cache-Control": caching, "X-EM-Version": published.version}
@@ -142,9 +143,9 @@ def _level(published: PublishedVersion, index: int) -> LevelRow:
     )
 
 
-def _box(query: BlockQuery, level: LevelRow) -> BoundingBox:
+def _clip(wanted: BoundingBox, query: BlockQuery, level: LevelRow) -> BoundingBox:
     """What is read: clipped to the level, one plane for a picture. Raises `NotFound`."""
-    box = query.box().clipped(level.shape)
+    box = wanted.clipped(level.shape)
     if box is None:
         raise NotFound(
             f"Read a block at {query.z}, {query.y}, {query.x} of level {level.level} of {query.dataset_id}",
