@@ -1,7 +1,6 @@
 """Every registered source, and the one that the documentation builds, keep the contract of a source."""
 
 import re
-from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -30,7 +29,7 @@ class Subject(NamedTuple):
 
 
 @pytest.fixture
-def subject(slug: str, portal: DemoPortal) -> Iterator[Subject]:
+def subject(slug: str, portal: DemoPortal) -> Subject:
     case = CASES[slug]
     return Subject(case.make(portal), case.spec(portal), case, portal)
 

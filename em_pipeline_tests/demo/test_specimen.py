@@ -9,7 +9,8 @@ from em_pipeline.demo.specimen import planes, specimen
 
 def test_the_same_seed_gives_the_same_voxels() -> None:
     first, again, other = (specimen((4, 40, 50), seed=seed) for seed in (1, 1, 2))
-    assert (first.shape, first.dtype) == ((4, 40, 50), np.uint8)
+    assert first.shape == (4, 40, 50)
+    assert first.dtype == np.uint8
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
