@@ -1,0 +1,143 @@
+import math
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from em_pipeline.domain.errors import InputRefused
+from em_pipeline.domain.geometry import BoundingBox, Shape, VoxelSize
+from em_pipeline.volumes.plan import LevelPlan, RechunkPlan, plan_rechunk
+
+SHAPES = st.builds(Shape, *[st.integers(1, 70)] * 3)
+SIZES = st.sampled_from([1.0, 4.0, 5.0, 8.0, 30.0, 50.0])
+
+
+def plan(shape: Shape, voxel_size: tuple[float, float, float] = (8, 8, 8), **options: Any) -> RechunkPlan:
+    z, y, x = voxel_size
+    options = {"source_chunk": Shape(1, 1, shape.x), "memory_budget": 1 << 30, "threads": 2} | options
+    return plan_rechunk(shape, options.pop("dtype", "uint8"), VoxelSize(z=z, y=y, x=x), **options)
+
+
+def test_a_small_volume_is_one_chunk_and_one_level() -> None:
+    (level,) = plan(Shape(100, 128, 1)).levels
+    assert (level.chunk_shape, level.shard_shape, level.factors) == ((128,) * 3, (128,) * 3, (1, 1, 1))
+
+
+def test_shards_are_clipped_to_whole_chunks() -> None:
+    assert plan(Shape(129, 600, 512)).levels[0].shard_shape == (256, 512, 512)
+
+
+def test_anisotropic_volumes_are_halved_towards_isotropy() -> None:
+    levels = plan(Shape(100, 4096, 4096), (40, 4, 4)).levels
+    assert [level.factors for level in levels] == [
+        (1, 2, 2),
+        (1, 2, 2),
+        (1, 2, 2),
+        (2, 2, 2),
+        (2, 2, 2),
+        (1, 1, 1),
+    ]
+    assert levels[3].voxel_size == VoxelSize(z=40, y=32, x=32)
+
+
+def test_translations_keep_the_outer_corner_in_place() -> None:
+    levels = plan(Shape(300, 300, 300), (8, 4, 4), translation_nm=(100.0, 20.0, 2.0)).levels
+    corners = {
+        tuple(t - v / 2 for t, v in zip(lv.translation_nm, lv.voxel_size, strict=True)) for lv in levels
+    }
+    assert corners == {(96.0, 18.0, 0.0)}
+
+
+@given(shape=SHAPES, size=st.tuples(SIZES, SIZES, SIZES))
+def test_pyramids_end_in_one_chunk_and_halve_only_what_they_may(shape: Shape, size: Any) -> None:
+    levels = plan(shape, size, chunk_shape=Shape(4, 4, 4), shard_shape=Shape(8, 8, 8)).levels
+    for level, coarser in pairwise(levels):
+        assert coarser.shape == tuple(
+            math.ceil(n / f) for n, f in zip(level.shape, level.factors, strict=True)
+        )
+        assert max(level.factors) == 2
+        smallest = min(v for v, n in zip(level.voxel_size, level.shape, strict=True) if n > 1)
+        for factor, extent, voxel in zip(level.factors, level.shape, level.voxel_size, strict=True):
+            assert (factor == 2) == (extent > 1 and voxel <= math.sqrt(2) * smallest)
+    assert max(levels[-1].shape) <= 4
+    assert all(max(level.shape) > 4 for level in levels[:-1])
+
+
+@given(
+    shape=SHAPES,
+    stored=st.builds(Shape, *[st.integers(1, 70)] * 3),
+    budget=st.integers(1_000, 200_000),
+    chunks=st.sampled_from([Shape(8, 8, 8), Shape(16, 16, 16), Shape(12, 12, 12)]),
+)
+def test_units_and_slabs_tile_every_level_in_the_order_of_the_shards(
+    shape: Shape, stored: Shape, budget: int, chunks: Shape
+) -> None:
+    made = plan(
+        shape,
+        source_chunk=stored,
+        memory_budget=budget,
+        threads=1,
+        chunk_shape=Shape(4, 4, 4),
+        shard_shape=chunks,
+    )
+    for level in made.levels:
+        seen = np.zeros(level.shape, int)
+        order: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+        for unit in level.units():
+            assert all(a % s == 0 for a, s in zip(unit.box.start, level.shard_shape, strict=True))
+            for slab in unit.slabs:
+                assert slab.shape.voxels * 2.5 + 6 * 64 <= budget
+                for tile in slab.tiles(level.chunk_shape):
+                    seen[tile.slices] += 1
+                    shard = tuple(a // s for a, s in zip(tile.start, level.shard_shape, strict=True))
+                    order.setdefault(shard, []).append(tuple(tile.start))
+        assert (seen == 1).all()
+        assert all(places == sorted(places) for places in order.values())
+        assert len(list(level.units())) == level.unit_count
+
+
+def decoded_per_voxel(level: LevelPlan) -> float:
+    return level.bytes_to_read / level.shape.voxels
+
+
+def test_rows_are_read_whole() -> None:
+    level = plan(Shape(512, 2000, 3000), memory_budget=400 << 20).levels[0]
+    assert level.slab_shape.x >= 3000
+    assert decoded_per_voxel(level) == 1
+
+
+def test_planes_that_fit_are_decoded_once() -> None:
+    shape = Shape(512, 1000, 1000)
+    level = plan(shape, source_chunk=Shape(1, 1000, 1000), memory_budget=500 << 20).levels[0]
+    assert level.slab_shape.y >= 1000
+    assert decoded_per_voxel(level) == 1
+
+
+def test_planes_that_do_not_fit_are_decoded_as_seldom_as_memory_allows() -> None:
+    shape = Shape(512, 5000, 5000)
+    scarce = plan(shape, source_chunk=Shape(1, 5000, 5000), memory_budget=600 << 20).levels[0]
+    ample = plan(shape, source_chunk=Shape(1, 5000, 5000), memory_budget=3 << 30).levels[0]
+    assert 1 < decoded_per_voxel(ample) < decoded_per_voxel(scarce) <= 20
+
+
+def test_too_little_memory_is_refused_with_what_is_needed() -> None:
+    with pytest.raises(InputRefused, match="fewer threads"):
+        plan(Shape(512, 512, 512), memory_budget=10 << 20)
+
+
+def test_digests_tell_plans_apart_but_not_their_threads() -> None:
+    shape, box = Shape(300, 300, 300), BoundingBox.of_shape((300, 300, 300))
+    base = plan(shape).digest(name="a", box=box)
+    assert plan(shape, threads=1, memory_budget=90 << 20).digest(name="a", box=box) == base
+    others = {
+        plan(shape).digest(name="b", box=box),
+        plan(shape).digest(name="a", box=box.shifted((1, 0, 0))),
+        plan(shape, codec="none").digest(name="a", box=box),
+        plan(shape, kind="labels").digest(name="a", box=box),
+        plan(shape, (4, 4, 4)).digest(name="a", box=box),
+        plan(shape, dtype="int8").digest(name="a", box=box),
+    }
+    assert len(others | {base}) == 7

@@ -1,0 +1,96 @@
+"""Small volumes written for tests, what they should hold, and what became of their files."""
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from em_pipeline.domain.geometry import BoundingBox, Shape, VoxelSize
+from em_pipeline.domain.progress import Silent
+from em_pipeline.volumes.codec import Kind
+from em_pipeline.volumes.plan import RechunkPlan, plan_rechunk
+from em_pipeline.volumes.rechunk import WrittenVolume, rechunk
+from em_pipeline_tests.volumes.arrays import ArrayVolume
+
+CHUNK, SHARD = Shape(4, 4, 4), Shape(8, 8, 8)
+DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float32", "float64")
+
+
+def small_plan(array: NDArray[Any], **options: Any) -> RechunkPlan:
+    """A plan in chunks of 4³ and shards of 8³ voxels, so that a few thousand voxels make many of both."""
+    options = {
+        "voxel_size": VoxelSize(z=8, y=8, x=8),
+        "source_chunk": Shape(1, 1, array.shape[2]),
+        "memory_budget": 1 << 20,
+        "threads": 2,
+        "chunk_shape": CHUNK,
+        "shard_shape": SHARD,
+    } | options
+    return plan_rechunk(Shape(*array.shape), array.dtype, **options)
+
+
+def write(array: NDArray[Any], folder: Path, **options: Any) -> WrittenVolume:
+    """All of `array` as a volume in `folder`."""
+    box = BoundingBox.of_shape(array.shape)
+    return rechunk(
+        ArrayVolume(array), box, small_plan(array, **options), folder, name="test", progress=Silent()
+    )
+
+
+def random_voxels(shape: tuple[int, int, int], dtype: str, seed: int = 0) -> NDArray[Any]:
+    """Voxels over the whole range of an integer type, or normal floats; one corner is zero."""
+    rng = np.random.default_rng(seed)
+    kind = np.dtype(dtype)
+    if kind.kind == "f":
+        voxels = rng.normal(0, 1000, shape).astype(kind)
+    else:
+        info = np.iinfo(kind)
+        voxels = rng.integers(info.min, info.max, shape, kind, endpoint=True)
+    voxels[:4, :4, :4] = 0
+    return voxels
+
+
+def reference_mean(array: NDArray[Any], factors: tuple[int, int, int]) -> NDArray[Any]:
+    """Mean of the voxels that exist in each cell, by Python integers or float64."""
+    exact = object if array.dtype.kind in "iu" else np.float64
+    total, count = array.astype(exact), np.ones(array.shape, exact)
+    for axis, factor in enumerate(factors):
+        starts = np.arange(0, total.shape[axis], factor)
+        total, count = np.add.reduceat(total, starts, axis), np.add.reduceat(count, starts, axis)
+    mean = (2 * total + count) // (2 * count) if exact is object else total / count
+    return mean.astype(array.dtype)
+
+
+def reference_mode(array: NDArray[Any], factors: tuple[int, int, int]) -> NDArray[Any]:
+    """Most frequent label of each cell, the smallest among equals, by counting."""
+    shape = tuple(-(-n // f) for n, f in zip(array.shape, factors, strict=True))
+    out = np.empty(shape, array.dtype)
+    for index in np.ndindex(*shape):
+        cell = array[tuple(slice(i * f, i * f + f) for i, f in zip(index, factors, strict=True))]
+        counts = Counter(cell.ravel().tolist())
+        out[index] = min(counts, key=lambda label: (-counts[label], label))
+    return out
+
+
+def reference_pyramid(array: NDArray[Any], plan: RechunkPlan) -> list[NDArray[Any]]:
+    reduce = {"image": reference_mean, "labels": reference_mode}[plan.kind]
+    levels = [array]
+    for level in plan.levels[:-1]:
+        levels.append(reduce(levels[-1], level.factors))
+    return levels
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file, by path."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def kinds_for(dtype: str) -> tuple[Kind, ...]:
+    return ("image", "labels") if dtype.startswith("uint") else ("image",)
