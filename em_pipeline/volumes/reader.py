@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from em_pipeline.domain.errors import ChunkCorrupt, InputRefused, NotFound
 from em_pipeline.domain.geometry import BoundingBox, Shape
-from em_pipeline.volumes.codec import ChunkCodec, crc32c
+from em_pipeline.volumes.codec import crc32c
 from em_pipeline.volumes.ledger import STORED, ChunkState, Ledger, LedgerRow
-from em_pipeline.volumes.metadata import LevelInfo, parse, read_documents
+from em_pipeline.volumes.metadata import LevelInfo, VolumeInfo, parse, read_documents
 from em_pipeline.volumes.shard import ShardIndex, read_shard_index
 
 _INDICES_HELD: Final = 1024  # 1 KiB each for 4 × 4 × 4 chunks
@@ -50,13 +50,10 @@ class Block:
 class VolumeReader:
     """Reads one volume. Safe to use from several threads. Build with `open`."""
 
-    def __init__(
-        self, volume: Path, ledger: Ledger, levels: tuple[LevelInfo, ...], codec: ChunkCodec
-    ) -> None:
+    def __init__(self, volume: Path, ledger: Ledger, info: VolumeInfo) -> None:
         self.volume = volume
         self.ledger = ledger
-        self.levels = levels
-        self.codec = codec
+        self.info = info
         self._closed = False
         self._shard_index = lru_cache(maxsize=_INDICES_HELD)(self._read_shard_index)
 
@@ -74,7 +71,11 @@ class VolumeReader:
         info = parse(found)
         if tuple(level.chunk_grid for level in info.levels) != book.grids:
             raise ChunkCorrupt(f"Open the volume {volume}", "its levels are not those of the ledger")
-        return cls(volume, book, info.levels, info.codec)
+        return cls(volume, book, info)
+
+    @property
+    def levels(self) -> tuple[LevelInfo, ...]:
+        return self.info.levels
 
     def read_chunk(self, level: int, index: tuple[int, int, int]) -> ChunkRead:
         """One chunk, decoded. `index` is z, y, x in chunks.
@@ -87,7 +88,7 @@ class VolumeReader:
             return ChunkRead(row.state, np.zeros(info.chunk_shape, info.dtype), row.valid_fraction)
         payload = self._payload(row)
         try:
-            data = self.codec.decode(payload, info.dtype, info.chunk_shape)
+            data = self.info.codec.decode(payload, info.dtype, info.chunk_shape)
         except ChunkCorrupt as error:
             raise self._corrupt(row, error.found) from error
         return ChunkRead(row.state, data, row.valid_fraction)

@@ -61,7 +61,7 @@ def finished_shards(folder: Path) -> dict[str, tuple[int, int]]:
     return {path: marks for path, marks in shards(folder).items() if records and marks[1] <= max(records)}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(reads=st.lists(st.integers(0, 40), max_size=4), threads=st.sampled_from([1, 3]))
 def test_runs_that_fail_add_up_to_the_same_bytes(reads: list[int], threads: int) -> None:
     plan = small_plan(ARRAY, memory_budget=20_000, threads=threads)
