@@ -8,7 +8,7 @@ import dagster as dg
 
 from em_pipeline.assets.partitions import curated_ids, register
 from em_pipeline.assets.source_graph import build_source_definitions
-from em_pipeline.resources.workspace import WorkspaceResource
+from em_pipeline.resources.workspace import workspace_resource
 from em_pipeline.settings import Executor, Settings, load_settings
 from em_pipeline.sources.base import Source
 from em_pipeline.sources.registry import load_sources
@@ -28,7 +28,7 @@ def build_definitions(
     return dg.Definitions.merge(
         *(build_source_definitions(source) for source in sources),
         dg.Definitions(
-            resources={"workspace": WorkspaceResource(), **(resource_overrides or {})},
+            resources={"workspace": workspace_resource, **(resource_overrides or {})},
             executor=EXECUTORS[settings.executor],
         ),
     )

@@ -11,6 +11,12 @@ from em_pipeline_tests.services import (  # noqa: F401 - fixtures, found by name
     empty_database_url,
     postgres_server,
 )
+from em_pipeline_tests.workspaces import (  # noqa: F401 - fixtures, found by name
+    environment,
+    portal,
+    portal_files,
+    workspace,
+)
 
 
 @pytest.fixture(autouse=True)

@@ -2,9 +2,9 @@
 
 from collections.abc import Collection
 from datetime import datetime
+from typing import Any
 
 import dagster as dg
-from dagster import DynamicPartitionsStore
 
 from em_pipeline.sources.curated import curated_specs
 
@@ -30,7 +30,7 @@ class DatasetPartitions(dg.DynamicPartitionsDefinition):
         self,
         partition_key: str,
         current_time: datetime | None = None,
-        dynamic_partitions_store: DynamicPartitionsStore | None = None,
+        dynamic_partitions_store: Any = None,
     ) -> bool:
         """Whether the id is a partition; a curated one becomes one."""
         if super().has_partition_key(partition_key, current_time, dynamic_partitions_store):

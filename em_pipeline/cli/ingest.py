@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,8 +11,10 @@ from em_pipeline.cli.output import Json, answering, by_axis, console, errors, pr
 from em_pipeline.domain.errors import InputRefused, NotFound
 from em_pipeline.domain.geometry import PartialVoxelSize
 from em_pipeline.domain.spec import DatasetSpec
-from em_pipeline.ingest.workspace import Workspace, open_workspace
 from em_pipeline.settings import load_settings
+
+if TYPE_CHECKING:
+    from em_pipeline.ingest.workspace import Workspace
 
 URL = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
@@ -42,12 +44,13 @@ def ingest(
     Runs its five Dagster assets in this process; a second time continues, or finds nothing to do.
     """
     with answering(as_json):
+        from em_pipeline.cli.launch import run_ingest
+        from em_pipeline.ingest.workspace import open_workspace
+
         settings = load_settings().settings
         with Bars(errors) as bars, open_workspace(settings, bars) as workspace:
             spec = _spec(workspace, target, parse_voxel_size(voxel_size), name, tuple(include or ()))
             workspace.catalog.save_spec(spec)
-            from em_pipeline.cli.launch import run_ingest
-
             launched = run_ingest(workspace, spec, settings)
             summary = workspace.catalog.dataset(spec.dataset_id).summary
         if as_json:
@@ -85,6 +88,7 @@ def register(
     """Make a dataset known to the catalogue and a partition in Dagster, without ingesting it."""
     with answering(as_json):
         from em_pipeline.assets.partitions import register as register_partition
+        from em_pipeline.ingest.workspace import open_workspace
         from em_pipeline.resources.instance import open_instance
 
         settings = load_settings().settings
@@ -123,7 +127,7 @@ def parse_voxel_size(text: str | None) -> PartialVoxelSize | None:
 
 
 def _spec(
-    workspace: Workspace,
+    workspace: "Workspace",
     target: str,
     voxel_size: PartialVoxelSize | None,
     name: str | None,
@@ -156,7 +160,7 @@ def _spec(
     return spec.model_copy(update=changes)
 
 
-def _unknown(target: str, known: dict[str, DatasetSpec], workspace: Workspace) -> NotFound:
+def _unknown(target: str, known: dict[str, DatasetSpec], workspace: "Workspace") -> NotFound:
     import difflib
 
     nearest = difflib.get_close_matches(target.lower(), known, n=3)

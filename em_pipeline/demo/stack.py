@@ -20,6 +20,6 @@ def write_tiff_stack(folder: Path, shape: tuple[int, int, int] = SHAPE, seed: in
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     temporary.mkdir(parents=True)
     for z, plane in enumerate(specimen(shape, seed=seed)):
-        tifffile.imwrite(temporary / f"slice_{z}.tif", plane, compression="zlib")
+        tifffile.imwrite(temporary / f"slice_{z}.tif", plane, photometric="minisblack", compression="zlib")
     temporary.replace(folder)
     return folder

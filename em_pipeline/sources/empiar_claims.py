@@ -1,6 +1,5 @@
 """Claims from an EMPIAR entry, whichever of its two documents it was read from."""
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 
 from em_pipeline.domain.evidence import Claim
@@ -29,7 +28,6 @@ DATA_TYPES = {
 NOT_MODALITIES = frozenset({"EMDB", "OTHER", "SIMULATED"})
 # Categories whose images are sections of one volume: their number is its depth.
 SECTIONS = frozenset({"reconstructed volumes", "micrographs - single frame"})
-BYTES = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 def claims_of(entry: Entry, image_set: int, extractor: str) -> list[Claim]:
@@ -59,13 +57,6 @@ def _entry_claims(claimant: Claimant, entry: Entry) -> Iterator[Claim]:
         yield claimant.says("core.modality", kind, entry["experiment_type"].at, kind)
     if doi := entry["doi"].text:
         yield claimant.says("rights.doi", doi, entry["doi"].at, doi)
-    size = entry["dataset_size"]
-    match = re.fullmatch(r"([\d.]+)\s*([KMGT]B)", size.text or "")
-    if match:
-        value = round(float(match[1]) * BYTES[match[2]])
-        yield claimant.says(
-            "technical.file_size_bytes", value, size.at, size.raw, "rounded by the portal; the whole entry"
-        )
 
 
 def _geometry_claims(claimant: Claimant, chosen: Mapping[str, Said]) -> Iterator[Claim]:

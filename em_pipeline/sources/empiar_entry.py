@@ -21,7 +21,6 @@ ENTRY_FIELDS = {
     "updated": ("update_date", "admin/keyDates/updateDate"),
     "experiment_type": ("experiment_type", "admin/experimentType"),
     "doi": ("entry_doi", "admin/entryDOI"),
-    "dataset_size": ("dataset_size", "admin/datasetSize"),
 }
 # Our name → (REST key, XML path below imageSet).
 IMAGE_SET_FIELDS = {
@@ -120,9 +119,6 @@ def from_rest(url: str, accession: str, answer: Any) -> Entry:
 def from_xml(url: str, root: Element) -> Entry:
     """The XML header, whose root is `entry`."""
     values = {name: _element(root, path) for name, (_, path) in ENTRY_FIELDS.items()}
-    size = root.find(_qualified("admin/datasetSize"))
-    if size is not None and size.text:
-        values["dataset_size"] = Said(f"{size.text} {size.get('units', '')}", "admin/datasetSize")
     references = root.findall(_qualified("crossReferences/relatedEMDBEntries/emdbEntry"))
     return Entry(
         url=url,

@@ -24,7 +24,7 @@ from em_pipeline.ingest.validate import CHECK_NAMES, WARNINGS, validate
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.sources.files import spec_for
 from em_pipeline_tests.ingest.chain import STEPS, hashes, run_chain
-from em_pipeline_tests.ingest.conftest import RETINA
+from em_pipeline_tests.workspaces import RETINA
 
 pytestmark = pytest.mark.integration
 
@@ -141,11 +141,11 @@ def test_a_damaged_volume_is_not_published(
 def test_voxels_that_are_not_the_source_s_are_found(workspace: Workspace, tmp_path: Path) -> None:
     stack = tmp_path / "stack.tif"
     data = np.random.default_rng(1).integers(0, 255, (4, 64, 64), np.uint8)
-    tifffile.imwrite(stack, data)
+    tifffile.imwrite(stack, data, photometric="minisblack")
     spec = spec_for(stack, name="s", voxel_size=PartialVoxelSize(z=1, y=1, x=1))
     for step in STEPS[:3]:
         step(workspace, spec)
-    tifffile.imwrite(stack, data[:, ::-1])
+    tifffile.imwrite(stack, data[:, ::-1], photometric="minisblack")
     failed = {check.name for check in validate(workspace, spec).failures}
     assert "faithful" in failed
 
@@ -166,7 +166,7 @@ def test_a_step_out_of_order_says_what_comes_first(
 
 
 def test_a_volume_without_voxel_size_is_refused_clearly(workspace: Workspace, tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "a.tif", np.zeros((3, 20, 20), np.uint8))
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((3, 20, 20), np.uint8), photometric="minisblack")
     spec = spec_for(tmp_path / "a.tif", name="a")
     scrape(workspace, spec)
     fetch(workspace, spec)
@@ -241,10 +241,10 @@ def test_an_outage_changes_nothing(workspace: Workspace, retina: DatasetSpec, po
 
 def test_a_changed_local_file_is_a_new_version(workspace: Workspace, tmp_path: Path) -> None:
     stack = tmp_path / "stack.tif"
-    tifffile.imwrite(stack, np.full((3, 20, 20), 7, np.uint8))
+    tifffile.imwrite(stack, np.full((3, 20, 20), 7, np.uint8), photometric="minisblack")
     spec = spec_for(stack, name="s", voxel_size=PartialVoxelSize(z=1, y=1, x=1))
     first = run_chain(workspace, spec)
-    tifffile.imwrite(stack, np.full((4, 20, 20), 9, np.uint8))
+    tifffile.imwrite(stack, np.full((4, 20, 20), 9, np.uint8), photometric="minisblack")
     second = run_chain(workspace, spec)
     assert second.changed
     assert second.previous == first.version

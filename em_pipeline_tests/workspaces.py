@@ -1,5 +1,9 @@
-"""A workspace on a temporary store and database, with a local portal behind the source empiar."""
+"""A workspace on a temporary store and database, with a local portal behind the source empiar.
 
+Fixtures for every package of tests; `environment` gives the same to a process of its own.
+"""
+
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,3 +49,21 @@ def workspace(tmp_path: Path, database_url: str, portal: DemoPortal) -> Iterator
         progress=Silent(),
     )
     engine.dispose()
+
+
+@pytest.fixture
+def environment(tmp_path: Path, database_url: str, portal: DemoPortal) -> dict[str, str]:
+    """Environment of a process that works on a fresh home, the test's database and the local portal."""
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith(("EM_", "DAGSTER_"))
+    }
+    sources = {f"EM_SOURCES__EMPIAR__{option.upper()}": base for option, base in portal.options.items()}
+    return {
+        **inherited,
+        **sources,
+        "EM_HOME": str(tmp_path / "home"),
+        "EM_DATABASE_URL": database_url,
+        "EM_DOWNLOAD_TIMEOUT_S": "3",
+        "EM_DOWNLOAD_RETRIES": "2",
+        "COLUMNS": "200",
+    }

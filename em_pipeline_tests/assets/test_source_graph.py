@@ -1,0 +1,128 @@
+"""The Dagster graph in this process: what it runs, shows, retries and stops."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+import pytest
+
+from em_pipeline.assets.failures import reported
+from em_pipeline.assets.partitions import DatasetPartitions, dataset_partitions, register
+from em_pipeline.assets.source_graph import RECHUNK_POOL, build_source_definitions, host_pool, ingest_job_name
+from em_pipeline.definitions import build_definitions, defs
+from em_pipeline.domain.errors import InputRefused, SourceUnavailable
+from em_pipeline.domain.record import Status
+from em_pipeline.ingest.build import current_build
+from em_pipeline.ingest.specs import find_spec
+from em_pipeline.ingest.validate import CHECK_NAMES
+from em_pipeline.ingest.workspace import Workspace
+from em_pipeline.settings import load_settings
+
+ID = "empiar-11759"
+ASSETS = ("record", "raw_files", "ome_zarr", "validation_report", "catalog_entry")
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+def run(
+    workspace: Workspace, instance: dg.DagsterInstance, *, select: list[str] | None = None
+) -> dg.ExecuteInProcessResult:
+    settings = load_settings(environ={}).settings
+    definitions = build_definitions([workspace.source("empiar")], settings, {"workspace": workspace})
+    register(instance, "empiar", [ID])
+    return definitions.resolve_job_def(ingest_job_name("empiar")).execute_in_process(
+        instance=instance,
+        partition_key=ID,
+        raise_on_error=False,
+        asset_selection=[dg.AssetKey(["empiar", name]) for name in select] if select else None,
+    )
+
+
+def test_the_definitions_load_and_have_five_assets_per_source() -> None:
+    loaded = defs()
+    dg.Definitions.validate_loadable(loaded)
+    keys = {key.to_user_string() for key in loaded.resolve_asset_graph().get_all_asset_keys()}
+    for slug in ("empiar", "files"):
+        assert {f"{slug}/{name}" for name in ASSETS} <= keys
+        assert loaded.resolve_job_def(ingest_job_name(slug))
+
+
+def test_pools_bound_the_portal_and_the_rechunk(workspace: Workspace) -> None:
+    definitions = build_source_definitions(workspace.source("empiar"))
+    pools = {
+        key.path[-1]: asset.op.pool
+        for asset in definitions.assets or ()
+        if isinstance(asset, dg.AssetsDefinition)
+        for key in asset.keys
+    }
+    assert pools == {
+        "record": host_pool("empiar"),
+        "raw_files": host_pool("empiar"),
+        "ome_zarr": RECHUNK_POOL,
+        "validation_report": RECHUNK_POOL,
+        "catalog_entry": None,
+    }
+
+
+@pytest.mark.integration
+def test_one_run_publishes_and_shows_what_a_person_wants(
+    workspace: Workspace, instance: dg.DagsterInstance
+) -> None:
+    result = run(workspace, instance)
+    assert result.success
+    shown = {name: result.asset_materializations_for_node(f"empiar__{name}")[0].metadata for name in ASSETS}
+    assert shown["ome_zarr"]["shape_zyx"].value == "16 × 110 × 99"
+    assert str(shown["ome_zarr"]["preview"].value).startswith("![preview")
+    assert "5632" in str(shown["record"]["conflicts"].value) or "5632" in str(
+        shown["ome_zarr"]["conflicts"].value
+    )
+    assert shown["raw_files"]["files"].value == 16
+    assert {"mb_per_s", "stored_bytes", "voxel_size_nm_zyx"} <= set(shown["ome_zarr"])
+    checks = {event.check_name: event.passed for event in result.get_asset_check_evaluations()}
+    assert set(checks) == set(CHECK_NAMES)
+    assert [summary.dataset_id for summary in workspace.catalog.published()] == [ID]
+
+
+@pytest.mark.integration
+def test_a_failed_check_stops_the_run_before_the_catalogue(
+    workspace: Workspace, instance: dg.DagsterInstance
+) -> None:
+    assert run(workspace, instance, select=list(ASSETS[:3])).success
+    spec = find_spec(workspace.catalog, ID)
+    shard = current_build(workspace, spec).files.volume / "0/c/0/0/0"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    result = run(workspace, instance)
+    assert not result.success
+    assert not result.asset_materializations_for_node("empiar__catalog_entry")
+    assert workspace.catalog.published() == []
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(("error", "retried"), [(SourceUnavailable, True), (InputRefused, False)])
+def test_only_what_can_pass_by_itself_is_retried(
+    workspace: Workspace, error: type[SourceUnavailable | InputRefused], retried: bool
+) -> None:
+    workspace.catalog.begin(ID, "empiar")
+    with pytest.raises(dg.Failure) as failure, reported(workspace, ID):
+        raise error("Tried it", "found nothing", "do something")
+    assert failure.value.allow_retries is retried
+    assert failure.value.metadata["to_do"].value == "do something"
+    summary = workspace.catalog.dataset(ID).summary
+    assert (summary.status, summary.message) == (Status.FAILED, "Tried it: found nothing. do something")
+
+
+def test_a_curated_id_becomes_a_partition_when_asked_for(instance: dg.DagsterInstance) -> None:
+    partitions = dataset_partitions("empiar")
+    assert isinstance(partitions, DatasetPartitions)
+    assert not instance.get_dynamic_partitions("empiar_datasets")
+    assert partitions.has_partition_key(ID, dynamic_partitions_store=instance)
+    assert instance.get_dynamic_partitions("empiar_datasets") == [ID]
+    assert not partitions.has_partition_key("empiar-1", dynamic_partitions_store=instance)
+
+
+def test_registering_twice_adds_once(instance: dg.DagsterInstance) -> None:
+    assert register(instance, "empiar", ["empiar-2", "empiar-1"]) == ["empiar-1", "empiar-2"]
+    assert register(instance, "empiar", ["empiar-2"]) == []
