@@ -236,10 +236,12 @@ class TestFailures:
         assert len(sidecar.faults) == 6
 
     @pytest.mark.parametrize(
-        ("announced", "raised"), [("420", ServerUnavailable), (None, AnswerDamaged)], ids=["sized", "unsized"]
+        ("announced", "raised", "says"),
+        [("420", ServerUnavailable, "no whole answer"), (None, AnswerDamaged, "ends after 100 of 420")],
+        ids=["sized", "unsized"],
     )
     def test_a_body_cut_short_is_never_a_block(
-        self, client: EMClient, sidecar: Any, announced: str | None, raised: type[EMError]
+        self, client: EMClient, sidecar: Any, announced: str | None, raised: type[EMError], says: str
     ) -> None:
         def cut(handler: BaseHTTPRequestHandler) -> None:
             handler.close_connection = True
@@ -248,7 +250,7 @@ class TestFailures:
         sidecar.headers["Content-Length"] = announced
         sidecar.body = bytes(100)
         sidecar.faults = [cut] * 4
-        with pytest.raises(raised):
+        with pytest.raises(raised, match=says):
             client.get_block(DATASET, 0, 0, 0)
         assert not sidecar.faults
 
