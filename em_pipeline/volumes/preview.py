@@ -37,7 +37,8 @@ class _Layout:
 def preview_png(reader: VolumeReader, statistics: VolumeStatistics) -> bytes:
     """PNG of the volume: xy, xz and zy through its centre, black at p01 and white at p99 (labels in colours).
 
-    Reads one coarse level's three planes. Raises `ChunkCorrupt` like the reader.
+    Slices are in physical proportion, but none is thinner than 40 pixels. Reads three planes of one coarse
+    level. Raises `ChunkCorrupt` like the reader.
     """
     level = _level(reader)
     layout = _layout(level)
@@ -64,7 +65,9 @@ def preview_png(reader: VolumeReader, statistics: VolumeStatistics) -> bytes:
         draw.rectangle((place[0] - 1, place[1] - 1, place[0] + size[0], place[1] + size[1]), outline=_FRAME)
         _panel_name(draw, place, size, name)
     _scale_bar(draw, layout)
-    caption = f"{' × '.join(map(str, finest.shape))} voxels   {finest.voxel_size}   {finest.dtype}   z, y, x"
+    # The font that Pillow brings has neither × nor µ.
+    extent = f"{' x '.join(map(str, finest.shape))} voxels   {finest.voxel_size}".replace("×", "x")
+    caption = f"{extent}   {finest.dtype}   z, y, x"
     draw.text((_MARGIN, below + layout.depth + 6), caption, _FAINT, _font(12))
     _histogram(draw, statistics, strip_top, total[0] - 2 * _MARGIN)
     sink = io.BytesIO()
@@ -94,6 +97,8 @@ def _plane(reader: VolumeReader, level: LevelInfo, middle: Shape, axis: int) -> 
 
 
 def _grey(plane: NDArray[Any], statistics: VolumeStatistics) -> NDArray[np.uint8]:
+    if not statistics.count:
+        return np.zeros(plane.shape, np.uint8)
     low, high = statistics.p01, statistics.p99
     values = np.nan_to_num(plane.astype(np.float64), nan=low, posinf=high, neginf=low)
     span = high - low if high > low else 1.0
@@ -127,7 +132,7 @@ def _scale_bar(draw: ImageDraw.ImageDraw, layout: _Layout) -> None:
     power = 10.0 ** math.floor(math.log10(room))
     length = max(m * power for m in (1, 2, 5) if m * power <= room)
     pixels = max(1, round(length * layout.scale))
-    name = f"{length / 1000:g} µm" if length >= 1000 else f"{length:g} nm"
+    name = f"{length / 1000:g} microns" if length >= 1000 else f"{length:g} nm"
     font = _font(13)
     right, bottom = _MARGIN + layout.width - 12, _MARGIN + layout.height - 12
     left = right - max(pixels, math.ceil(font.getlength(name)))

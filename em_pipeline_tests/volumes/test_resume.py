@@ -44,6 +44,13 @@ write(ARRAY, folder, **SCARCE)
 class Notes(Silent):
     def __init__(self) -> None:
         self.notes: list[str] = []
+        self.left = 0
+
+    def start(self, step: str, total: int, unit: str) -> None:
+        self.left += total
+
+    def advance(self, step: str, amount: int) -> None:
+        self.left -= amount
 
     def note(self, message: str) -> None:
         self.notes.append(message)
@@ -116,6 +123,7 @@ def test_what_was_finished_is_counted_and_not_read_again(tmp_path: Path) -> None
     assert written.units_done == sum(level.unit_count for level in plan.levels) - 2
     assert written.bytes_read == sum(unit.box.shape.voxels for unit in units[2:]) * ARRAY.itemsize
     assert any("finished before" in note for note in notes.notes)
+    assert notes.left == 0
 
 
 def test_another_plan_starts_afresh_and_says_so(tmp_path: Path) -> None:
