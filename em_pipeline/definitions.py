@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
 import dagster as dg
@@ -43,10 +44,16 @@ def register_curated(slugs: Iterable[str]) -> None:
             register(instance, slug, curated_ids(slug))
 
 
-@dg.definitions
-def defs() -> dg.Definitions:
-    """What `dagster` and `dg` load."""
+@cache
+def _from_environment() -> dg.Definitions:
+    """Dagster asks for the definitions once per step; this process's settings do not change meanwhile."""
     settings = load_settings().settings
     sources = load_sources(settings.sources)
     register_curated(sources)
     return build_definitions(sources.values(), settings)
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """What `dagster` and `dg` load."""
+    return _from_environment()

@@ -16,8 +16,9 @@ from em_pipeline.ingest.fetch import latest_manifest
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.storage import keys
 from em_pipeline.storage.lock import dataset_lock
-from em_pipeline.volumes.conformance import ngff_faults
+from em_pipeline.volumes.conformance import ngff_faults, read_elsewhere
 from em_pipeline.volumes.ledger import Ledger
+from em_pipeline.volumes.plan import CHUNK
 from em_pipeline.volumes.reader import VolumeReader
 from em_pipeline.volumes.verify import verify_stored
 
@@ -120,14 +121,18 @@ def _geometry(workspace: Workspace, spec: DatasetSpec, built: Built) -> CheckRes
             "shape": tuple(box_of(spec, volume).shape),
             "dtype": volume.dtype.name,
             "voxel_size_nm": tuple(built.record.fields.core.voxel_size_nm.model_dump().values()),
+            "recorded shape": tuple(built.record.fields.core.volume_shape.model_dump().values()),
+            "recorded dtype": built.record.fields.core.data_type,
         }
         found = {
             "shape": tuple(level.shape),
             "dtype": np.dtype(level.dtype).name,
             "voxel_size_nm": tuple(level.voxel_size),
+            "recorded shape": tuple(level.shape),
+            "recorded dtype": np.dtype(level.dtype).name,
         }
     wrong = [name for name in expected if expected[name] != found[name]]
-    message = "; ".join(f"{name} is {found[name]}, the source has {expected[name]}" for name in wrong)
+    message = "; ".join(f"{name}: stored {found[name]}, expected {expected[name]}" for name in wrong)
     return CheckResult(
         name="geometry",
         passed=not wrong,
@@ -136,25 +141,21 @@ def _geometry(workspace: Workspace, spec: DatasetSpec, built: Built) -> CheckRes
 
 
 def _faithful(workspace: Workspace, spec: DatasetSpec, built: Built) -> CheckResult:
-    with (
-        open_source_volume(workspace, spec, latest_manifest(workspace, spec)) as volume,
-        VolumeReader.open(built.files.volume, built.files.ledger) as reader,
-    ):
-        corner = box_of(spec, volume).start
-        level = reader.levels[0]
-        boxes = list(BoundingBox.of_shape(level.shape).tiles(level.chunk_shape))
+    with open_source_volume(workspace, spec, latest_manifest(workspace, spec)) as volume:
+        whole = box_of(spec, volume)
+        boxes = list(BoundingBox.of_shape(whole.shape).tiles(CHUNK))
         sample = random.Random(built.version).sample(boxes, min(SAMPLED_CHUNKS, len(boxes)))  # noqa: S311
         for box in sample:
-            if not _same(volume, reader, box, corner):
+            if not _same(volume, built, box, whole.start):
                 at = tuple(box.start)
                 message = f"level 0 differs from the raw files in the chunk at voxel {at} (z-y-x)"
                 return CheckResult(name="faithful", passed=False, message=message)
-    message = f"{len(sample)} of {len(boxes)} chunks equal the raw files voxel by voxel"
+    message = f"{len(sample)} of {len(boxes)} chunks, read by tensorstore, equal the raw files voxel by voxel"
     return CheckResult(name="faithful", passed=True, message=message)
 
 
-def _same(volume: LazyVolume, reader: VolumeReader, box: BoundingBox, corner: Shape) -> bool:
-    stored = reader.read_block(0, box).data
+def _same(volume: LazyVolume, built: Built, box: BoundingBox, corner: Shape) -> bool:
+    stored = read_elsewhere(built.files.volume, "0", box)
     raw = volume.read(box.shifted(corner))
     floats = np.issubdtype(stored.dtype, np.floating)
     return bool(np.array_equal(stored, raw, equal_nan=bool(floats)))

@@ -22,7 +22,9 @@ from em_pipeline.settings import load_settings
 )
 def workspace_resource(context: dg.InitResourceContext) -> Iterator[Workspace]:
     """Open for one run and close after it."""
-    overrides = {f"EM_{key.upper()}": str(value) for key, value in context.resource_config["settings"].items()}
+    overrides = {
+        f"EM_{key.upper()}": str(value) for key, value in context.resource_config["settings"].items()
+    }
     settings = load_settings(environ={**os.environ, **overrides}).settings
     with open_workspace(settings, Silent()) as workspace:
         yield workspace

@@ -5,8 +5,6 @@ https://httpd.apache.org/docs/2.4/mod/mod_autoindex.html
 
 from urllib.parse import unquote, urljoin, urlsplit
 
-from bs4 import BeautifulSoup
-
 from em_pipeline.domain.errors import SourceUnavailable
 
 
@@ -16,6 +14,8 @@ def file_names(page: str, url: str) -> list[str]:
     Sort links, the parent and sub-folders are left out, and so is every link that leads out of the folder.
     Raises `SourceUnavailable` for a page that is no listing: a portal in trouble sends one in its place.
     """
+    from bs4 import BeautifulSoup
+
     soup = BeautifulSoup(page, "html.parser")
     heading = soup.find(["title", "h1"])
     if heading is None or "index of" not in heading.get_text().lower():
