@@ -3,12 +3,14 @@
 import os
 from collections.abc import Iterable, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
 from em_pipeline.assets.partitions import curated_ids, register
 from em_pipeline.assets.source_graph import build_source_definitions
+from em_pipeline.domain.identity import short_hash
 from em_pipeline.resources.workspace import workspace_resource
 from em_pipeline.settings import Executor, Settings, load_settings
 from em_pipeline.sources.base import Source
@@ -36,12 +38,21 @@ def build_definitions(
 
 
 def register_curated(slugs: Iterable[str]) -> None:
-    """Show the curated datasets as partitions of the instance that `DAGSTER_HOME` names, if it names one."""
-    if not os.environ.get("DAGSTER_HOME"):
+    """Show the curated datasets as partitions of the instance that `DAGSTER_HOME` names, if it names one.
+
+    A file there remembers which were shown, because opening an instance takes longer than all else here.
+    """
+    home = os.environ.get("DAGSTER_HOME")
+    if not home:
+        return
+    ids = {slug: curated_ids(slug) for slug in slugs}
+    shown = Path(home) / f".em-curated-{short_hash(*(i for slug in sorted(ids) for i in sorted(ids[slug])))}"
+    if shown.exists():
         return
     with dg.DagsterInstance.get() as instance:
-        for slug in slugs:
-            register(instance, slug, curated_ids(slug))
+        for slug in ids:
+            register(instance, slug, ids[slug])
+    shown.touch()
 
 
 @cache

@@ -1,6 +1,7 @@
 """What a person sees of each step in the Dagster UI."""
 
 import base64
+import io
 from collections.abc import Mapping, Sequence
 
 import dagster as dg
@@ -13,6 +14,7 @@ from em_pipeline.ingest.build import Built
 
 # The UI shows tables whole; longer ones belong to `em show`.
 SHOWN_ROWS = 100
+SHOWN_PIXELS = (900, 900)
 
 Metadata = Mapping[str, dg.MetadataValue]
 
@@ -108,9 +110,15 @@ def volume_metadata(built: Built) -> dict[str, dg.MetadataValue]:
 
 
 def preview_metadata(built: Built) -> dg.MetadataValue:
-    """The preview PNG, shown in place."""
-    encoded = base64.b64encode(built.files.preview.read_bytes()).decode()
-    return dg.MetadataValue.md(f"![preview of {built.version}](data:image/png;base64,{encoded})")
+    """The preview, small enough to lie in the event log, shown in place."""
+    from PIL import Image
+
+    small = io.BytesIO()
+    with Image.open(built.files.preview) as picture:
+        picture.thumbnail(SHOWN_PIXELS)
+        picture.convert("RGB").save(small, "JPEG", quality=85)
+    encoded = base64.b64encode(small.getvalue()).decode()
+    return dg.MetadataValue.md(f"![preview of {built.version}](data:image/jpeg;base64,{encoded})")
 
 
 def report_metadata(report: ValidationReport) -> dict[str, dg.MetadataValue]:

@@ -34,7 +34,17 @@ def running_postmaster(data: Path, timeout_s: float) -> Postmaster | None:
             return found
         if time.monotonic() >= deadline:
             return None
-        time.sleep(0.05)
+        time.sleep(0.01)
+
+
+def wait_for_end(pid: int, data: Path, timeout_s: float) -> bool:
+    """Whether the server `pid` of `data` has ended, waiting up to `timeout_s` for it."""
+    deadline = time.monotonic() + timeout_s
+    while _serves(pid, data):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.005)
+    return True
 
 
 def disown_stale_pid_file(data: Path) -> None:

@@ -4,13 +4,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
-
-import httpx
+from typing import TYPE_CHECKING, Any, Self
 
 from em_pipeline.domain.errors import RecordInvalid
 from em_pipeline.domain.progress import Progress, Silent
 from em_pipeline.storage.transport import USER_AGENT, HttpPolicy, Transport, looks_like_html
+
+if TYPE_CHECKING:
+    import httpx
 
 # Far above any record of a portal we know; a listing larger than this is asked for in pages.
 MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
@@ -87,6 +88,8 @@ class PortalClient:
 
     def get_text(self, url: str) -> str:
         """The document at `url` (HTML pages included), decoded by its declared charset, else UTF-8."""
+        import httpx
+
         body, headers = self._document("GET", url, {}, None)
         charset = httpx.Response(200, headers=headers).charset_encoding or "utf-8"
         try:
@@ -114,8 +117,8 @@ class PortalClient:
 
     def _document(
         self, method: str, url: str, headers: Mapping[str, str], content: bytes | None
-    ) -> tuple[bytes, httpx.Headers]:
-        def ask() -> tuple[bytes, httpx.Headers]:
+    ) -> "tuple[bytes, httpx.Headers]":
+        def ask() -> "tuple[bytes, httpx.Headers]":
             sent = {**headers, "Accept-Encoding": "gzip"}
             with self._transport.exchange(
                 method, url, sent, content=content, accept=frozenset({200})
@@ -124,7 +127,7 @@ class PortalClient:
 
         return self._transport.retrying(url, ask)
 
-    def _body(self, url: str, response: httpx.Response) -> bytes:
+    def _body(self, url: str, response: "httpx.Response") -> bytes:
         body = bytearray()
         for piece in response.iter_bytes():
             body += piece
@@ -137,7 +140,7 @@ class PortalClient:
         return bytes(body)
 
 
-def _head_result(response: httpx.Response, size: str, *, ranges: bool) -> HeadResult:
+def _head_result(response: "httpx.Response", size: str, *, ranges: bool) -> HeadResult:
     encoded = response.headers.get("Content-Encoding", "identity") != "identity"
     return HeadResult(
         size=int(size) if size.isdecimal() and not encoded else None,
@@ -147,7 +150,7 @@ def _head_result(response: httpx.Response, size: str, *, ranges: bool) -> HeadRe
     )
 
 
-def _parsed(url: str, body: bytes, headers: httpx.Headers) -> Any:
+def _parsed(url: str, body: bytes, headers: "httpx.Headers") -> Any:
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:

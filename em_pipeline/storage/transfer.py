@@ -8,9 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import PurePosixPath
-from typing import TypeAlias
-
-import httpx
+from typing import TYPE_CHECKING, TypeAlias
 
 from em_pipeline.domain.errors import ChecksumMismatch, RecordInvalid, SourceUnavailable
 from em_pipeline.domain.files import RawFile, RemoteFile
@@ -27,6 +25,9 @@ from em_pipeline.storage.journal import (
     write_record,
 )
 from em_pipeline.storage.transport import Fault, Transport, looks_like_html
+
+if TYPE_CHECKING:
+    import httpx
 
 # One piece of work of a pool's thread; what it returns is to be done next.
 Unit: TypeAlias = Callable[[], "list[Unit]"]
@@ -218,7 +219,7 @@ class FileTransfer:
         self._ranged = False  # an empty file has no first part: ask for all of it
 
     def _receive_part(
-        self, response: httpx.Response, part: int, start: int, stop: int, descriptor: int
+        self, response: "httpx.Response", part: int, start: int, stop: int, descriptor: int
     ) -> None:
         sent = response.headers.get("Content-Range", "")
         match = _CONTENT_RANGE.fullmatch(sent.strip())
@@ -253,7 +254,7 @@ class FileTransfer:
         if changed:
             raise Restart(f"it changed while it was being fetched: {changed}")
 
-    def _pin(self, response: httpx.Response, size: int, descriptor: int) -> None:
+    def _pin(self, response: "httpx.Response", size: int, descriptor: int) -> None:
         etag, modified = response.headers.get("ETag"), response.headers.get("Last-Modified")
         plan = Plan(self._remote.url, size, etag, modified, self._part_size)
         os.ftruncate(descriptor, size)
@@ -261,7 +262,7 @@ class FileTransfer:
             begin_journal(self._places.journal, plan)
         self._plan, self._left = plan, set(plan.parts)
 
-    def _receive_whole(self, response: httpx.Response, descriptor: int) -> None:
+    def _receive_whole(self, response: "httpx.Response", descriptor: int) -> None:
         """Take all of a file from a server that does not send parts."""
         length = response.headers.get("Content-Length")
         etag, modified = response.headers.get("ETag"), response.headers.get("Last-Modified")
@@ -284,7 +285,7 @@ class FileTransfer:
         self._got[0] = received
         self._plan = Plan(self._remote.url, received, etag, modified, max(1, received))
 
-    def _pieces(self, response: httpx.Response) -> Iterator[bytes]:
+    def _pieces(self, response: "httpx.Response") -> Iterator[bytes]:
         patience = self._transport.policy.read_timeout_s
         since, arrived = time.monotonic(), 0
         for piece in response.iter_raw():
@@ -303,7 +304,7 @@ class FileTransfer:
             total = sum(self._got.values())
         self._tally.reached(total)
 
-    def _refuse_endless(self, response: httpx.Response, size: int | None) -> None:
+    def _refuse_endless(self, response: "httpx.Response", size: int | None) -> None:
         chunked = "chunked" in response.headers.get("Transfer-Encoding", "").lower()
         if size is None and not chunked and self._promised is None:
             raise RecordInvalid(
@@ -312,7 +313,7 @@ class FileTransfer:
                 "List the file with its size or checksum",
             )
 
-    def _refuse_encoded(self, response: httpx.Response) -> None:
+    def _refuse_encoded(self, response: "httpx.Response") -> None:
         encoding = response.headers.get("Content-Encoding", "identity").lower()
         if encoding != "identity":
             raise RecordInvalid(
@@ -362,7 +363,7 @@ def _if_range(plan: Plan) -> str | None:
     return plan.modified
 
 
-def _check_length(response: httpx.Response, length: int) -> None:
+def _check_length(response: "httpx.Response", length: int) -> None:
     said = response.headers.get("Content-Length")
     if said is not None and int(said) != length:
         raise Fault(f"Content-Length says {said}, the range has {length} bytes")

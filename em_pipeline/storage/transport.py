@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import TracebackType
-from typing import Self, TypeVar
-
-import httpx
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from em_pipeline.domain.errors import EmError, InputRefused, NotFound, RecordInvalid, SourceUnavailable
+
+if TYPE_CHECKING:
+    import httpx
 
 USER_AGENT = "em-pipeline/0.1 (public electron-microscopy volumes as OME-Zarr)"
 MAX_REDIRECTS = 5
@@ -96,13 +97,26 @@ class Transport:
         self._stop = threading.Event()
         self._hosts: dict[str, _Host] = {}
         self._hosts_lock = threading.Lock()
-        self._client = httpx.Client(
-            http2=False,
-            follow_redirects=False,  # `exchange` follows them, to check each
-            headers={"User-Agent": policy.user_agent},
-            timeout=httpx.Timeout(policy.read_timeout_s, connect=policy.connect_timeout_s, pool=None),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=5.0),
-        )
+        self._client: httpx.Client | None = None
+        self._client_lock = threading.Lock()
+
+    def _connected(self) -> "httpx.Client":
+        """The client, made when a portal is first asked: most commands never ask one."""
+        import httpx
+
+        with self._client_lock:
+            if self._client is None:
+                policy = self.policy
+                self._client = httpx.Client(
+                    http2=False,
+                    follow_redirects=False,  # `exchange` follows them, to check each
+                    headers={"User-Agent": policy.user_agent},
+                    timeout=httpx.Timeout(policy.read_timeout_s, connect=policy.connect_timeout_s, pool=None),
+                    limits=httpx.Limits(
+                        max_connections=None, max_keepalive_connections=None, keepalive_expiry=5.0
+                    ),
+                )
+            return self._client
 
     def stop(self) -> None:
         """Make every waiting or reading thread raise `Stopped` soon."""
@@ -118,7 +132,9 @@ class Transport:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._client.close()
+        with self._client_lock:
+            if self._client is not None:
+                self._client.close()
 
     @contextmanager
     def exchange(
@@ -129,7 +145,7 @@ class Transport:
         *,
         content: bytes | None = None,
         accept: frozenset[int] = frozenset({200, 206}),
-    ) -> Iterator[httpx.Response]:
+    ) -> "Iterator[httpx.Response]":
         """The streamed answer to one request, redirects followed; its status is one of `accept`.
 
         Raises `Fault` for what may pass, also while the caller reads the body; `NotFound` for 404 and 410;
@@ -154,14 +170,17 @@ class Transport:
 
     @contextmanager
     def _one(
-        self, method: str, url: httpx.URL, headers: Mapping[str, str], content: bytes | None
-    ) -> Iterator[httpx.Response]:
+        self, method: str, url: "httpx.URL", headers: Mapping[str, str], content: bytes | None
+    ) -> "Iterator[httpx.Response]":
+        import httpx
+
         host = self._host(url)
         with host.slots:
             self._take_turn(host)
-            request = self._client.build_request(method, url, headers=headers, content=content)
+            client = self._connected()
+            request = client.build_request(method, url, headers=headers, content=content)
             try:
-                response = self._client.send(request, stream=True)
+                response = client.send(request, stream=True)
                 try:
                     yield response
                 finally:
@@ -172,11 +191,13 @@ class Transport:
             except (httpx.TransportError, httpx.DecodingError) as error:
                 raise Fault(f"{type(error).__name__}: {error}") from error
 
-    def _patience(self, error: httpx.TimeoutException) -> float:
+    def _patience(self, error: "httpx.TimeoutException") -> float:
+        import httpx
+
         connecting = isinstance(error, httpx.ConnectTimeout)
         return self.policy.connect_timeout_s if connecting else self.policy.read_timeout_s
 
-    def _host(self, url: httpx.URL) -> _Host:
+    def _host(self, url: "httpx.URL") -> _Host:
         with self._hosts_lock:
             name = f"{url.scheme}://{url.netloc.decode()}"
             if name not in self._hosts:
@@ -228,8 +249,10 @@ class Transport:
                 self.wait_after(url, attempts, fault)
 
 
-def check_url(url: str, asked: str) -> httpx.URL:
+def check_url(url: str, asked: str) -> "httpx.URL":
     """`url` as httpx reads it, or `InputRefused` where it is not http(s) or has no host."""
+    import httpx
+
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
@@ -239,7 +262,9 @@ def check_url(url: str, asked: str) -> httpx.URL:
     return parsed
 
 
-def _redirected(asked: str, base: httpx.URL, location: str) -> httpx.URL:
+def _redirected(asked: str, base: "httpx.URL", location: str) -> "httpx.URL":
+    import httpx
+
     try:
         return check_url(str(base.join(location)), asked)
     except (InputRefused, httpx.InvalidURL) as error:
@@ -250,12 +275,12 @@ def _redirected(asked: str, base: httpx.URL, location: str) -> httpx.URL:
         ) from error
 
 
-def _drain(response: httpx.Response) -> None:
+def _drain(response: "httpx.Response") -> None:
     if int(response.headers.get("Content-Length") or DRAINED_BODY + 1) <= DRAINED_BODY:
         response.read()
 
 
-def check_status(method: str, url: str, response: httpx.Response, accept: frozenset[int]) -> None:
+def check_status(method: str, url: str, response: "httpx.Response", accept: frozenset[int]) -> None:
     """Raise the error that a status outside `accept` means (see `Transport.exchange`)."""
     status = response.status_code
     if status in accept:

@@ -71,7 +71,7 @@ def preview_png(reader: VolumeReader, statistics: VolumeStatistics) -> bytes:
     draw.text((_MARGIN, below + layout.depth + 6), caption, _FAINT, _font(12))
     _histogram(draw, statistics, strip_top, total[0] - 2 * _MARGIN)
     sink = io.BytesIO()
-    canvas.save(sink, "PNG", optimize=True)
+    canvas.save(sink, "PNG", compress_level=3)
     return sink.getvalue()
 
 
