@@ -1,5 +1,6 @@
 """The one assembly point: every source's graph, and the resource they share."""
 
+import gc
 import os
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -33,6 +34,8 @@ def build_definitions(
         dg.Definitions(
             resources={"workspace": workspace_resource, **(resource_overrides or {})},
             executor=EXECUTORS[settings.executor],
+            # The console shows what a person follows; the instance keeps every event.
+            loggers={"console": dg.colored_console_logger.configured({"log_level": "INFO"})},
         ),
     )
 
@@ -61,6 +64,8 @@ def _from_environment() -> dg.Definitions:
     settings = load_settings().settings
     sources = load_sources(settings.sources)
     register_curated(sources)
+    # What was imported so far lives as long as the process: the collector need not visit it at every pass.
+    gc.freeze()
     return build_definitions(sources.values(), settings)
 
 

@@ -3,6 +3,7 @@
 from io import BytesIO
 from typing import Any
 
+import numpy as np
 import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,6 +17,7 @@ from em_pipeline.catalog.entries import PublishOutcome, VersionToPublish
 from em_pipeline.catalog.models import CheckOfVersion, DatasetRow, RawFileOfVersion, VersionRow
 from em_pipeline.domain.errors import NotPublishable
 from em_pipeline.domain.record import Status
+from em_pipeline.volumes.arrow import from_numpy, repeated, to_numpy
 
 STATISTICS = ("min", "max", "mean", "std", "p01", "p99")
 BLOCK_COLUMNS = ("z", "y", "x", "nbytes", "crc32c", "state", "valid_fraction", *STATISTICS)
@@ -77,7 +79,7 @@ def publish(session: Session, new: VersionToPublish) -> PublishOutcome:
             f"it was published with the ledger {existing.ledger_sha256}, this one has {new.ledger_sha256}",
             "What is published never changes: a change of revision, spec or writer makes a new version",
         )
-    blocks = new.ledger.filter(pc.equal(new.ledger["level"], 0))
+    blocks = new.ledger.take(from_numpy(np.flatnonzero(to_numpy(new.ledger["level"]) == 0)))
     if not (existing and existing.published_at):
         _write_version(session, new, blocks)
     if previous != new.version:
@@ -188,8 +190,8 @@ def _csv(new: VersionToPublish, blocks: pa.Table) -> bytes:
     columns = {name: _column(name, blocks[name]) for name in BLOCK_COLUMNS}
     table = pa.table(
         {
-            "dataset_id": pa.repeat(new.dataset_id, blocks.num_rows),
-            "version": pa.repeat(new.version, blocks.num_rows),
+            "dataset_id": repeated(new.dataset_id, blocks.num_rows),
+            "version": repeated(new.version, blocks.num_rows),
             **columns,
         }
     )
@@ -204,7 +206,7 @@ def _column(name: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
     if name not in STATISTICS:
         return values
     numbers = pc.cast(values, pa.float64())
-    return pc.if_else(pc.is_finite(numbers), numbers, pa.scalar(None, pa.float64()))
+    return pc.if_else(pc.is_finite(numbers), numbers, pa.nulls(len(numbers), pa.float64()))
 
 
 def _refused(new: VersionToPublish, found: str, to_do: str) -> NotPublishable:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from em_pipeline.domain.errors import ChunkCorrupt, NotFound
 from em_pipeline.domain.geometry import Shape
+from em_pipeline.volumes.arrow import from_numpy, strings, to_numpy
 from em_pipeline.volumes.durable import write_whole
 from em_pipeline.volumes.statistics import SUMMARY_FIELDS, Summary, VolumeStatistics, bin_count
 
@@ -99,7 +100,7 @@ class Ledger:
         except FileNotFoundError as error:
             raise NotFound(f"Read the ledger {path}", "there is no such file") from error
         try:
-            # Not read_table: it imports pandas, which takes longer than the reading.
+            # Not read_table, which imports pandas (see `volumes.arrow`).
             table = pq.ParquetFile(io.BytesIO(payload), page_checksum_verification=True).read()
             return cls(table, hashlib.sha256(payload).hexdigest(), str(path))
         except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
@@ -133,10 +134,10 @@ class Ledger:
         for name in ROW.names or ():
             column = self.table[name]
             if name == "state":
-                column = pc.index_in(column.cast(pa.string()), value_set=pa.array([*STATES]))
+                column = pc.index_in(column.cast(pa.string()), value_set=strings(STATES))
                 if column.null_count:
                     raise ChunkCorrupt(f"Read the ledger {self._where}", "it has chunks in an unknown state")
-            rows[name] = column.to_numpy()
+            rows[name] = to_numpy(column)
         return rows
 
     def row(self, level: int, index: tuple[int, int, int]) -> LedgerRow:
@@ -177,11 +178,11 @@ class Ledger:
             places = np.unravel_index(np.arange(grid.voxels), grid)
             expected = (np.full(grid.voxels, level), *places)
             for name, column in zip(("level", "z", "y", "x"), expected, strict=True):
-                if not np.array_equal(part[name].to_numpy(), column):
+                if not np.array_equal(to_numpy(part[name]), column):
                     raise ValueError(f"the rows of level {level} are not its {grid} chunks in order")
         if self.table.num_rows != self._starts[-1]:
             raise ValueError(f"{self.table.num_rows} rows for {self._starts[-1]} chunks")
-        if (pc.min(self.table["nbytes"]).as_py() or 0) < 0:
+        if (to_numpy(self.table["nbytes"]) < 0).any():
             raise ValueError("a chunk has a negative length")
 
 
@@ -229,5 +230,5 @@ def _field(name: str) -> pa.Field:
 
 def _column(name: str, values: NDArray[Any]) -> pa.Array:
     if name == "state":
-        return pa.DictionaryArray.from_arrays(pa.array(values.astype(np.int8)), pa.array([*STATES]))
-    return pa.array(np.ascontiguousarray(values), from_pandas=True)  # NaN becomes null
+        return pa.DictionaryArray.from_arrays(from_numpy(values.astype(np.int8)), strings(STATES))
+    return from_numpy(values)
