@@ -1,6 +1,7 @@
 """`em ls`, `em show`: what is in the catalogue."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -41,36 +42,33 @@ def ls(
             _print_rows(rows, every)
 
 
+# Column heading → cell of a row. The last ones are shown only where the screen is wide enough.
+COLUMNS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "dataset": lambda row: row["dataset_id"],
+    "status": lambda row: row["status"],
+    "z×y×x": lambda row: by_axis(row.get("shape")),
+    "voxel nm": lambda row: by_axis(_sizes(row.get("voxel_size_nm"))),
+    "dtype": lambda row: row.get("data_type"),
+    "stored": lambda row: size(row.get("stored_bytes")),
+    "conflicts": lambda row: row.get("conflicts"),
+}
+WIDE_COLUMNS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "organism": lambda row: row.get("organism"),
+    "modality": lambda row: row.get("modality"),
+    "licence": lambda row: row.get("licence"),
+}
+WIDE = 120
+
+
 def _print_rows(rows: list[dict[str, Any]], every: bool) -> None:
-    columns = [
-        "dataset",
-        "status",
-        "shape z×y×x",
-        "voxel size nm",
-        "dtype",
-        "organism",
-        "modality",
-        "licence",
-        "stored",
-    ]
+    columns = COLUMNS | (WIDE_COLUMNS if console.width >= WIDE else {})
+    if every:
+        columns = columns | {"message": lambda row: row.get("message")}
     table(
         f"{len(rows)} dataset{'s' if len(rows) != 1 else ''}",
-        columns + (["message"] if every else []),
-        [
-            [
-                row["dataset_id"],
-                str(row["status"]) + (f" {row['conflicts']} conflicts" if row.get("conflicts") else ""),
-                by_axis(row.get("shape")),
-                by_axis(_sizes(row.get("voxel_size_nm"))),
-                row.get("data_type"),
-                row.get("organism"),
-                row.get("modality"),
-                row.get("licence"),
-                size(row.get("stored_bytes")),
-            ]
-            + ([row.get("message")] if every else [])
-            for row in rows
-        ],
+        list(columns),
+        [[cell(row) for cell in columns.values()] for row in rows],
+        whole=tuple(COLUMNS),
     )
 
 
@@ -83,10 +81,11 @@ def show(
 ) -> None:
     """Show a dataset's record with its evidence, its conflicts and the checks it passed."""
     with answering(as_json):
+        from em_pipeline.ingest.specs import dataset_detail
         from em_pipeline.ingest.workspace import open_catalog
 
         with open_catalog(load_settings().settings) as catalog:
-            detail = catalog.dataset(dataset_id)
+            detail = dataset_detail(catalog, dataset_id)
         if as_json:
             document = dataclasses.asdict(
                 dataclasses.replace(detail, record=None, conflicts=(), spec=None, checks=())

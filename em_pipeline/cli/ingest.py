@@ -116,6 +116,8 @@ def parse_voxel_size(text: str | None) -> PartialVoxelSize | None:
     if len(parts) == 1:
         parts *= 3
     try:
+        if not any(parts):
+            parts = [text]
         z, y, x = (float(part) if part else None for part in parts)
         return PartialVoxelSize(z=z, y=y, x=x)
     except ValueError as error:

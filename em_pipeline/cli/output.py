@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from em_pipeline.domain.errors import EmError
+from em_pipeline.domain.geometry import VoxelSize
 
 EXIT_CODES = """Exit codes: 0 done · 1 failed · 2 refused input · 3 unreadable record or format ·
 4 portal unavailable · 5 corrupt or mismatched data · 6 not publishable · 7 not found ·
@@ -23,18 +24,32 @@ errors = Console(stderr=True, highlight=False)
 
 
 def print_json(document: Any) -> None:
-    """One JSON document on standard output; paths and dates become text."""
-    sys.stdout.write(json.dumps(document, indent=2, default=str, ensure_ascii=False) + "\n")
+    """One JSON document on standard output; voxel sizes are `[z, y, x]`, paths and dates text."""
+    sys.stdout.write(json.dumps(document, indent=2, default=_jsonable, ensure_ascii=False) + "\n")
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table for people."""
+def _jsonable(value: object) -> object:
+    return list(value) if isinstance(value, VoxelSize) else str(value)
+
+
+def table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, whole: Collection[str] = ()
+) -> None:
+    """A table for people. The columns `whole` keep their width; the others give way on a narrow screen."""
     shown = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for column in columns:
-        shown.add_column(column, overflow="fold")
+        if column in whole:
+            shown.add_column(column, no_wrap=True, min_width=_width(column, columns, rows))
+        else:
+            shown.add_column(column, overflow="fold")
     for row in rows:
         shown.add_row(*("" if cell is None else str(cell) for cell in row))
     console.print(shown)
+
+
+def _width(column: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> int:
+    place = columns.index(column)
+    return max(len(column), *(len(str(row[place])) for row in rows)) if rows else len(column)
 
 
 @contextmanager
@@ -82,6 +97,4 @@ def size(value: int | None) -> str:
 
 def by_axis(values: Sequence[object] | None) -> str:
     """z × y × x."""
-    return (
-        "" if values is None else " × ".join(f"{v:.6g}" if isinstance(v, float) else str(v) for v in values)
-    )
+    return "" if values is None else "×".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in values)

@@ -127,6 +127,7 @@ def _read(settings: Settings, dataset_id: str, level: int, start: tuple[int, int
 
 
 def _published_files(settings: Settings, dataset_id: str) -> tuple[Path, Path, str]:
+    from em_pipeline.ingest.specs import dataset_detail
     from em_pipeline.ingest.workspace import open_catalog
     from em_pipeline.storage.store import open_store
 
@@ -134,12 +135,11 @@ def _published_files(settings: Settings, dataset_id: str) -> tuple[Path, Path, s
     with open_catalog(settings) as catalog:
         published = catalog.published_version(dataset_id)
         if published is None:
-            # Raises with the nearest ids where the dataset is not known at all.
-            status = catalog.dataset(dataset_id).summary.status
+            status = dataset_detail(catalog, dataset_id).summary.status
             raise NotFound(
                 f"Find the published volume of {dataset_id}",
                 f"none is published (status {status})",
-                "Run `em ingest` on it",
+                f"Run `em ingest {dataset_id}`",
             )
     return (
         store.local_path(published.volume_key),

@@ -4,6 +4,7 @@ import difflib
 import re
 from collections.abc import Iterable
 
+from em_pipeline.catalog.entries import DatasetDetail
 from em_pipeline.catalog.repository import Catalog
 from em_pipeline.domain.errors import InputRefused, NotFound
 from em_pipeline.domain.identity import check_dataset_id
@@ -34,6 +35,21 @@ def find_spec(catalog: Catalog, dataset_id: str) -> DatasetSpec:
         f"Find the dataset {dataset_id}",
         "no spec has that id",
         f"Nearest: {', '.join(nearest)}" if nearest else f"Register it with `em register {dataset_id}`",
+    )
+
+
+def dataset_detail(catalog: Catalog, dataset_id: str) -> DatasetDetail:
+    """What the catalogue has of a dataset. Raises `NotFound`, for a known one that was never ingested too."""
+    check_dataset_id(dataset_id)
+    try:
+        return catalog.dataset(dataset_id)
+    except NotFound:
+        if dataset_id not in known_specs(catalog):
+            raise
+    raise NotFound(
+        f"Find the dataset {dataset_id}",
+        "it is known but was never ingested",
+        f"Run `em ingest {dataset_id}`",
     )
 
 
