@@ -11,6 +11,7 @@ from em_pipeline.domain.errors import EmError
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.resources.instance import open_instance
+from em_pipeline.resources.processes import close_dead_runs, process_tags
 from em_pipeline.settings import Settings
 
 # The run's events go to the instance and the progress to the bars; the console stays with those.
@@ -36,12 +37,14 @@ def run_ingest(workspace: Workspace, spec: DatasetSpec, settings: Settings) -> L
     definitions = build_definitions([source], settings, {"workspace": workspace})
     with open_instance(settings) as instance:
         register(instance, spec.source, [spec.dataset_id])
+        close_dead_runs(instance)
         job = definitions.resolve_job_def(ingest_job_name(spec.source))
         result = job.execute_in_process(
             instance=instance,
             partition_key=spec.dataset_id,
             run_config=QUIET,
             raise_on_error=False,
+            tags=process_tags(),
         )
         if not result.success:
             raise _failure(result, spec)

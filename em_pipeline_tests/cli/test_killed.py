@@ -1,0 +1,127 @@
+"""An ingest killed at any moment and run again: the same bytes, and nothing fetched twice."""
+
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from em_pipeline.demo.portal import DemoPortal
+from em_pipeline_tests.commands import BIN, em, run
+from em_pipeline_tests.ingest.chain import hashes
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+ID = "empiar-11759"
+PATIENCE_S = 60.0
+
+
+def some(pattern: str, count: int = 1) -> Callable[[Path], bool]:
+    return lambda home: len(list(home.glob(pattern))) >= count
+
+
+# What the store holds when the next kill falls, in the order in which an ingest makes it.
+MOMENTS = {
+    "record kept": some(f"store/raw/{ID}/*/record.json"),
+    "first files held": some(f"store/raw/{ID}/*/files/*.dm3", 2),
+    "all files held": some(f"store/raw/{ID}/*/manifest.json"),
+    "volume begun": some(f"store/staging/{ID}/*/work"),
+    "volume written": some(f"store/staging/{ID}/*/ledger.parquet"),
+    "record of the volume": some(f"store/staging/{ID}/*/record.json"),
+    "validated": some(f"store/staging/{ID}/*/report.json"),
+    "publication begun": some(f"store/volumes/{ID}/*.ledger.parquet"),
+    "volume moved": some(f"store/volumes/{ID}/*.ome.zarr"),
+}
+
+
+def kill_when(environment: dict[str, str], due: Callable[[Path], bool]) -> bool:
+    """Run an ingest until `due`, then SIGKILL it; False where it ended by itself first."""
+    home = Path(environment["EM_HOME"])
+    command = [str(BIN / "em"), "ingest", ID]
+    with subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:
+        deadline = time.monotonic() + PATIENCE_S
+        while not due(home) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+        return process.wait() == -signal.SIGKILL
+
+
+def visible(environment: dict[str, str]) -> list[str]:
+    return [row["dataset_id"] for row in em(environment, "ls")]
+
+
+@pytest.fixture
+def clean(environment: dict[str, str], database_url: str) -> dict[str, str]:
+    """Hashes of a volume that was ingested without a kill, in a home of its own."""
+    elsewhere = {**environment, "EM_HOME": f"{environment['EM_HOME']}-clean", "EM_DATABASE_URL": ""}
+    del elsewhere["EM_DATABASE_URL"]
+    done = run(elsewhere, "em", "ingest", ID)
+    assert done.returncode == 0, done.stderr
+    return hashes(Path(elsewhere["EM_HOME"]) / "store" / "volumes")
+
+
+@pytest.fixture(autouse=True)
+def _passable(tmp_path: Path) -> None:
+    tmp_path.chmod(0o711)  # as root, the embedded server runs as another user, who has to pass
+
+
+def dm3_requests(portal: DemoPortal) -> int:
+    return sum(count for path, count in portal.requests.items() if path.endswith(".dm3"))
+
+
+def test_killed_at_every_step(environment: dict[str, str], clean: dict[str, str], portal: DemoPortal) -> None:
+    home = Path(environment["EM_HOME"])
+    sizes = sum(path.stat().st_size for path in portal.tree.rglob("*.dm3"))
+    before = portal.bytes_served
+    killed = {moment: kill_when(environment, due) for moment, due in MOMENTS.items()}
+    assert sum(killed.values()) >= len(MOMENTS) - 2, killed
+    served_until_held = portal.bytes_served - before
+    done = run(environment, "em", "ingest", ID)
+    assert done.returncode == 0, done.stderr
+    assert hashes(home / "store" / "volumes") == clean
+    # At most the files under way at the two kills while downloading are asked for again.
+    largest = max(path.stat().st_size for path in portal.tree.rglob("*.dm3"))
+    documents = 200_000
+    assert served_until_held <= sizes + 2 * 4 * largest + documents
+    assert not list((home / "store" / "staging").rglob("*.parquet"))
+    assert em(environment, "verify", ID)["faults"] == []
+
+
+def test_killed_at_random_moments(environment: dict[str, str], clean: dict[str, str]) -> None:
+    home = Path(environment["EM_HOME"])
+    chance = random.Random(11759)
+    for _ in range(6):
+        end = time.monotonic() + chance.uniform(1.0, 5.0)
+        kill_when(environment, lambda _, end=end: time.monotonic() >= end)
+        published = visible(environment)
+        assert published in ([], [ID])
+        if published:
+            assert em(environment, "verify", ID)["faults"] == []
+    done = run(environment, "em", "ingest", ID)
+    assert done.returncode == 0, done.stderr
+    assert hashes(home / "store" / "volumes") == clean
+
+
+def test_two_at_once_do_not_harm_each_other(environment: dict[str, str], clean: dict[str, str]) -> None:
+    home = Path(environment["EM_HOME"])
+    command = [str(BIN / "em"), "ingest", ID]
+    both = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    codes = []
+    for process in both:
+        process.communicate(timeout=120)
+        codes.append(process.returncode)
+    assert set(codes) <= {0, 10}, codes
+    assert 0 in codes
+    assert hashes(home / "store" / "volumes") == clean
