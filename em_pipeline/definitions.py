@@ -34,8 +34,6 @@ def build_definitions(
         dg.Definitions(
             resources={"workspace": workspace_resource, **(resource_overrides or {})},
             executor=EXECUTORS[settings.executor],
-            # The console shows what a person follows; the instance keeps every event.
-            loggers={"console": dg.colored_console_logger.configured({"log_level": "INFO"})},
         ),
     )
 

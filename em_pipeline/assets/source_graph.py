@@ -107,6 +107,9 @@ def _asset(
 def _record(workspace: Workspace, spec: DatasetSpec) -> dg.MaterializeResult:
     """What the portal says of the dataset, each value with its evidence."""
     scraped = scrape(workspace, spec)
+    record = scraped.record
+    found = f"{len(record.values())} values, {len(record.conflicts)} conflicts"
+    workspace.progress.note(f"record: revision {record.revision}, {found}")
     return dg.MaterializeResult(
         metadata=shown.record_metadata(scraped.record),
         data_version=dg.DataVersion(scraped.portal.revision),
@@ -116,6 +119,9 @@ def _record(workspace: Workspace, spec: DatasetSpec) -> dg.MaterializeResult:
 def _raw_files(workspace: Workspace, spec: DatasetSpec) -> dg.MaterializeResult:
     """The dataset's files, whole, with their SHA-256."""
     fetched = fetch(workspace, spec)
+    manifest = fetched.manifest
+    held = "already held" if fetched.already_held else "held"
+    workspace.progress.note(f"raw files: {len(manifest.files)} files, {manifest.size} bytes, {held}")
     return dg.MaterializeResult(
         metadata=shown.files_metadata(fetched.manifest, fetched.already_held),
         data_version=dg.DataVersion(fetched.manifest.digest),
@@ -125,6 +131,8 @@ def _raw_files(workspace: Workspace, spec: DatasetSpec) -> dg.MaterializeResult:
 def _ome_zarr(workspace: Workspace, spec: DatasetSpec) -> dg.MaterializeResult:
     """The volume as OME-Zarr 0.5 in 128³ chunks, staged until it is published."""
     built = build(workspace, spec)
+    made = "already there" if built.written is None else f"written in {built.written.seconds:.1f} s"
+    workspace.progress.note(f"volume: version {built.version}, {made}")
     return dg.MaterializeResult(
         metadata=shown.volume_metadata(built), data_version=dg.DataVersion(built.version)
     )
@@ -133,6 +141,8 @@ def _ome_zarr(workspace: Workspace, spec: DatasetSpec) -> dg.MaterializeResult:
 def _validation_report(workspace: Workspace, spec: DatasetSpec) -> dg.MaterializeResult:
     """Every reason found not to publish the volume."""
     report = validate(workspace, spec)
+    passed = sum(check.passed for check in report.checks)
+    workspace.progress.note(f"validation: {passed} of {len(report.checks)} checks passed")
     results = [
         dg.AssetCheckResult(
             check_name=check.name,
@@ -148,6 +158,9 @@ def _validation_report(workspace: Workspace, spec: DatasetSpec) -> dg.Materializ
 def _catalog_entry(workspace: Workspace, spec: DatasetSpec) -> dg.MaterializeResult:
     """The published version in the catalogue: visible at once or not at all."""
     outcome = publish(workspace, spec)
+    workspace.progress.note(
+        f"catalogue: version {outcome.version} {'is now' if outcome.changed else 'was'} published"
+    )
     return dg.MaterializeResult(
         metadata={"version": outcome.version, "changed": outcome.changed, "blocks": outcome.blocks},
         data_version=dg.DataVersion(outcome.version),
