@@ -17,7 +17,7 @@ Floats = tuple[float, float, float]
 class DatasetEntry(BaseModel):
     """One published dataset. `shape` (voxels, z-y-x), `dtype` and `voxel_size_nm` are those of level 0."""
 
-    id: str = Field(examples=["empiar-11759"])
+    dataset_id: str = Field(examples=["empiar-11759"])
     source: str = Field(examples=["empiar"])
     version: str
     title: str | None
@@ -36,7 +36,7 @@ class DatasetEntry(BaseModel):
         """The line of a dataset that has a published version: all of these are then known."""
         return cls.model_validate(
             {
-                "id": summary.dataset_id,
+                "dataset_id": summary.dataset_id,
                 "source": summary.source,
                 "version": summary.version,
                 "title": summary.title,
@@ -107,7 +107,7 @@ class ConflictAnswer(BaseModel):
 class MetadataAnswer(BaseModel):
     """All about the published version of a dataset."""
 
-    id: str
+    dataset_id: str
     source: str
     version: str
     revision: str = Field(description="The portal's marker of the data this version was made from")
@@ -127,7 +127,7 @@ class MetadataAnswer(BaseModel):
     def of(cls, detail: DatasetDetail, published: PublishedVersion, record: DatasetRecord) -> Self:
         full = LevelAnswer.of(published.levels[0], detail.summary.data_type or "")
         return cls(
-            id=published.dataset_id,
+            dataset_id=published.dataset_id,
             source=detail.summary.source,
             version=published.version,
             revision=published.revision,

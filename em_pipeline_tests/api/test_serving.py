@@ -193,16 +193,16 @@ class TestDamage:
 class TestListing:
     def test_only_what_is_published(self, client: EMClient) -> None:
         found = client.list_datasets()
-        assert [dataset.id for dataset in found] == [DATASET, SPARSE]
+        assert [dataset.dataset_id for dataset in found] == [DATASET, SPARSE]
         first = found[0]
         assert (first.shape, first.dtype, first.voxel_size_nm) == (SHAPE, "uint16", (40.0, 8.25, 8.25))
         assert (first.source, first.version, first.licence) == ("files", VERSION, "CC0-1.0")
 
     def test_pages(self, http: httpx.Client) -> None:
         first = http.get("/api/v1/datasets", params={"limit": 1}).json()
-        assert ([entry["id"] for entry in first["datasets"]], first["next"]) == ([DATASET], DATASET)
+        assert ([entry["dataset_id"] for entry in first["datasets"]], first["next"]) == ([DATASET], DATASET)
         last = http.get("/api/v1/datasets", params={"limit": 1, "after": first["next"]}).json()
-        assert ([entry["id"] for entry in last["datasets"]], last["next"]) == ([SPARSE], None)
+        assert ([entry["dataset_id"] for entry in last["datasets"]], last["next"]) == ([SPARSE], None)
 
     def test_filters(self, client: EMClient) -> None:
         assert len(client.list_datasets(organism="MUS musculus", source="files")) == 2

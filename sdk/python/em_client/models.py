@@ -40,7 +40,7 @@ class Health:
 class Dataset:
     """One published dataset in a listing. `shape` is voxels of level 0, `voxel_size_nm` its voxel size."""
 
-    id: str
+    dataset_id: str
     source: str
     version: str
     title: str | None
@@ -53,7 +53,7 @@ class Dataset:
     @classmethod
     def parse(cls, answer: Mapping[str, Any]) -> Self:
         return cls(
-            id=str(answer["id"]),
+            dataset_id=str(answer["dataset_id"]),
             source=str(answer["source"]),
             version=str(answer["version"]),
             title=answer.get("title"),
@@ -155,7 +155,7 @@ class Metadata:
     @classmethod
     def parse(cls, answer: Mapping[str, Any]) -> Self:
         return cls(
-            dataset_id=str(answer["id"]),
+            dataset_id=str(answer["dataset_id"]),
             source=str(answer["source"]),
             version=str(answer["version"]),
             voxel_size_nm=floats(answer["voxel_size_nm"]),

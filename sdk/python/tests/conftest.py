@@ -30,7 +30,7 @@ LEVEL: dict[str, Any] = {
 def metadata_document() -> dict[str, Any]:
     evidence = {"origin": "file", "where": "tiny.tif", "field": "ImageWidth", "extractor": "tiff", "raw": "7"}
     return {
-        "id": DATASET,
+        "dataset_id": DATASET,
         "source": "files",
         "version": "v1",
         "voxel_size_nm": LEVEL["voxel_size_nm"],

@@ -172,7 +172,7 @@ class TestLies:
             client.get_block(DATASET, 0, 0, 0)
 
     @pytest.mark.parametrize(
-        "document", [b"<html>", b"[]", b"null", b"{}", b'{"id": 1}', b"\xff\xfe", b"1" * 5000]
+        "document", [b"<html>", b"[]", b"null", b"{}", b'{"dataset_id": 1}', b"\xff\xfe", b"1" * 5000]
     )
     def test_metadata_that_is_none(self, client: EMClient, sidecar: Any, document: bytes) -> None:
         sidecar.answer = fail_with(200, document, "text/html")
@@ -311,7 +311,13 @@ class TestFailures:
 class TestUse:
     def test_listings_are_paged_through(self, client: EMClient, sidecar: Any) -> None:
         def entry(name: str) -> dict[str, Any]:
-            known = {"id": name, "source": "files", "version": "v1", "shape": [5, 6, 7], "dtype": "uint16"}
+            known = {
+                "dataset_id": name,
+                "source": "files",
+                "version": "v1",
+                "shape": [5, 6, 7],
+                "dtype": "uint16",
+            }
             return {**known, "voxel_size_nm": [40, 8.25, 8.25], "title": None, "something_new": 1}
 
         sidecar.pages = {
@@ -319,7 +325,7 @@ class TestUse:
             "b": {"datasets": [entry("c")], "next": None},
         }
         found = client.list_datasets()
-        assert [dataset.id for dataset in found] == ["a", "b", "c"]
+        assert [dataset.dataset_id for dataset in found] == ["a", "b", "c"]
         assert found[0].voxel_size_nm == (40.0, 8.25, 8.25)
 
     def test_metadata_keeps_the_evidence(self, client: EMClient) -> None:
