@@ -9,6 +9,7 @@ from em_pipeline.assets.failures import reported
 from em_pipeline.assets.partitions import DatasetPartitions, dataset_partitions, register
 from em_pipeline.assets.source_graph import RECHUNK_POOL, build_source_definitions, host_pool, ingest_job_name
 from em_pipeline.definitions import build_definitions, defs
+from em_pipeline.demo.portal import DemoPortal, Trouble
 from em_pipeline.domain.errors import InputRefused, SourceUnavailable
 from em_pipeline.domain.record import Status
 from em_pipeline.ingest.build import current_build
@@ -112,6 +113,18 @@ def test_only_what_can_pass_by_itself_is_retried(
     assert failure.value.metadata["to_do"].value == "do something"
     summary = workspace.catalog.dataset(ID).summary
     assert (summary.status, summary.message) == (Status.FAILED, "Tried it: found nothing. do something")
+
+
+@pytest.mark.integration
+@pytest.mark.slow
+def test_a_passing_outage_is_outlived_by_a_retry(
+    workspace: Workspace, instance: dg.DagsterInstance, portal: DemoPortal
+) -> None:
+    # The source asks twice per attempt (see the fixture): the first attempt fails, the retry succeeds.
+    portal.trouble(Trouble.SERVER_ERROR, match="/api/entry/", times=2)
+    result = run(workspace, instance, select=["record"])
+    assert result.success
+    assert [event.step_key for event in result.all_events if event.is_step_up_for_retry] == ["empiar__record"]
 
 
 def test_a_curated_id_becomes_a_partition_when_asked_for(instance: dg.DagsterInstance) -> None:
