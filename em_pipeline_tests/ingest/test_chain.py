@@ -174,6 +174,19 @@ def test_a_volume_without_voxel_size_is_refused_clearly(workspace: Workspace, tm
         build(workspace, spec)
 
 
+def test_a_url_is_a_dataset_too(workspace: Workspace, portal: DemoPortal) -> None:
+    (held,) = portal.tree.rglob("*.mrc")
+    below = held.relative_to(portal.tree).as_posix()
+    url = f"{portal.url}/empiar/world_availability/{below}"
+    spec = spec_for(url, name="far")
+    assert run_chain(workspace, spec).changed
+    detail = workspace.catalog.dataset("files-far")
+    assert list(detail.summary.voxel_size_nm or ()) == [10, 10, 10]
+    assert [file.url for file in detail.raw_files] == [url]
+    with pytest.raises(NotFound):
+        scrape(workspace, spec_for(f"{url}.not", name="gone"))
+
+
 def test_a_voxel_size_given_beats_the_file_and_is_shown(workspace: Workspace, tmp_path: Path) -> None:
     data = np.arange(3 * 20 * 20, dtype=np.uint16).reshape(3, 20, 20)
     tifffile.imwrite(
