@@ -11,17 +11,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import yaml
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, field_validator
 
 from em_pipeline.domain.errors import InputRefused
 
 CONFIG_FILE = "em.yaml"
 PREFIX = "EM_"
+SOURCE_GROUP = "em_pipeline.sources"
 # Names that begin with the prefix but are not settings of a run.
 NOT_SETTINGS = frozenset({"EM_CONFIG", "EM_SHARED_DATA"})
 REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::([^}]*))?\}")
@@ -68,6 +70,29 @@ class Settings(BaseModel):
     api_port: int = Field(default=8000, ge=0, le=65535, description="port the sidecar binds; 0 picks one")
     sources: dict[str, dict[str, str]] = Field(default={}, description="options of sources, by slug")
 
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _options_are_text(cls, sources: Any) -> Any:
+        """YAML reads `retries: 3` as a number; sources take text, as the environment gives it."""
+        if not isinstance(sources, dict):
+            return sources
+        return {
+            slug: {str(key): str(value) for key, value in options.items()}
+            if isinstance(options, dict)
+            else options
+            for slug, options in sources.items()
+        }
+
+    @field_validator("sources")
+    @classmethod
+    def _sources_are_installed(cls, sources: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+        installed = sorted(entry.name for entry in entry_points(group=SOURCE_GROUP))
+        for slug in sources:
+            if slug not in installed:
+                nearest = difflib.get_close_matches(slug, installed, n=1, cutoff=0.0)[0]
+                raise ValueError(f"no source {slug!r} is installed; the nearest is {nearest}")
+        return sources
+
     @property
     def store(self) -> str:
         return self.store_url or (self.home / "store").as_uri()
@@ -89,9 +114,19 @@ class LoadedSettings:
     provenance: dict[str, str]
 
     def shown(self) -> list[tuple[str, str, str]]:
-        """(key, value, where from) of every setting; passwords in URLs are masked."""
+        """(key, value in force, where from) of every setting; passwords in URLs are masked."""
+        in_force = {
+            "store_url": self.settings.store,
+            "database_url": self.settings.database_url or f"embedded in {self.settings.postgres_folder}",
+            "dagster_home": self.settings.dagster_folder,
+            "memory_budget": self.settings.memory_budget.human_readable(),
+        }
         return [
-            (key, _masked(getattr(self.settings, key)), self.provenance.get(key, "default"))
+            (
+                key,
+                _masked(in_force.get(key, getattr(self.settings, key))),
+                self.provenance.get(key, "default"),
+            )
             for key in Settings.model_fields
         ]
 
@@ -112,8 +147,12 @@ def load_settings(folder: Path | None = None, environ: Mapping[str, str] | None 
             values[_known(key, f"key in {path}")] = value
             provenance[key] = str(path)
     for variable in sorted(environ):
-        if variable.startswith(PREFIX) and variable not in NOT_SETTINGS:
+        # An empty variable is one that was not set, as shells and compose files leave them.
+        if variable.startswith(PREFIX) and variable not in NOT_SETTINGS and environ[variable]:
             _apply_variable(variable, environ[variable], values, provenance)
+    if not values.get("dagster_home") and environ.get("DAGSTER_HOME"):
+        values["dagster_home"] = environ["DAGSTER_HOME"]
+        provenance["dagster_home"] = "DAGSTER_HOME in the environment"
     if "home" in values:
         values["home"] = (folder / Path(str(values["home"])).expanduser()).resolve()
     return LoadedSettings(_validated(values, provenance), provenance)

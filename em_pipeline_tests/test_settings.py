@@ -47,6 +47,8 @@ def test_an_unset_reference_is_refused(tmp_path: Path) -> None:
         ("a: [\n", {}, "not YAML"),
         ("", {"EM_SOURCES__EMPIAR": "x"}, "EM_SOURCES__<SLUG>__<OPTION>"),
         ("", {"EM_CONFIG": "/nowhere/em.yaml"}, "/nowhere/em.yaml"),
+        ("sources: {empire: {api: x}}\n", {}, "nearest is empiar"),
+        ("", {"EM_SOURCES__FILE__RETRIES": "1"}, "nearest is files"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(
@@ -62,6 +64,15 @@ def test_source_options_come_from_file_and_environment(tmp_path: Path) -> None:
     (tmp_path / "em.yaml").write_text("sources: {empiar: {api_url: 'http://a', files_url: 'http://b'}}\n")
     loaded = load_settings(tmp_path, {"EM_SOURCES__EMPIAR__API_URL": "http://c"})
     assert loaded.settings.sources == {"empiar": {"api_url": "http://c", "files_url": "http://b"}}
+
+
+def test_a_number_in_a_source_s_options_is_text(tmp_path: Path) -> None:
+    (tmp_path / "em.yaml").write_text("sources: {empiar: {retries: 3}}\n")
+    assert load_settings(tmp_path, {}).settings.sources == {"empiar": {"retries": "3"}}
+
+
+def test_an_empty_variable_is_not_set(tmp_path: Path) -> None:
+    assert load_settings(tmp_path, {"EM_THREADS": "", "EM_HOME": ""}).provenance == {}
 
 
 def test_executor_names() -> None:

@@ -1,11 +1,11 @@
 """Errors of the layers below, as Dagster should see them."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import dagster as dg
 
-from em_pipeline.domain.errors import EmError
+from em_pipeline.domain.errors import EmError, NotFound
 from em_pipeline.domain.record import Status
 from em_pipeline.ingest.workspace import Workspace
 
@@ -19,7 +19,11 @@ def reported(workspace: Workspace, dataset_id: str) -> Iterator[None]:
     try:
         yield
     except EmError as error:
-        workspace.catalog.set_status(dataset_id, Status.FAILED, message=str(error))
+        # A dataset that no step has begun has no status to set.
+        with suppress(NotFound):
+            workspace.catalog.set_status(dataset_id, Status.FAILED, message=str(error))
+        if error.transient:
+            workspace.progress.note(f"{error} (may be tried again)")
         raise dg.Failure(
             description=str(error),
             metadata={
@@ -32,5 +36,6 @@ def reported(workspace: Workspace, dataset_id: str) -> Iterator[None]:
             allow_retries=error.transient,
         ) from error
     except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
-        workspace.catalog.set_status(dataset_id, Status.CANCELLED, message="cancelled")
+        with suppress(NotFound):
+            workspace.catalog.set_status(dataset_id, Status.CANCELLED, message="cancelled")
         raise

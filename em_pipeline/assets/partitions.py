@@ -6,6 +6,8 @@ from typing import Any
 
 import dagster as dg
 
+from em_pipeline.ingest.workspace import open_catalog
+from em_pipeline.settings import load_settings
 from em_pipeline.sources.curated import curated_specs
 
 
@@ -20,10 +22,11 @@ def curated_ids(slug: str) -> frozenset[str]:
 
 
 class DatasetPartitions(dg.DynamicPartitionsDefinition):
-    """Dynamic partitions of one source, to which its curated datasets always belong.
+    """Dynamic partitions of one source, to which every dataset with a spec belongs.
 
-    A curated id that the instance does not know yet is added when it is asked for, so that
-    `dagster asset materialize --partition` works on an instance that was never used.
+    The id of one that the instance does not know yet (curated, or registered with another instance) is
+    added when it is asked for, so that `dagster asset materialize --partition` works on an instance that
+    was never used.
     """
 
     def has_partition_key(
@@ -32,12 +35,12 @@ class DatasetPartitions(dg.DynamicPartitionsDefinition):
         current_time: datetime | None = None,
         dynamic_partitions_store: Any = None,
     ) -> bool:
-        """Whether the id is a partition; a curated one becomes one."""
+        """Whether the id is a partition; one with a spec becomes one."""
         if super().has_partition_key(partition_key, current_time, dynamic_partitions_store):
             return True
         with dg.partition_loading_context(current_time, dynamic_partitions_store) as context:
             store = context.dynamic_partitions_store
-            if not isinstance(store, dg.DagsterInstance) or not self._curated({partition_key}):
+            if not isinstance(store, dg.DagsterInstance) or not self._has_spec(partition_key):
                 return False
             register(store, self._slug, [partition_key])
             return True
@@ -46,8 +49,12 @@ class DatasetPartitions(dg.DynamicPartitionsDefinition):
     def _slug(self) -> str:
         return (self.name or "").removesuffix("_datasets")
 
-    def _curated(self, ids: set[str]) -> bool:
-        return ids <= curated_ids(self._slug)
+    def _has_spec(self, dataset_id: str) -> bool:
+        if dataset_id in curated_ids(self._slug):
+            return True
+        with open_catalog(load_settings().settings) as catalog:
+            spec = catalog.spec(dataset_id)
+        return spec is not None and spec.source == self._slug
 
 
 def dataset_partitions(slug: str) -> DatasetPartitions:

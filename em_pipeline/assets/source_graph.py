@@ -141,8 +141,7 @@ def _ome_zarr(workspace: Workspace, spec: DatasetSpec) -> dg.MaterializeResult:
 def _validation_report(workspace: Workspace, spec: DatasetSpec) -> dg.MaterializeResult:
     """Every reason found not to publish the volume."""
     report = validate(workspace, spec)
-    passed = sum(check.passed for check in report.checks)
-    workspace.progress.note(f"validation: {passed} of {len(report.checks)} checks passed")
+    workspace.progress.note(f"validation: {report}")
     results = [
         dg.AssetCheckResult(
             check_name=check.name,

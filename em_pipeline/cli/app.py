@@ -1,9 +1,17 @@
 """The commands of `em`."""
 
+import sys
+from contextlib import suppress
+from typing import cast
+
 import typer
 
 from em_pipeline.cli import catalogue, dev, ingest, services, volume
-from em_pipeline.cli.output import EXIT_CODES
+from em_pipeline.cli.output import EXIT_CODES, fail
+from em_pipeline.domain.errors import InputRefused
+
+# Typer's own class, whichever click it carries.
+UsageError = cast(type[Exception], typer.BadParameter.__bases__[0])
 
 app = typer.Typer(
     name="em",
@@ -27,5 +35,14 @@ app.add_typer(services.db, name="db")
 
 
 def main() -> None:
-    """Entry point of the `em` command."""
-    app()
+    """Entry point of the `em` command; with `--json` a wrong use is answered as JSON too."""
+    if "--json" not in sys.argv:
+        app()
+        return
+    try:
+        sys.exit(app(standalone_mode=False))
+    except UsageError as error:
+        found = str(getattr(error, "message", error))
+        with suppress(typer.Exit):
+            fail(InputRefused("Read the command", found, "See `em COMMAND --help`"), as_json=True)
+        sys.exit(InputRefused.exit_code)

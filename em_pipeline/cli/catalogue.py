@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from em_pipeline.cli.output import Json, answering, by_axis, console, print_json, size, table
+from em_pipeline.cli.output import DatasetId, Json, answering, by_axis, console, print_json, size, table
 from em_pipeline.settings import load_settings
 
 
@@ -62,23 +62,23 @@ WIDE = 120
 
 def _print_rows(rows: list[dict[str, Any]], every: bool) -> None:
     columns = COLUMNS | (WIDE_COLUMNS if console.width >= WIDE else {})
-    if every:
-        columns = columns | {"message": lambda row: row.get("message")}
     table(
         f"{len(rows)} dataset{'s' if len(rows) != 1 else ''}",
         list(columns),
         [[cell(row) for cell in columns.values()] for row in rows],
         whole=tuple(COLUMNS),
     )
+    if every:
+        for row in rows:
+            if row.get("message"):
+                console.print(f"{row['dataset_id']}: {row['message']}", markup=False, soft_wrap=True)
 
 
 def _sizes(value: Any) -> list[float] | None:
     return None if value is None else list(value)
 
 
-def show(
-    dataset_id: Annotated[str, typer.Argument(help="Dataset id, as in `em ls`.")], as_json: Json = False
-) -> None:
+def show(dataset_id: DatasetId, as_json: Json = False) -> None:
     """Show a dataset's record with its evidence, its conflicts and the checks it passed."""
     with answering(as_json):
         from em_pipeline.ingest.specs import dataset_detail

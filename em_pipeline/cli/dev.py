@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from em_pipeline.cli.output import answering, console
+from em_pipeline.cli.output import Json, answering, console, print_json
 from em_pipeline.domain.errors import ServiceUnavailable
 from em_pipeline.settings import load_settings
 
@@ -22,9 +22,10 @@ GRACE_S = 15.0
 def dev(
     dagster_port: Annotated[int, typer.Option(help="Port of the Dagster UI.")] = 3000,
     api_port: Annotated[int | None, typer.Option(help="Port of the sidecar; default the setting.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Run Dagster's UI and daemon and the sidecar for a person to use, until interrupted."""
-    with answering(as_json=False):
+    with answering(as_json):
         from em_pipeline.ingest.workspace import open_catalog
         from em_pipeline.resources.instance import prepare_dagster_home
 
@@ -40,8 +41,12 @@ def dev(
         }
         # Held so that the embedded server outlives each run that uses it.
         with open_catalog(settings):
-            console.print(f"Dagster UI: http://{settings.api_host}:{dagster_port}", markup=False)
-            console.print(f"Sidecar:    http://{settings.api_host}:{port}/docs", markup=False)
+            ui, api = (f"http://{settings.api_host}:{number}" for number in (dagster_port, port))
+            if as_json:
+                print_json({"dagster": ui, "api": api})
+            else:
+                console.print(f"Dagster UI: {ui}", markup=False)
+                console.print(f"Sidecar:    {api}/docs", markup=False)
             _supervise(commands, environ)
 
 
@@ -51,8 +56,10 @@ def _script(name: str) -> str:
 
 def _supervise(commands: Mapping[str, list[str]], environ: Mapping[str, str]) -> None:
     """Run the commands until one ends or we are told to stop, then end all of them, with their children."""
-    # A supervisor that is terminated must still end what it started.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # A supervisor that is terminated must still end what it started. Set here because a shell starts
+    # background commands with SIGINT ignored.
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, signal.default_int_handler)
     running: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for name, command in commands.items():

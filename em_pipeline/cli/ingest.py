@@ -18,12 +18,15 @@ if TYPE_CHECKING:
 
 URL = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
+FROM_FILE = "file"
+
 VoxelSizeOption = Annotated[
     str | None,
     typer.Option(
         "--voxel-size",
         metavar="Z,Y,X",
-        help="Nanometres; an empty part is taken from the file (50,,), one number is all three.",
+        help="Nanometres; an empty part is taken from the file (50,,), one number is all three. "
+        "It is kept for later runs; `file` takes it back.",
     ),
 ]
 NameOption = Annotated[str | None, typer.Option(help="Name of a dataset made from a path or URL.")]
@@ -73,7 +76,7 @@ def ingest(
         console.print(
             f"{by_axis(summary.shape)} {summary.data_type}, "
             f"{by_axis(list(summary.voxel_size_nm or ()))} nm, {size(summary.stored_bytes)} stored, "
-            f"{summary.conflicts} conflicts between portal and files"
+            f"{summary.conflicts} conflicts"
         )
         console.print(f"Next: em show {spec.dataset_id} · em block {spec.dataset_id} 0 0 0 --out block.png")
 
@@ -106,12 +109,14 @@ def register(
 
 
 def parse_voxel_size(text: str | None) -> PartialVoxelSize | None:
-    """`Z,Y,X` in nanometres with parts that may be empty, or one number for all three.
+    """`Z,Y,X` in nanometres with parts that may be empty, one number for all three, or `file` for none.
 
     Raises `InputRefused` for anything else.
     """
     if text is None:
         return None
+    if text.strip() == FROM_FILE:
+        return PartialVoxelSize()
     parts = [part.strip() for part in text.split(",")]
     if len(parts) == 1:
         parts *= 3
@@ -138,6 +143,8 @@ def _spec(
     from em_pipeline.ingest.specs import known_specs, spec_from_id
     from em_pipeline.sources.files import spec_for
 
+    if not target:
+        raise InputRefused("Ingest ''", "it names nothing", "Give a dataset id, a path or a URL")
     known = known_specs(workspace.catalog)
     spec = known.get(target.lower()) or spec_from_id(target, workspace.sources)
     if spec is not None and Path(target).exists():
@@ -156,7 +163,11 @@ def _spec(
         )
     changes: dict[str, object] = {}
     if voxel_size is not None:
-        changes |= {"voxel_size_nm": voxel_size, "voxel_size_reason": "given with --voxel-size"}
+        given = any(voxel_size)
+        changes |= {
+            "voxel_size_nm": voxel_size if given else None,
+            "voxel_size_reason": "given with --voxel-size" if given else "",
+        }
     if include:
         changes["include"] = include
     return spec.model_copy(update=changes)

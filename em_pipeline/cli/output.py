@@ -10,14 +10,24 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from em_pipeline.domain.errors import EmError
+from em_pipeline.domain.errors import EmError, StorageFailed
 from em_pipeline.domain.geometry import VoxelSize
 
 EXIT_CODES = """Exit codes: 0 done · 1 failed · 2 refused input · 3 unreadable record or format ·
 4 portal unavailable · 5 corrupt or mismatched data · 6 not publishable · 7 not found ·
-8 catalogue schema · 9 own service unavailable · 10 busy · 130 interrupted."""
+8 catalogue schema · 9 own service unavailable · 10 busy · 11 disk refused a write ·
+130 interrupted."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+def _lower(value: str) -> str:
+    return value.lower()
+
+
+DatasetId = Annotated[
+    str, typer.Argument(help="Dataset id, as in `em ls`; case does not matter.", callback=_lower)
+]
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
@@ -36,7 +46,9 @@ def table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, whole: Collection[str] = ()
 ) -> None:
     """A table for people. The columns `whole` keep their width; the others give way on a narrow screen."""
-    shown = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    shown = Table(
+        title=title, title_justify="left", header_style="bold", box=None, pad_edge=False, padding=(0, 1, 0, 0)
+    )
     for column in columns:
         if column in whole:
             shown.add_column(column, no_wrap=True, min_width=_width(column, columns, rows))
@@ -59,6 +71,12 @@ def answering(as_json: bool) -> Iterator[None]:
         yield
     except EmError as error:
         fail(error, as_json)
+    except OSError as error:
+        place = f" {error.filename}" if error.filename else ""
+        refusal = StorageFailed(
+            f"Use{place}", error.strerror or str(error), "Check that it exists and that you may write there"
+        )
+        fail(refusal, as_json)
     except KeyboardInterrupt:
         errors.print("Interrupted. Run the same command again to continue where it stopped.")
         raise typer.Exit(130) from None

@@ -45,7 +45,11 @@ def serve(
 def config(as_json: Json = False) -> None:
     """Show every setting, its value and where that came from."""
     with answering(as_json):
-        rows = load_settings().shown()
+        from em_pipeline.sources.registry import load_sources
+
+        loaded = load_settings()
+        load_sources(loaded.settings.sources)
+        rows = loaded.shown()
         if as_json:
             print_json({key: {"value": value, "from": where} for key, value, where in rows})
         else:

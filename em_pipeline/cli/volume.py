@@ -7,15 +7,13 @@ from typing import Annotated, Any
 import typer
 
 from em_pipeline.cli.bars import Bars
-from em_pipeline.cli.output import Json, answering, console, errors, print_json
+from em_pipeline.cli.output import DatasetId, Json, answering, console, errors, print_json
 from em_pipeline.domain.errors import ChunkCorrupt, InputRefused, NotFound
 from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.settings import Settings, load_settings
 
 BLOCK = Shape(128, 128, 128)
 SHOWN_FAULTS = 50
-
-DatasetId = Annotated[str, typer.Argument(help="Dataset id, as in `em ls`.")]
 
 
 def verify(
@@ -54,6 +52,12 @@ def verify(
         else:
             for fault in result.faults[:SHOWN_FAULTS]:
                 console.print(str(fault), markup=False)
+            if len(result.faults) > SHOWN_FAULTS:
+                console.print(f"… and {len(result.faults) - SHOWN_FAULTS} more")
+            if result.faults:
+                console.print(
+                    f"→ Delete {volume} and run `em ingest {dataset_id}`: it writes the same bytes again"
+                )
             rate = result.bytes / 1e6 / result.seconds if result.seconds else 0.0
             console.print(
                 f"{dataset_id}: {result.chunks} chunks, {result.bytes} bytes read at {rate:.0f} MB/s, "

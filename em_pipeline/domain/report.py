@@ -41,6 +41,14 @@ class ValidationReport(BaseModel):
         blocking = [c for c in self.checks if c.severity is Severity.BLOCKING]
         return bool(blocking) and all(c.passed for c in blocking)
 
+    def __str__(self) -> str:
+        passed = sum(check.passed for check in self.checks)
+        warned = [c.name for c in self.checks if not c.passed and c.severity is Severity.WARNING]
+        parts = [f"{passed} of {len(self.checks)} checks passed"]
+        parts += [f"warned: {', '.join(warned)}"] if warned else []
+        parts += [f"failed: {', '.join(c.name for c in self.failures)}"] if self.failures else []
+        return "; ".join(parts)
+
     @property
     def failures(self) -> tuple[CheckResult, ...]:
         return tuple(c for c in self.checks if not c.passed and c.severity is Severity.BLOCKING)

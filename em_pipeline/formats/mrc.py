@@ -24,6 +24,7 @@ NOT_GREY = {3: "complex 16-bit integers", 4: "complex floats", 16: "RGB", 101: "
 IMOD_STAMP = 1146047817
 IMOD_SIGNED = 1
 ANGSTROM_NM = 0.1
+IMAGE_STACK_SUFFIXES = (".st", ".ali")
 
 
 def open_mrc(path: Path) -> FileVolume:
@@ -47,7 +48,7 @@ def open_mrc(path: Path) -> FileVolume:
     plane = Shape(*(1 if axis == order[0] else n for axis, n in zip("zyx", shape, strict=True)))
     sheet = ClaimSheet(path, EXTRACTOR)
     sheet.layout(shape, dtype, plane, "MRC", "none", "header")
-    _claim_voxel_size(sheet, header, notes)
+    _claim_voxel_size(path, sheet, header, notes)
     if order != ("z", "y", "x"):
         notes.append(f"sections, rows, columns of the file are {', '.join(order)}; read as z, y, x")
     metadata: dict[str, Any] = {"header": _as_json(header), "notes": notes}
@@ -137,19 +138,30 @@ def _axis_order(path: Path, header: Any) -> tuple[str, ...]:
     return tuple("xyz"[axis - 1] for axis in axes)
 
 
-def _claim_voxel_size(sheet: ClaimSheet, header: Any, notes: list[str]) -> None:
+def _claim_voxel_size(path: Path, sheet: ClaimSheet, header: Any, notes: list[str]) -> None:
     if any(0 < float(header["cellb"][angle]) != 90 for angle in ("alpha", "beta", "gamma")):
         notes.append("the cell's angles are not all 90°: spacings are along the cell's own axes")
     for axis in "zyx":
         length, sampling = float(header["cella"][axis]), int(header[f"m{axis}"])
-        if axis == "z" and int(header["ispg"]) == 0:
-            notes.append("space group 0: an image or image stack, whose sections have no spacing")
+        if axis == "z" and _is_image_stack(path, header):
+            notes.append("a stack of images, whose sections have no spacing")
         elif length > 0 and sampling > 0:
             raw = {f"cella.{axis}": length, f"m{axis}": sampling}
             nanometres = round(length / sampling * ANGSTROM_NM, 9)
             sheet.voxel_size(axis, nanometres, f"cella.{axis} / m{axis}", raw)
         else:
             notes.append(f"no voxel size along {axis}: cella.{axis} = {length:g} Å over m{axis} = {sampling}")
+
+
+def _is_image_stack(path: Path, header: Any) -> bool:
+    """Whether the sections are separate images, such as a tilt series.
+
+    MRC2014 (Cheng et al. 2015, doi:10.1016/j.jsb.2015.04.002) marks those by space group 0 and mz = 1. IMOD
+    writes space group 0 and mz = nz for volumes and tilt series alike, which only its suffixes tell apart.
+    """
+    if int(header["ispg"]) != 0 or int(header["nz"]) == 1:
+        return False
+    return int(header["mz"]) == 1 or path.suffix.lower() in IMAGE_STACK_SUFFIXES
 
 
 def _as_json(header: Any) -> dict[str, Any]:

@@ -92,7 +92,9 @@ def _volume(path: Path, tif: tifffile.TiffFile, size: int) -> FileVolume:
     voxels, chunk = _voxels(path, tif, series, shape, size)
     sheet = ClaimSheet(path, EXTRACTOR)
     compression = tifffile.COMPRESSION(page.compression).name.lower().removeprefix("adobe_")
-    sheet.layout(shape, dtype, chunk, "TIFF", compression, f"IFD 0, series {series.index} ({series.kind})")
+    sheet.layout(
+        shape, dtype, chunk, "TIFF", compression, f"IFD 0, series {tif.series.index(series)} ({series.kind})"
+    )
     claim_voxel_size(sheet, tif)
     claim_acquisition(sheet, tif)
     metadata = {

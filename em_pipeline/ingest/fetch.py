@@ -3,17 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from em_pipeline.domain.errors import NotFound
-from em_pipeline.domain.files import Manifest, RawFile
-from em_pipeline.domain.record import Status
+from em_pipeline.domain.files import Manifest, RawFile, RemoteFile
+from em_pipeline.domain.record import DatasetRecord, Status
 from em_pipeline.domain.spec import DatasetSpec
+from em_pipeline.ingest.claims import spec_claims, voxel_size_of
 from em_pipeline.ingest.scrape import latest_portal_record
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.sources.base import HeldFile
 from em_pipeline.storage import keys
 from em_pipeline.storage.download import download
+from em_pipeline.storage.local_files import path_of_file_url
 from em_pipeline.storage.lock import dataset_lock
 
 
@@ -40,8 +41,10 @@ def fetch(workspace: Workspace, spec: DatasetSpec) -> Fetched:
             workspace.catalog.set_status(
                 spec.dataset_id, Status.PROCESSING, progress=0.2, message="downloading"
             )
+            files = source.list_files(spec, portal)
+            _look_first(workspace, spec, files)
             manifest = download(
-                source.list_files(spec, portal),
+                files,
                 workspace.store.local_path(keys.raw_files(spec.dataset_id, portal.revision)),
                 dataset_id=spec.dataset_id,
                 revision=portal.revision,
@@ -55,6 +58,24 @@ def fetch(workspace: Workspace, spec: DatasetSpec) -> Fetched:
             spec.dataset_id, Status.PROCESSING, progress=0.4, message="raw files held"
         )
     return Fetched(manifest, already_held)
+
+
+def _look_first(workspace: Workspace, spec: DatasetSpec, files: Sequence[RemoteFile]) -> None:
+    """Refuse files on this machine that cannot become a volume, before hours go into hashing them.
+
+    Raises `UnsupportedFormat`, or `InputRefused` where neither they nor the spec say the voxel size.
+    """
+    if not all(file.url.startswith("file://") for file in files):
+        return
+    held = [
+        HeldFile(
+            RawFile(url=file.url, path=file.path, size=file.size or 0, sha256=""), path_of_file_url(file.url)
+        )
+        for file in files
+    ]
+    with workspace.source(spec.source).open_volume(spec, held) as volume:
+        record = DatasetRecord.resolve(spec.dataset_id, "unhashed", [*spec_claims(spec), *volume.claims])
+        voxel_size_of(record, [file.path for file in files])
 
 
 def latest_manifest(workspace: Workspace, spec: DatasetSpec) -> Manifest:
@@ -89,4 +110,4 @@ def _whole_manifest(workspace: Workspace, spec: DatasetSpec, revision: str) -> M
 
 
 def _path(file: RawFile, folder: Path) -> Path:
-    return Path(unquote(urlsplit(file.url).path)) if file.in_place else folder / file.path
+    return path_of_file_url(file.url) if file.in_place else folder / file.path

@@ -28,7 +28,7 @@ def publish(workspace: Workspace, spec: DatasetSpec) -> PublishOutcome:
     """
     built = current_build(workspace, spec)
     with dataset_lock(workspace.store, spec.dataset_id):
-        report = _passed_report(workspace, spec, built)
+        report = _passed_report(spec, built)
         files = _move(workspace, spec, built)
         outcome = workspace.catalog.publish(_to_publish(workspace, spec, built, files, report))
         pointer = json.dumps({"version": built.version}).encode()
@@ -40,10 +40,8 @@ def publish(workspace: Workspace, spec: DatasetSpec) -> PublishOutcome:
     return outcome
 
 
-def _passed_report(workspace: Workspace, spec: DatasetSpec, built: Built) -> ValidationReport:
-    staged = VersionFiles.staged(workspace.store, spec.dataset_id, built.version).report
-    published = VersionFiles.published(workspace.store, spec.dataset_id, built.version).report
-    path = published if published.exists() else staged
+def _passed_report(spec: DatasetSpec, built: Built) -> ValidationReport:
+    path = built.files.report
     if not path.exists():
         raise NotPublishable(
             f"Publish {spec.dataset_id} {built.version}",

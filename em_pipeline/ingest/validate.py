@@ -13,6 +13,7 @@ from em_pipeline.domain.report import CheckResult, Severity, ValidationReport
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.ingest.build import Built, box_of, current_build, open_source_volume
 from em_pipeline.ingest.fetch import latest_manifest
+from em_pipeline.ingest.versions import VersionFiles
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.storage import keys
 from em_pipeline.storage.lock import dataset_lock
@@ -33,9 +34,9 @@ def validate(workspace: Workspace, spec: DatasetSpec) -> ValidationReport:
     failed: the report says why. Raises `NotFound` where nothing was built.
     """
     built = current_build(workspace, spec)
-    published = keys.report(spec.dataset_id, built.version)
-    if workspace.store.exists(published):
-        return ValidationReport.model_validate_json(workspace.store.read(published))
+    published = VersionFiles.published(workspace.store, spec.dataset_id, built.version)
+    if built.files == published and published.report.exists():
+        return ValidationReport.model_validate_json(published.report.read_bytes())
     with dataset_lock(workspace.store, spec.dataset_id):
         ledger = Ledger.read(built.files.ledger)
         report = ValidationReport(

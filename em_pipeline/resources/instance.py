@@ -13,9 +13,6 @@ INSTANCE_FILE = "dagster.yaml"
 
 def dagster_folder(settings: Settings) -> Path:
     """Where Dagster keeps its runs: the setting, else `DAGSTER_HOME`, else below the pipeline's home."""
-    named = os.environ.get("DAGSTER_HOME")
-    if settings.dagster_home is None and named:
-        return Path(named)
     return settings.dagster_folder.absolute()
 
 

@@ -1,14 +1,15 @@
 """Which sources there are: entry points of the group `em_pipeline.sources`, checked once at start."""
 
+import difflib
 import inspect
 import re
 from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 
 from em_pipeline.domain.errors import EmError, InputRefused
+from em_pipeline.settings import SOURCE_GROUP
 from em_pipeline.sources.base import Source
 
-GROUP = "em_pipeline.sources"
 SLUG = re.compile(r"^[a-z][a-z0-9]*$")
 
 # Source slug → keyword arguments of its constructor, as `settings.Settings.sources` holds them.
@@ -32,7 +33,7 @@ def load_sources(
     of a source that is not installed, or an option that it does not have.
     """
     options = settings or {}
-    entries = list(entry_points(group=GROUP) if found is None else found)
+    entries = list(entry_points(group=SOURCE_GROUP) if found is None else found)
     _check_settings(options, {entry.name for entry in entries})
     sources: dict[str, Source] = {}
     owners: dict[str, EntryPoint] = {}
@@ -108,10 +109,13 @@ def _check_options(entry: EntryPoint, factory: object, options: Mapping[str, str
         return
     for option in options:
         if option not in parameters:
+            nearest = next(iter(difflib.get_close_matches(option, parameters, n=1, cutoff=0.0)), "")
             raise InputRefused(
                 f"Read the settings of the source {entry.name!r}",
                 f"it has no option {option!r}",
-                f"Its options are {', '.join(parameters) or 'none'}",
+                f"The nearest is {nearest}; its options are {', '.join(parameters)}"
+                if parameters
+                else "It has no options",
             )
 
 

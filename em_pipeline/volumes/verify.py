@@ -53,6 +53,11 @@ class Fault:
     kind: FaultKind
     message: str
 
+    def __str__(self) -> str:
+        chunk = None if self.chunk is None else f"level {self.level} chunk {tuple(self.chunk)} (z, y, x)"
+        places = [place for place in (chunk, self.shard and f"shard {self.shard}") if place]
+        return f"{self.kind}: {', '.join(places)}{': ' if places else ''}{self.message}"
+
 
 @dataclass(frozen=True)
 class VerifyResult:
@@ -163,7 +168,6 @@ def _shards(ledger: Ledger, level: LevelInfo) -> Iterator[_Shard]:
 
 def _check_shard(volume: Path, check: CheckChunk, progress: Progress, shard: _Shard) -> list[Fault]:
     """Faults of one shard. Chunks are looked for where they were written, whatever the index says now."""
-    level = shard.level.index
     try:
         with (volume / shard.path).open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -175,12 +179,15 @@ def _check_shard(volume: Path, check: CheckChunk, progress: Progress, shard: _Sh
                 if (fault := _chunk_fault(shard, row, payload, check)) is not None:
                     faults.append(fault)
     except FileNotFoundError:
-        message = f"{len(shard.rows)} chunks are lost with it"
-        faults = [Fault(level, None, shard.path, FaultKind.MISSING_SHARD, message)]
+        faults = [_lost(shard, row, "its shard is missing") for row in shard.rows]
     except OSError as error:
-        faults = [Fault(level, None, shard.path, FaultKind.MISSING_SHARD, f"it cannot be read: {error}")]
+        faults = [_lost(shard, row, f"its shard cannot be read: {error}") for row in shard.rows]
     progress.advance(STEP, shard.nbytes)
     return faults
+
+
+def _lost(shard: _Shard, row: LedgerRow, message: str) -> Fault:
+    return Fault(row.level, row.index, shard.path, FaultKind.MISSING_SHARD, message)
 
 
 def _frame_faults(shard: _Shard, size: int, descriptor: int) -> Iterator[Fault]:

@@ -29,8 +29,7 @@ def test_the_multiprocess_executor_runs_the_same_graph(environment: dict[str, st
     assert len(em(environment, "ls")) == 1
 
 
-def test_a_registered_dataset_is_a_partition(environment: dict[str, str]) -> None:
-    environment["DAGSTER_HOME"] = str(Path(environment["EM_HOME"]) / "dagster")
+def test_a_registered_dataset_is_a_partition_of_every_instance(environment: dict[str, str]) -> None:
     assert em(environment, "register", "EMPIAR-99001") == {
         "dataset_id": "empiar-99001",
         "source": "empiar",

@@ -62,12 +62,14 @@ def test_the_instance_s_file_is_copied_once_and_left_alone(
 
 
 def test_dagster_home_of_the_environment_is_kept_unless_a_setting_says_otherwise(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "theirs"))
-    assert dagster_folder(load_settings(tmp_path, {}).settings) == tmp_path / "theirs"
-    ours = load_settings(tmp_path, {"EM_DAGSTER_HOME": str(tmp_path / "ours")}).settings
-    assert dagster_folder(ours) == tmp_path / "ours"
+    theirs = {"DAGSTER_HOME": str(tmp_path / "theirs")}
+    loaded = load_settings(tmp_path, theirs)
+    assert dagster_folder(loaded.settings) == tmp_path / "theirs"
+    assert ("dagster_home", str(tmp_path / "theirs"), "DAGSTER_HOME in the environment") in loaded.shown()
+    both = load_settings(tmp_path, {**theirs, "EM_DAGSTER_HOME": str(tmp_path / "ours")}).settings
+    assert dagster_folder(both) == tmp_path / "ours"
 
 
 def test_curated_datasets_are_shown_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

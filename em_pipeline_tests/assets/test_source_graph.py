@@ -12,10 +12,11 @@ from em_pipeline.definitions import build_definitions, defs
 from em_pipeline.demo.portal import DemoPortal, Trouble
 from em_pipeline.domain.errors import InputRefused, SourceUnavailable
 from em_pipeline.domain.record import Status
+from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.ingest.build import current_build
 from em_pipeline.ingest.specs import find_spec
 from em_pipeline.ingest.validate import CHECK_NAMES
-from em_pipeline.ingest.workspace import Workspace
+from em_pipeline.ingest.workspace import Workspace, open_catalog
 from em_pipeline.settings import load_settings
 
 ID = "empiar-11759"
@@ -127,13 +128,28 @@ def test_a_passing_outage_is_outlived_by_a_retry(
     assert [event.step_key for event in result.all_events if event.is_step_up_for_retry] == ["empiar__record"]
 
 
+@pytest.mark.integration
+def test_a_dataset_with_a_spec_becomes_a_partition_and_no_other(
+    instance: dg.DagsterInstance, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EM_DATABASE_URL", database_url)
+    partitions = dataset_partitions("empiar")
+    assert not partitions.has_partition_key("empiar-99001", dynamic_partitions_store=instance)
+    with open_catalog(load_settings().settings) as catalog:
+        catalog.save_spec(DatasetSpec(source="empiar", accession="99001"))
+    assert partitions.has_partition_key("empiar-99001", dynamic_partitions_store=instance)
+    assert not dataset_partitions("files").has_partition_key(
+        "empiar-99001", dynamic_partitions_store=instance
+    )
+    assert instance.get_dynamic_partitions("empiar_datasets") == ["empiar-99001"]
+
+
 def test_a_curated_id_becomes_a_partition_when_asked_for(instance: dg.DagsterInstance) -> None:
     partitions = dataset_partitions("empiar")
     assert isinstance(partitions, DatasetPartitions)
     assert not instance.get_dynamic_partitions("empiar_datasets")
     assert partitions.has_partition_key(ID, dynamic_partitions_store=instance)
     assert instance.get_dynamic_partitions("empiar_datasets") == [ID]
-    assert not partitions.has_partition_key("empiar-1", dynamic_partitions_store=instance)
 
 
 def test_registering_twice_adds_once(instance: dg.DagsterInstance) -> None:

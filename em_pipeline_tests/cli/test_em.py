@@ -80,6 +80,7 @@ def test_verify_names_the_chunk(environment: dict[str, str]) -> None:
     ("arguments", "code", "words"),
     [
         (["ingest", "nowhere.tif"], 7, "no path, no URL"),
+        (["ingest", ""], 2, "names nothing"),
         (["ingest", "empiar-1175"], 7, "empiar"),
         (["ingest", "ftp://host/x.tif"], 2, "http"),
         (["show", "empiar-1"], 7, "em ls --all"),
@@ -186,6 +187,7 @@ def test_help_names_the_exit_codes(tmp_path: Path) -> None:
         ("50,,", PartialVoxelSize(z=50)),
         ("8", PartialVoxelSize(z=8, y=8, x=8)),
         (" 5 , 4 ,4.5", PartialVoxelSize(z=5, y=4, x=4.5)),
+        ("file", PartialVoxelSize()),
     ],
 )
 def test_voxel_sizes(text: str, expected: PartialVoxelSize) -> None:

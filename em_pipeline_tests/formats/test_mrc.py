@@ -95,10 +95,21 @@ def test_unset_voxel_sizes_are_unknown_with_a_note(tmp_path: Path) -> None:
     assert len(volume.metadata["notes"]) == 3
 
 
-def test_an_image_stack_has_no_spacing(tmp_path: Path) -> None:
-    volume = open_mrc(write(tmp_path / "movie.st", ramp((4, 6, 8), "i2"), ispg=0))
-    assert tuple(volume.voxel_size_nm) == (None, 8.0, 8.0)
-    assert "space group 0" in volume.metadata["notes"][0]
+@pytest.mark.parametrize(
+    ("name", "fields", "z"),
+    [
+        ("tilts.st", {"ispg": 0}, None),
+        ("movie.mrc", {"ispg": 0, "mz": 1}, None),
+        ("tomogram.rec", {"ispg": 0}, 8.0),
+        ("tomogram.rec", {"ispg": 1}, 8.0),
+    ],
+)
+def test_only_volumes_have_spacing_along_z(
+    tmp_path: Path, name: str, fields: dict[str, int], z: float | None
+) -> None:
+    volume = open_mrc(write(tmp_path / name, ramp((4, 6, 8), "i2"), **fields))
+    assert tuple(volume.voxel_size_nm) == (z, 8.0, 8.0)
+    assert (z is None) == ("stack of images" in str(volume.metadata["notes"]))
 
 
 @pytest.mark.parametrize(("flags", "dtype"), [(IMOD_SIGNED, np.int8), (0, np.uint8)])

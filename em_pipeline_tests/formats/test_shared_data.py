@@ -36,7 +36,7 @@ FILES: dict[str, tuple[float | None, ...]] = {
     "mrc/EMD-3001.map": (0.045875, 0.03925, 0.044825),
     "mrc/EMD-3197.map": (1.14, 1.14, 1.14),
     "mrc/HAADFscan.mrc": (None, 5.67913, 5.67913),
-    "mrc/julian-test.mrc": (None, 1788.8, 1788.8),
+    "mrc/julian-test.mrc": (223.6, 1788.8, 1788.8),
     "ometiff/phenom_sem_sh_hole_up.ome.tiff": (None, 1054.872311755274, 1049.118481965147),
     "tiff/TVIPS_bin4.tif": (None, 1.4208036661148071, 1.4208036661148071),
     "tiff/fei_helios_fibsem_test_image_2.tif": (None, 97.6562, 97.6562),

@@ -1,6 +1,7 @@
 """A dataset from its portal to the catalogue, without Dagster."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -165,13 +166,36 @@ def test_a_step_out_of_order_says_what_comes_first(
         STEPS[count](workspace, retina)
 
 
-def test_a_volume_without_voxel_size_is_refused_clearly(workspace: Workspace, tmp_path: Path) -> None:
+def test_a_local_volume_without_voxel_size_is_refused_before_it_is_hashed(
+    workspace: Workspace, tmp_path: Path
+) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((3, 20, 20), np.uint8), photometric="minisblack")
     spec = spec_for(tmp_path / "a.tif", name="a")
     scrape(workspace, spec)
-    fetch(workspace, spec)
     with pytest.raises(InputRefused, match=r"--voxel-size Z,Y,X"):
+        fetch(workspace, spec)
+    assert not list(workspace.store.local_path("raw/files-a").rglob("manifest.json"))
+
+
+def test_a_remote_volume_without_voxel_size_is_refused(workspace: Workspace, portal: DemoPortal) -> None:
+    held = min(path for path in portal.tree.rglob("*.tif"))
+    below = held.relative_to(portal.tree).as_posix()
+    spec = spec_for(f"{portal.url}/empiar/world_availability/{below}", name="far")
+    scrape(workspace, spec)
+    fetch(workspace, spec)
+    with pytest.raises(InputRefused, match=r"--voxel-size Z"):
         build(workspace, spec)
+
+
+def test_a_damaged_volume_is_written_again_once_it_is_deleted(
+    workspace: Workspace, retina: DatasetSpec
+) -> None:
+    run_chain(workspace, retina)
+    root = workspace.store.local_path("volumes")
+    before = hashes(root)
+    shutil.rmtree(current_build(workspace, retina).files.volume)
+    assert not run_chain(workspace, retina).changed
+    assert hashes(root) == before
 
 
 def test_a_url_is_a_dataset_too(workspace: Workspace, portal: DemoPortal) -> None:

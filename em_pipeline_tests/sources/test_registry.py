@@ -5,9 +5,10 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from em_pipeline.domain.errors import InputRefused
+from em_pipeline.settings import SOURCE_GROUP
 from em_pipeline.sources.empiar import EmpiarSource
 from em_pipeline.sources.files import FilesSource
-from em_pipeline.sources.registry import GROUP, SourceNotLoaded, load_sources
+from em_pipeline.sources.registry import SourceNotLoaded, load_sources
 
 HERE = "em_pipeline_tests.sources.test_registry"
 FILES = "em_pipeline.sources.files:FilesSource"
@@ -28,7 +29,7 @@ class Shouting(FilesSource):
 
 
 def entry(name: str, value: str) -> EntryPoint:
-    return EntryPoint(name=name, value=value, group=GROUP)
+    return EntryPoint(name=name, value=value, group=SOURCE_GROUP)
 
 
 def test_the_installed_sources_load() -> None:

@@ -77,8 +77,12 @@ def _chunks(path: Path, folder: Path) -> Any:
 @BOTH
 def test_a_missing_shard(verify: Verify, folder: Path) -> None:
     (folder / "volume.ome.zarr" / SHARD).unlink()
-    (fault,) = run(verify, folder).faults
-    assert (fault.kind, fault.level, fault.shard) == (FaultKind.MISSING_SHARD, 0, SHARD)
+    faults = run(verify, folder).faults
+    assert {(fault.kind, fault.level, fault.shard) for fault in faults} == {
+        (FaultKind.MISSING_SHARD, 0, SHARD)
+    }
+    assert all(fault.chunk is not None and str(tuple(fault.chunk)) in str(fault) for fault in faults)
+    assert len({fault.chunk for fault in faults}) == len(faults)
 
 
 @BOTH
