@@ -4,11 +4,17 @@ A block whose extent is odd ends in voxels that have no partner: they are averag
 is the same as giving them their own value as partner. Blocks are halved where a factor is 2.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from em_pipeline.volumes.codec import Kind
+
+Reduction = Callable[[NDArray[Any], tuple[int, int, int]], NDArray[Any]]
+"""From a block (z, y, x) and its factors to the coarser block."""
 
 _WIDER: Final = {
     "u1": np.uint16,
@@ -19,6 +25,11 @@ _WIDER: Final = {
     "i4": np.int64,
 }
 """Eight values of the narrow type and the rounding term fit the wide one."""
+
+
+def reduction(kind: Kind) -> Reduction:
+    """How volumes of a kind are downsampled."""
+    return mode_2x if kind == "labels" else mean_2x
 
 
 def mean_2x(block: NDArray[Any], factors: tuple[int, int, int]) -> NDArray[Any]:

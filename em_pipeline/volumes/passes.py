@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.domain.progress import Progress
 from em_pipeline.volumes.codec import crc32c
-from em_pipeline.volumes.downsample import mean_2x, mode_2x
+from em_pipeline.volumes.downsample import reduction
 from em_pipeline.volumes.durable import storage_errors, sync_folders
 from em_pipeline.volumes.ledger import ROW, STATES, ChunkState
 from em_pipeline.volumes.metadata import level_info, shard_path
@@ -67,7 +67,7 @@ class LevelPass:
         self._granule = read_granule
         self._coarser = coarser
         self._progress = progress
-        self._reduce = mode_2x if plan.kind == "labels" else mean_2x
+        self._reduce = reduction(plan.kind)
         self._local = threading.local()
 
     def run(self, units: Sequence[Unit]) -> None:
