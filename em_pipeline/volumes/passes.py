@@ -82,7 +82,10 @@ class LevelPass:
         output = _UnitOutput(self._plan, self._level, unit, self._workspace)
         try:
             for box in unit.slabs:
-                self._write_slab(box, next(slabs), output, encoders)
+                coarse = self._write_slab(box, next(slabs), output, encoders)
+                if self._coarser is not None and coarse is not None:
+                    self._coarser.write(self._level.coarse_box(box), coarse)
+                    output.left_for_coarser(coarse)
                 self._progress.advance(STEP, box.shape.voxels * self._plan.dtype.itemsize)
             if self._coarser is not None:
                 self._coarser.sync()
@@ -93,9 +96,10 @@ class LevelPass:
 
     def _write_slab(
         self, box: BoundingBox, voxels: NDArray[Any], output: "_UnitOutput", encoders: ThreadPoolExecutor
-    ) -> None:
-        factors = self._level.factors
-        coarse = np.empty(grid(box.shape, factors), self._plan.dtype) if self._coarser else None
+    ) -> NDArray[Any] | None:
+        """Encode the chunks of a slab; its voxels for the next level, None where there is none."""
+        shape = grid(box.shape, self._level.factors)
+        coarse = np.empty(shape, self._plan.dtype) if self._coarser else None
         waiting: deque[Future[_Encoded]] = deque()
         for tile in box.tiles(self._level.chunk_shape):
             if len(waiting) > 2 * self._plan.threads:
@@ -103,9 +107,7 @@ class LevelPass:
             waiting.append(encoders.submit(self._encode, box, voxels, tile, coarse))
         while waiting:
             output.add(waiting.popleft().result())
-        if self._coarser is not None and coarse is not None:
-            start = Shape(*(a // f for a, f in zip(box.start, factors, strict=True)))
-            self._coarser.write(BoundingBox.at(start, Shape(*coarse.shape)), coarse)
+        return coarse
 
     def _encode(
         self, box: BoundingBox, voxels: NDArray[Any], tile: BoundingBox, coarse: NDArray[Any] | None
@@ -148,6 +150,7 @@ class _UnitOutput:
         self._workspace = workspace
         self._rows: list[tuple[Any, ...]] = []
         self._counts = np.zeros(bin_count(plan.dtype) if level.index == 0 else 0, np.int64)
+        self._coarse: list[int] = []
         self._shards: dict[str, ShardWriter] = {}
         for tile in unit.box.tiles(level.shard_shape):
             shard = Shape(*(a // s for a, s in zip(tile.start, level.shard_shape, strict=True)))
@@ -179,6 +182,10 @@ class _UnitOutput:
             )
         )
 
+    def left_for_coarser(self, voxels: NDArray[Any]) -> None:
+        """Remember what a slab left in the next level's scratch, for a resumed run to compare."""
+        self._coarse.append(crc32c(voxels.tobytes()))
+
     def publish(self) -> None:
         """Give the shards their names, make them durable, then say that the unit is done."""
         published = [shard.path for shard in self._shards.values() if shard.publish()]
@@ -190,7 +197,7 @@ class _UnitOutput:
         }
         with storage_errors(f"Write {self._workspace.volume}"):
             sync_folders(sorted(folders, reverse=True))
-        record = UnitRecord(np.array(self._rows, ROW), self._counts)
+        record = UnitRecord(np.array(self._rows, ROW), self._counts, np.array(self._coarse, np.uint32))
         self._workspace.write_record(self._info.index, self._unit.index, record)
 
     def abandon(self) -> None:

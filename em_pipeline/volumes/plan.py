@@ -75,6 +75,11 @@ class LevelPlan:
         for index, box in enumerate(BoundingBox.of_shape(self.shape).tiles(self.unit_shape)):
             yield Unit(index, box, tuple(box.tiles(self.slab_shape)))
 
+    def coarse_box(self, box: BoundingBox) -> BoundingBox:
+        """Where the downsampled voxels of `box`, which starts at a chunk, lie in the next level."""
+        start = Shape(*(a // f for a, f in zip(box.start, self.factors, strict=True)))
+        return BoundingBox.at(start, grid(box.shape, self.factors))
+
     @property
     def chunk_grid(self) -> Shape:
         return grid(self.shape, self.chunk_shape)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from em_pipeline.domain.errors import InputRefused
+from em_pipeline.domain.errors import ChunkCorrupt, InputRefused, NotFound
 from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.domain.lazy_volume import LazyVolume
 from em_pipeline.domain.progress import Progress
@@ -25,6 +25,7 @@ from em_pipeline.volumes.ledger import ChunkState, Ledger, write_ledger
 from em_pipeline.volumes.metadata import LevelInfo, documents, parse, read_documents
 from em_pipeline.volumes.passes import STEP, LevelPass, Read
 from em_pipeline.volumes.plan import LevelPlan, RechunkPlan, Unit
+from em_pipeline.volumes.resume import unfinished
 from em_pipeline.volumes.scratch import Scratch
 from em_pipeline.volumes.statistics import VolumeStatistics, bin_count, combine
 from em_pipeline.volumes.workspace import Workspace
@@ -75,18 +76,16 @@ def rechunk(
     _check_fit(source, box, plan)
     workspace = Workspace(folder)
     with workspace.locked():
-        if workspace.ledger.exists():
-            ledger = Ledger.read(workspace.ledger)
-            if ledger.plan_digest == plan.digest(name=name, box=box):
-                workspace.finish()
-                return _written(workspace, ledger, _Tally())
+        digest = plan.digest(name=name, box=box)
+        if (complete := _complete_already(workspace, digest, progress)) is not None:
+            return complete
         workspace.begin(plan.work_digest(name=name, box=box), progress)
         tally = _Tally()
         started = time.monotonic()
         progress.start(STEP, sum(lv.shape.voxels for lv in plan.levels) * plan.dtype.itemsize, "bytes")
-        for level in plan.levels:
-            _write_level(source, box, plan, level, workspace, progress, tally)
-        ledger = _complete(plan, workspace, name, plan.digest(name=name, box=box))
+        for level, todo in zip(plan.levels, unfinished(plan, workspace, progress), strict=True):
+            _write_level(source, box, plan, level, todo, workspace, progress, tally)
+        ledger = _complete(plan, workspace, name, digest)
         tally.seconds = time.monotonic() - started
         return _written(workspace, ledger, tally)
 
@@ -99,6 +98,26 @@ class _Tally:
     seconds: float = 0.0
     units_done: int = 0
     units_resumed: int = 0
+
+
+def _complete_already(workspace: Workspace, digest: str, progress: Progress) -> WrittenVolume | None:
+    """The volume, where it is complete by the plan of that digest.
+
+    A damaged ledger or document is no obstacle: the ledger is removed, and its volume completed again.
+    """
+    if not workspace.ledger.exists():
+        return None
+    try:
+        ledger = Ledger.read(workspace.ledger)
+        if ledger.plan_digest != digest:
+            return None
+        written = _written(workspace, ledger, _Tally())
+    except (ChunkCorrupt, NotFound) as error:
+        progress.note(f"{workspace.folder} is completed again: {error.tried}: {error.found}")
+        workspace.forget_ledger()
+        return None
+    workspace.finish()
+    return written
 
 
 def _check_fit(source: LazyVolume, box: BoundingBox, plan: RechunkPlan) -> None:
@@ -116,13 +135,13 @@ def _write_level(
     box: BoundingBox,
     plan: RechunkPlan,
     level: LevelPlan,
+    todo: list[Unit],
     workspace: Workspace,
     progress: Progress,
     tally: _Tally,
 ) -> None:
     """Write what is missing of a level, and let go of the scratch it was made from."""
     units = list(level.units())
-    todo = [unit for unit in units if not workspace.is_done(level.index, unit.index)]
     if len(todo) < len(units):
         done = set(range(len(units))) - {unit.index for unit in todo}
         progress.note(f"level {level.index}: {len(done)} of {len(units)} units were finished before")
@@ -130,7 +149,7 @@ def _write_level(
     tally.units_resumed += len(units) - len(todo)
     if todo:
         with ExitStack() as opened:
-            coarser = _coarser(plan, level, workspace, opened, resumed=len(todo) < len(units))
+            coarser = _coarser(plan, level, workspace, opened)
             read, granule = _reader(source, box, plan, level, workspace, opened)
             LevelPass(plan, level, workspace, read, granule, coarser, progress).run(todo)
         if level.index == 0:
@@ -139,15 +158,13 @@ def _write_level(
     workspace.scratch(level.index).unlink(missing_ok=True)
 
 
-def _coarser(
-    plan: RechunkPlan, level: LevelPlan, workspace: Workspace, opened: ExitStack, *, resumed: bool
-) -> Scratch | None:
+def _coarser(plan: RechunkPlan, level: LevelPlan, workspace: Workspace, opened: ExitStack) -> Scratch | None:
     """Where the next level's voxels go; None at the last level."""
     if level is plan.levels[-1]:
         return None
     following = plan.levels[level.index + 1]
-    make = Scratch.reopen if resumed else Scratch.create
-    return opened.enter_context(make(workspace.scratch(following.index), following.shape, plan.dtype))
+    scratch = Scratch.prepare(workspace.scratch(following.index), following.shape, plan.dtype)
+    return opened.enter_context(scratch)
 
 
 def _reader(

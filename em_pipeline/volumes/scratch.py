@@ -27,10 +27,10 @@ class Scratch:
         self._descriptor = descriptor
 
     @classmethod
-    def create(cls, path: Path, shape: Shape, dtype: np.dtype[Any]) -> Self:
-        """An empty one, in place of any older. Raises `StorageFailed`."""
+    def prepare(cls, path: Path, shape: Shape, dtype: np.dtype[Any]) -> Self:
+        """One to write to: what an older one of the name holds stays. Raises `StorageFailed`."""
         with storage_errors(f"Create {path}"):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             os.ftruncate(descriptor, shape.voxels * dtype.itemsize)
         return cls(path, shape, dtype, descriptor)
 
@@ -42,7 +42,7 @@ class Scratch:
             raise ChunkCorrupt(
                 f"Resume from {path}",
                 f"it is missing or does not have {expected} bytes, though finished units wrote to it",
-                f"Remove {path.parent} to start this volume afresh",
+                "Run the same again: the units that wrote to it are repeated",
             )
         with storage_errors(f"Open {path}"):
             return cls(path, shape, dtype, os.open(path, os.O_RDWR))

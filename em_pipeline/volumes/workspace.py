@@ -4,7 +4,7 @@
     ledger.parquet                   written after everything else: its presence means complete
     work/begun.json                  digest of the plan this work belongs to
     work/level-N.raw                 voxels of level N waiting to be written
-    work/level-N/unit-NNNNNN.npz     record of a finished unit: its ledger rows and histogram
+    work/level-N/unit-NNNNNN.npz     record of a finished unit: arrays, then their CRC-32C
 
 Only one process works in a folder at a time (flock on the folder itself, which a killed process releases).
 """
@@ -14,29 +14,35 @@ import io
 import json
 import os
 import shutil
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from em_pipeline.domain.errors import Busy
+from em_pipeline.domain.errors import Busy, ChunkCorrupt
 from em_pipeline.domain.progress import Progress
+from em_pipeline.volumes.codec import crc32c
 from em_pipeline.volumes.durable import storage_errors, sync_folders, write_whole
-from em_pipeline.volumes.ledger import ROW
 from em_pipeline.volumes.statistics import Counts
+
+_CHECKSUM_BYTES: Final = 4
 
 
 @dataclass(frozen=True)
 class UnitRecord:
-    """What a finished unit leaves: rows of the ledger (`ROW`) and the histogram of its voxels."""
+    """What a finished unit leaves: rows of the ledger (`ROW`) and the histogram of its voxels.
+
+    `coarse` holds, slab by slab, the CRC-32C (uint32) of the voxels it left for the next level, none at the
+    last.
+    """
 
     rows: NDArray[Any]
     counts: Counts
+    coarse: NDArray[np.uint32]
 
 
 class Workspace:
@@ -68,20 +74,20 @@ class Workspace:
     def begin(self, digest: str, progress: Progress) -> None:
         """Keep the work of the same plan; clear away that of any other. Raises `StorageFailed`."""
         begun = self.work / "begun.json"
-        found = begun.read_text() if begun.exists() else None
-        text = json.dumps({"plan": digest}) + "\n"
+        found = begun.read_bytes() if begun.exists() else None
+        text = (json.dumps({"plan": digest}) + "\n").encode()
         if found == text:
             return
         if self.work.exists() or self.volume.exists() or self.ledger.exists():
-            progress.note(f"{self.folder} was begun with another plan: starting afresh")
+            reason = "does not say how it was begun" if found is None else "was begun with another plan"
+            progress.note(f"{self.folder} {reason}: starting afresh")
         with storage_errors(f"Clear {self.folder}"):
             # The ledger first: without it nothing here counts as complete.
-            self.ledger.unlink(missing_ok=True)
-            sync_folders([self.folder])
+            self.forget_ledger()
             for tree in (self.work, self.volume):
                 if tree.exists():
                     shutil.rmtree(tree)
-        write_whole(begun, text.encode())
+        write_whole(begun, text)
 
     def finish(self) -> None:
         """Remove what only the writing needed."""
@@ -99,21 +105,43 @@ class Workspace:
     def write_record(self, level: int, unit: int, record: UnitRecord) -> None:
         """Raises `StorageFailed`."""
         sink = io.BytesIO()
-        np.savez_compressed(sink, rows=record.rows, counts=record.counts)
-        write_whole(self._record(level, unit), sink.getvalue())
+        np.savez_compressed(sink, rows=record.rows, counts=record.counts, coarse=record.coarse)
+        arrays = sink.getvalue()
+        write_whole(self._record(level, unit), arrays + _checksum(arrays))
 
     def is_done(self, level: int, unit: int) -> bool:
         return self._record(level, unit).exists()
 
     def read_record(self, level: int, unit: int) -> UnitRecord:
-        """The record of a finished unit. Raises `StorageFailed` where it cannot be read."""
+        """The record of a finished unit. Raises `ChunkCorrupt` where it is damaged."""
         path = self._record(level, unit)
         with storage_errors(f"Read {path}"):
-            try:
-                with np.load(path, allow_pickle=False) as arrays:
-                    return UnitRecord(arrays["rows"].astype(ROW), arrays["counts"])
-            except (ValueError, KeyError, zipfile.BadZipFile) as error:
-                raise OSError(f"not a unit's record: {error}; remove it to repeat the unit") from error
+            payload = path.read_bytes()
+        arrays, stored = payload[:-_CHECKSUM_BYTES], payload[-_CHECKSUM_BYTES:]
+        if stored != _checksum(arrays):
+            raise ChunkCorrupt(
+                f"Read {path}", "its checksum differs", "Run the same again to repeat the unit"
+            )
+        # Bytes that are as they were written: there is nothing left that could fail to load.
+        with np.load(io.BytesIO(arrays), allow_pickle=False) as found:
+            return UnitRecord(found["rows"], found["counts"], found["coarse"])
+
+    def forget(self, level: int, unit: int) -> None:
+        """Make a unit count as not done, also after a power cut. Raises `StorageFailed`."""
+        path = self._record(level, unit)
+        with storage_errors(f"Remove {path}"):
+            path.unlink(missing_ok=True)
+            sync_folders([path.parent])
+
+    def forget_ledger(self) -> None:
+        """Make the volume count as not complete. Raises `StorageFailed`."""
+        with storage_errors(f"Remove {self.ledger}"):
+            self.ledger.unlink(missing_ok=True)
+            sync_folders([self.folder])
 
     def _record(self, level: int, unit: int) -> Path:
         return self.work / f"level-{level}" / f"unit-{unit:06d}.npz"
+
+
+def _checksum(payload: bytes) -> bytes:
+    return crc32c(payload).to_bytes(_CHECKSUM_BYTES, "little")

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,11 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from em_pipeline.domain.errors import Busy, ChunkCorrupt
+from em_pipeline.domain.errors import Busy
 from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.domain.progress import Silent
-from em_pipeline.volumes.rechunk import open_written, rechunk
-from em_pipeline_tests.volumes.arrays import FailingVolume
+from em_pipeline.volumes.pyramid_check import coarser_faults
+from em_pipeline.volumes.rechunk import WrittenVolume, open_written, rechunk
+from em_pipeline.volumes.workspace import UnitRecord, Workspace
+from em_pipeline_tests.volumes.arrays import ArrayVolume, FailingVolume
 from em_pipeline_tests.volumes.written import hashes, random_voxels, small_plan, write
 
 ARRAY = random_voxels((17, 20, 33), "uint16")
@@ -145,14 +148,148 @@ def test_another_plan_starts_afresh_and_says_so(tmp_path: Path) -> None:
     assert hashes(tmp_path / "a") == hashes(tmp_path / "c")
 
 
-def test_lost_scratch_is_never_taken_for_zeros(tmp_path: Path) -> None:
-    source = FailingVolume(ARRAY, RuntimeError("unplugged"), reads_allowed=20)
+def stopped(folder: Path, *, level: int) -> None:
+    """A run that ends in the first unit of `level`, recorded unless it is the only one: others wait."""
+    units = small_plan(ARRAY, **SCARCE).levels[level].unit_count
+    with pytest.MonkeyPatch.context() as patched:
+        real = Workspace.write_record
+
+        def write_record(self: Workspace, at: int, unit: int, record: UnitRecord) -> None:
+            if at < level or units > 1:
+                real(self, at, unit, record)
+            if at == level:
+                raise RuntimeError("unplugged")
+
+        patched.setattr(Workspace, "write_record", write_record)
+        with pytest.raises(RuntimeError):
+            write(ARRAY, folder, **SCARCE)
+
+
+def resumed(folder: Path, clean: Path) -> tuple[WrittenVolume, Notes]:
+    """What a second run makes of `folder`; the bytes must be those of a run that nothing befell."""
+    notes = Notes()
+    source = ArrayVolume(ARRAY)
+    box = BoundingBox.of_shape(ARRAY.shape)
+    written = rechunk(source, box, small_plan(ARRAY, **SCARCE), folder, name="test", progress=notes)
+    write(ARRAY, clean, **SCARCE)
+    assert hashes(folder) == hashes(clean)
+    assert coarser_faults(written.volume, written.ledger_path, sample=10**6, seed="") == []
+    assert notes.left == 0
+    assert "pickle" not in " ".join(notes.notes)
+    return written, notes
+
+
+def zero_half(path: Path) -> None:
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2))
+
+
+def flip_first(path: Path) -> None:
+    whole = path.read_bytes()
+    path.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def not_a_zip(path: Path) -> None:
+    path.write_bytes(b"not a zip" * 30)
+
+
+def other_arrays(path: Path) -> None:
+    with path.open("wb") as file:
+        np.savez_compressed(file, rows=np.arange(3))
+
+
+def swap_with_next(path: Path) -> None:
+    path.write_bytes(path.with_name("unit-000001.npz").read_bytes())
+
+
+@pytest.mark.parametrize("level", [1, 2])
+@pytest.mark.parametrize("damage", [zero_half, truncate, empty, Path.unlink])
+def test_damaged_scratch_is_never_taken_for_voxels(
+    tmp_path: Path, damage: Callable[[Path], None], level: int
+) -> None:
+    stopped(tmp_path / "a", level=level)
+    damage(tmp_path / "a" / "work" / f"level-{level}.raw")
+    _, notes = resumed(tmp_path / "a", tmp_path / "b")
+    assert any("done again" in note and f"level-{level}.raw" in note for note in notes.notes)
+
+
+def test_only_the_units_whose_scratch_changed_are_done_again(tmp_path: Path) -> None:
+    stopped(tmp_path / "a", level=1)
+    units = small_plan(ARRAY, **SCARCE).levels[0].unit_count
+    flip_first(tmp_path / "a" / "work" / "level-1.raw")
+    written, notes = resumed(tmp_path / "a", tmp_path / "b")
+    assert written.units_resumed == units  # all but one of level 0, and one of level 1
+    assert any("level 0: 1 finished units are done again" in note for note in notes.notes)
+
+
+def test_sound_scratch_is_kept(tmp_path: Path) -> None:
+    stopped(tmp_path / "a", level=1)
+    written, notes = resumed(tmp_path / "a", tmp_path / "b")
+    assert written.bytes_read == 0
+    assert not any("again" in note for note in notes.notes)
+
+
+def test_a_unit_to_be_repeated_is_not_done_until_it_is(tmp_path: Path) -> None:
+    stopped(tmp_path / "a", level=1)
+    zero_half(tmp_path / "a" / "work" / "level-1.raw")
+    source = FailingVolume(ARRAY, RuntimeError("unplugged"), reads_allowed=1)
     plan, box = small_plan(ARRAY, **SCARCE), BoundingBox.of_shape(ARRAY.shape)
     with pytest.raises(RuntimeError):
-        rechunk(source, box, plan, tmp_path, name="test", progress=Silent())
-    (tmp_path / "work" / "level-1.raw").unlink()
-    with pytest.raises(ChunkCorrupt, match="start this volume afresh"):
-        write(ARRAY, tmp_path, **SCARCE)
+        rechunk(source, box, plan, tmp_path / "a", name="test", progress=Silent())
+    resumed(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.parametrize("damage", [truncate, empty, not_a_zip, other_arrays, flip_first, swap_with_next])
+@pytest.mark.parametrize("stopped_at", [1, 2])
+def test_a_damaged_record_counts_as_not_done(
+    tmp_path: Path, damage: Callable[[Path], None], stopped_at: int
+) -> None:
+    stopped(tmp_path / "a", level=stopped_at)
+    damage(tmp_path / "a" / "work" / "level-0" / "unit-000000.npz")
+    written, notes = resumed(tmp_path / "a", tmp_path / "b")
+    assert any("level 0: 1 finished units are done again" in note for note in notes.notes)
+    assert 0 < written.bytes_read < ARRAY.nbytes
+
+
+@pytest.mark.parametrize("text", [b"", b"\xff\xfe", b"{}"])
+def test_work_that_does_not_say_what_it_is_starts_afresh(tmp_path: Path, text: bytes) -> None:
+    stopped(tmp_path / "a", level=1)
+    (tmp_path / "a" / "work" / "begun.json").write_bytes(text)
+    written, notes = resumed(tmp_path / "a", tmp_path / "b")
+    assert written.units_resumed == 0
+    assert any("afresh" in note for note in notes.notes)
+
+
+@pytest.mark.parametrize(
+    "name", ["ledger.parquet", "volume.ome.zarr/zarr.json", "volume.ome.zarr/1/zarr.json"]
+)
+@pytest.mark.parametrize("damage", [truncate, empty])
+def test_a_complete_volume_that_is_damaged_is_made_again(
+    tmp_path: Path, name: str, damage: Callable[[Path], None]
+) -> None:
+    write(ARRAY, tmp_path / "a", **SCARCE)
+    damage(tmp_path / "a" / name)
+    _, notes = resumed(tmp_path / "a", tmp_path / "b")
+    assert any("completed again" in note for note in notes.notes)
+
+
+def test_a_damaged_ledger_beside_finished_work_is_only_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(Workspace, "finish", lambda _: None)
+        write(ARRAY, tmp_path / "a", **SCARCE)
+    truncate(tmp_path / "a" / "ledger.parquet")
+    written, _ = resumed(tmp_path / "a", tmp_path / "b")
+    assert written.units_done == 0
 
 
 def test_a_second_process_is_told_to_wait(tmp_path: Path) -> None:
