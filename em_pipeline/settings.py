@@ -14,7 +14,6 @@ from enum import StrEnum
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import yaml
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, field_validator
@@ -26,6 +25,11 @@ PREFIX = "EM_"
 SOURCE_GROUP = "em_pipeline.sources"
 # Names that begin with the prefix but are not settings of a run.
 NOT_SETTINGS = frozenset({"EM_CONFIG", "EM_SHARED_DATA"})
+# SQLAlchemy's form of a URL, with a port that is a number and brackets only around an IPv6 address.
+DATABASE_URL = re.compile(
+    r"[\w+]+://([^:/]*(:[^@]*)?@)?(\[[^\]/?]+\]|[^:/?\[\]@]*)(:\d*)?([/?].*)?", re.ASCII | re.DOTALL
+)
+PASSWORD = re.compile(r"(://[^:/@]*):.*@", re.DOTALL)
 REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::([^}]*))?\}")
 
 
@@ -69,6 +73,13 @@ class Settings(BaseModel):
     api_host: str = Field(default="127.0.0.1", min_length=1, description="address the sidecar binds")
     api_port: int = Field(default=8000, ge=0, le=65535, description="port the sidecar binds; 0 picks one")
     sources: dict[str, dict[str, str]] = Field(default={}, description="options of sources, by slug")
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_a_database_url(cls, url: str) -> str:
+        if url and not DATABASE_URL.fullmatch(url):
+            raise ValueError("it is not postgresql://<user>:<password>@<host>:<port>/<database>")
+        return url
 
     @field_validator("sources", mode="before")
     @classmethod
@@ -154,8 +165,18 @@ def load_settings(folder: Path | None = None, environ: Mapping[str, str] | None 
         values["dagster_home"] = environ["DAGSTER_HOME"]
         provenance["dagster_home"] = "DAGSTER_HOME in the environment"
     if "home" in values:
-        values["home"] = (folder / Path(str(values["home"])).expanduser()).resolve()
+        values["home"] = _home(folder, str(values["home"]), provenance["home"])
     return LoadedSettings(_validated(values, provenance), provenance)
+
+
+def _home(folder: Path, text: str, where: str) -> Path:
+    try:
+        return (folder / Path(text).expanduser()).resolve()
+    # RuntimeError: an unknown user after `~`, or a loop of links; ValueError: a NUL.
+    except (RuntimeError, ValueError, OSError) as error:
+        raise InputRefused(
+            f"Read the setting home from {where}", f"{text!r}: {error}", "Give the path of a folder"
+        ) from error
 
 
 def _apply_variable(name: str, text: str, values: dict[str, Any], provenance: dict[str, str]) -> None:
@@ -169,8 +190,15 @@ def _apply_variable(name: str, text: str, values: dict[str, Any], provenance: di
                 "Write it as EM_SOURCES__<SLUG>__<OPTION>",
             )
         slug, option = path
-        options = values.get("sources") or {}
-        values["sources"] = {**options, slug: {**options.get(slug, {}), option: text}}
+        sources = values.get("sources", {})
+        options = sources.get(slug, {}) if isinstance(sources, dict) else None
+        if not isinstance(options, dict):
+            raise InputRefused(
+                f"Add {name} to the setting sources from {provenance['sources']}",
+                f"that is no mapping of source to options, but {_masked(sources)}",
+                f"Write it as `sources: {{{slug}: {{{option}: …}}}}`",
+            )
+        values["sources"] = {**sources, slug: {**options, option: text}}
     elif path:
         raise InputRefused(f"Read the environment variable {name}", f"{key} has no parts", "")
     else:
@@ -191,12 +219,13 @@ def _read_yaml(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
         return {}
     if not isinstance(document, dict):
         raise InputRefused(f"Read the settings in {path}", "not a mapping", "Write `key: value` lines")
-    return {str(key): _interpolated(value, environ, path) for key, value in document.items()}
+    return {str(key): value for key, value in _interpolated(document, environ, path).items()}
 
 
 def _interpolated(value: Any, environ: Mapping[str, str], path: Path) -> Any:
     if isinstance(value, dict):
-        return {key: _interpolated(part, environ, path) for key, part in value.items()}
+        # A key without a value is one that was not set.
+        return {key: _interpolated(part, environ, path) for key, part in value.items() if part is not None}
     if not isinstance(value, str):
         return value
 
@@ -236,17 +265,14 @@ def _validated(values: dict[str, Any], provenance: dict[str, str]) -> Settings:
             to_do = f"The nearest is {nearest}"
         raise InputRefused(
             f"Read the setting {key} from {provenance.get(key, 'its default')}",
-            f"{first['input']!r} does not fit: {first['msg']}",
+            # What is no URL may still hold a password, in a place we cannot tell.
+            f"{'the value' if key == 'database_url' else repr(first['input'])} does not fit: {first['msg']}",
             to_do,
         ) from error
 
 
 def _masked(value: object) -> str:
-    text = "" if value is None else str(value)
-    if "://" not in text:
-        return text
-    parts = urlsplit(text)
-    if parts.password is None:
-        return text
-    netloc = f"{parts.username}:***@{parts.hostname}" + (f":{parts.port}" if parts.port else "")
-    return urlunsplit(parts._replace(netloc=netloc))
+    """`value` as text without the passwords of its URLs. A password ends at the last `@`."""
+    if isinstance(value, dict):
+        return str({key: _masked(part) for key, part in value.items()})
+    return "" if value is None else PASSWORD.sub(r"\1:***@", str(value))

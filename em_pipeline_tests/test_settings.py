@@ -85,3 +85,56 @@ def test_passwords_are_not_shown(tmp_path: Path) -> None:
     loaded = load_settings(tmp_path, {"EM_DATABASE_URL": "postgresql://em:secret@db:5432/em"})
     shown = {key: value for key, value, _ in loaded.shown()}
     assert shown["database_url"] == "postgresql://em:***@db:5432/em"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:hunter2@h:abc/d",
+        "postgresql://u:hunter2@[bad",
+        "postgresql://u:hunter2@h:1,h:2/d",
+        "u:hunter2@h",
+    ],
+)
+def test_what_is_no_database_url_is_refused_unseen(tmp_path: Path, url: str) -> None:
+    with pytest.raises(InputRefused, match="EM_DATABASE_URL") as refusal:
+        load_settings(tmp_path, {"EM_DATABASE_URL": url})
+    assert "hunter2" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:hunter2@h:5432/d",
+        "postgresql+psycopg://u:hunter2@[::1]:5432/d?sslmode=require",
+        "postgresql://u:hunter2/:[x@h/d",
+        "postgresql:///d",
+    ],
+)
+def test_database_urls_are_shown_without_their_password(tmp_path: Path, url: str) -> None:
+    loaded = load_settings(tmp_path, {"EM_DATABASE_URL": url})
+    assert loaded.settings.database_url == url
+    assert "hunter2" not in str(loaded.shown())
+
+
+@pytest.mark.parametrize("sources", ["[1]", "{empiar: hi}", "7"])
+def test_an_option_cannot_be_added_to_what_is_no_mapping(tmp_path: Path, sources: str) -> None:
+    (tmp_path / "em.yaml").write_text(f"sources: {sources}\n")
+    with pytest.raises(InputRefused, match=r"EM_SOURCES__EMPIAR__API.*em\.yaml.*\{empiar: \{api:"):
+        load_settings(tmp_path, {"EM_SOURCES__EMPIAR__API": "http://h"})
+
+
+def test_null_is_not_set(tmp_path: Path) -> None:
+    text = "home:\nthreads: null\nsources: {empiar: {api:, retries: 2}, files:}\n"
+    (tmp_path / "em.yaml").write_text(text)
+    loaded = load_settings(tmp_path, {})
+    assert loaded.settings.home == load_settings(tmp_path / "elsewhere", {}).settings.home
+    assert loaded.settings.sources == {"empiar": {"retries": "2"}}
+    assert set(loaded.provenance) == {"sources"}
+
+
+def test_a_home_that_cannot_be_followed_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for home in ("~nobody-of-that-name/em", "loop/em"):
+        with pytest.raises(InputRefused, match="EM_HOME"):
+            load_settings(tmp_path, {"EM_HOME": home})

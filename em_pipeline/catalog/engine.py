@@ -32,7 +32,7 @@ def create_engine_for(url: str) -> Engine:
     """
     try:
         parsed = sa.make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # ValueError: a port that is no number
         raise InputRefused("Read the database URL", "it is not a URL", _url_form()) from None
     if parsed.drivername not in ("postgresql", "postgresql+psycopg"):
         raise InputRefused(
@@ -84,15 +84,29 @@ def _said(error: BaseException, password: object) -> str:
 
 
 def current_revision(engine: Engine) -> str | None:
-    """The schema revision of the database, None for one without tables of ours."""
+    """The schema revision of the database, None for one without tables of ours.
+
+    Raises `SchemaMismatch` where the tables are there and their revision is not.
+    """
     with answering(engine), engine.connect() as connection:
         return _revision(connection)
 
 
 def _revision(connection: Connection) -> str | None:
-    if connection.scalar(sa.text("SELECT to_regclass('alembic_version')")) is None:
-        return None
-    revision: str | None = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+    from em_pipeline.catalog.models import Base
+
+    revision: str | None = None
+    if connection.scalar(sa.text("SELECT to_regclass('alembic_version')")) is not None:
+        revision = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+    if revision is None:
+        ours = sorted(set(Base.metadata.tables) & set(sa.inspect(connection).get_table_names()))
+        if ours:
+            raise SchemaMismatch(
+                f"Read the schema revision of the database {connection.engine.url.database}",
+                f"it has the tables {', '.join(ours)}, but its table alembic_version names no revision",
+                "Restore the database from a backup; or, where this em-pipeline made the tables, put the one "
+                f"row {head_revision()!r} into alembic_version (version_num varchar(32))",
+            )
     return revision
 
 
@@ -111,10 +125,15 @@ def check_schema(engine: Engine) -> None:
 
 
 def _mismatch(current: str | None) -> SchemaMismatch:
+    from alembic.script import ScriptDirectory
+
+    known = {script.revision for script in ScriptDirectory.from_config(_alembic()).walk_revisions()}
     return SchemaMismatch(
         f"Use the catalogue at schema revision {head_revision()}",
         f"the database is at {current or 'none: it has no tables yet'}",
-        "Run `em db upgrade`; where the database is the newer one, update em-pipeline",
+        "Run `em db upgrade`"
+        if current is None or current in known
+        else "This em-pipeline does not know that revision, a newer one made it: update em-pipeline",
     )
 
 
@@ -122,7 +141,7 @@ def upgrade(engine: Engine) -> None:
     """Bring the schema to `head_revision`, in one transaction. Several at once are safe: they queue.
 
     Raises `ServiceUnavailable` where the server does not answer or cannot give us pgvector, and
-    `SchemaMismatch` for a database that is newer than this code.
+    `SchemaMismatch` for a database that is newer than this code or does not tell its revision.
     """
     from alembic import command
     from alembic.util import CommandError
@@ -130,6 +149,7 @@ def upgrade(engine: Engine) -> None:
     config = _alembic()
     with answering(engine), engine.begin() as connection:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(UPGRADE_LOCK)))
+        _revision(connection)
         config.attributes["connection"] = connection
         try:
             command.upgrade(config, "head")

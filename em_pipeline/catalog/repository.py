@@ -1,6 +1,7 @@
 """The catalogue: what was asked for, what is under way, what is published."""
 
 import difflib
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -34,7 +35,7 @@ from em_pipeline.catalog.models import (
     SpecRow,
     VersionRow,
 )
-from em_pipeline.domain.errors import InputRefused, NotFound, NotPublishable
+from em_pipeline.domain.errors import InputRefused, NotFound, NotPublishable, RecordInvalid
 from em_pipeline.domain.identity import check_dataset_id
 from em_pipeline.domain.record import DatasetRecord, Status
 from em_pipeline.domain.spec import DatasetSpec
@@ -54,6 +55,7 @@ __all__ = [
 ]
 
 PAGE_LIMIT = 10_000
+_log = logging.getLogger(__name__)
 
 _PUBLISHED = (VersionRow.dataset_id == DatasetRow.dataset_id) & (
     VersionRow.version == DatasetRow.published_version
@@ -87,18 +89,27 @@ class Catalog:
             )
 
     def spec(self, dataset_id: str) -> DatasetSpec | None:
-        """The saved spec, or None."""
+        """The saved spec, or None. Raises `RecordInvalid` for one that is no spec (any more)."""
         with self._session() as session:
             row = session.get(SpecRow, dataset_id)
-            return DatasetSpec.model_validate(row.spec) if row else None
+            return rows.spec(row) if row else None
 
     def specs(self, source: str | None = None) -> list[DatasetSpec]:
-        """The saved specs, of `source` where given, by dataset id."""
+        """The saved specs, of `source` where given, by dataset id.
+
+        One that is no spec (any more) is left out and named in the log: it must not hold up the others.
+        """
         statement = select(SpecRow).order_by(SpecRow.dataset_id)
         if source is not None:
             statement = statement.where(SpecRow.source == source)
         with self._session() as session:
-            return [DatasetSpec.model_validate(row.spec) for row in session.scalars(statement)]
+            found = []
+            for row in session.scalars(statement):
+                try:
+                    found.append(rows.spec(row))
+                except RecordInvalid as invalid:
+                    _log.warning("%s", invalid)
+            return found
 
     def begin(self, dataset_id: str, source: str, message: str = "") -> None:
         """An ingest starts: the dataset is listed as processing; a published version stays published."""

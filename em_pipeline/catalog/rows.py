@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from em_pipeline.catalog.entries import (
     BlockRow,
@@ -19,11 +19,14 @@ from em_pipeline.catalog.models import (
     DatasetRow,
     LevelOfVersion,
     RawFileOfVersion,
+    SpecRow,
     VersionRow,
 )
+from em_pipeline.domain.errors import InputRefused, RecordInvalid
 from em_pipeline.domain.files import RawFile
 from em_pipeline.domain.geometry import Shape, VoxelSize
 from em_pipeline.domain.report import CheckResult
+from em_pipeline.domain.spec import DatasetSpec
 
 
 def document(model: BaseModel) -> dict[str, Any]:
@@ -44,6 +47,24 @@ def storable(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [storable(part) for part in value]
     return value
+
+
+def spec(row: SpecRow) -> DatasetSpec:
+    """Raises `RecordInvalid` for what an editor of the table, or another em-pipeline, left there."""
+    try:
+        return DatasetSpec.model_validate(row.spec)
+    except (ValidationError, InputRefused) as error:
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            found = f"{'.'.join(map(str, first['loc'])) or 'the whole'}: {first['msg']}"
+        else:
+            found = error.found
+        raise RecordInvalid(
+            f"Read the spec of {row.dataset_id} from the table specs",
+            found,
+            "Where a newer em-pipeline wrote it, update this one; else correct or delete that row, and "
+            "register the dataset again",
+        ) from error
 
 
 def summary(dataset: DatasetRow, version: VersionRow | None) -> DatasetSummary:

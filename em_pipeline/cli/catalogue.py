@@ -6,7 +6,17 @@ from typing import Annotated, Any
 
 import typer
 
-from em_pipeline.cli.output import DatasetId, Json, answering, by_axis, console, print_json, size, table
+from em_pipeline.cli.output import (
+    DatasetId,
+    Json,
+    answering,
+    by_axis,
+    console,
+    print_json,
+    printable,
+    size,
+    table,
+)
 from em_pipeline.settings import load_settings
 
 
@@ -66,12 +76,13 @@ def _print_rows(rows: list[dict[str, Any]], every: bool) -> None:
         f"{len(rows)} dataset{'s' if len(rows) != 1 else ''}",
         list(columns),
         [[cell(row) for cell in columns.values()] for row in rows],
-        whole=tuple(COLUMNS),
+        whole=("dataset", "status"),
     )
     if every:
         for row in rows:
             if row.get("message"):
-                console.print(f"{row['dataset_id']}: {row['message']}", markup=False, soft_wrap=True)
+                said = printable(f"{row['dataset_id']}: {row['message']}")
+                console.print(said, markup=False, soft_wrap=True)
 
 
 def _sizes(value: Any) -> list[float] | None:
@@ -103,14 +114,16 @@ def show(dataset_id: DatasetId, as_json: Json = False) -> None:
 
 def _print_detail(detail: Any) -> None:
     summary = detail.summary
-    console.print(f"[bold]{summary.dataset_id}[/]  {summary.title or ''}")
+    console.print(summary.dataset_id, style="bold", markup=False, end="  ")
+    console.print(summary.title or "", markup=False)
     console.print(f"{summary.status} {summary.progress:.0%}  {summary.message}", markup=False)
     if detail.record is None or detail.published is None:
         console.print("No version is published yet.")
         return
     console.print(
         f"version {detail.published.version} of revision {detail.record.revision}: "
-        f"{detail.published.volume_key}"
+        f"{detail.published.volume_key}",
+        markup=False,
     )
     rows = []
     for field, value in detail.record.values().items():

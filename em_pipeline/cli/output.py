@@ -1,14 +1,17 @@
 """How `em` answers: text or JSON on standard output, errors on standard error, exit codes."""
 
 import json
+import math
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from em_pipeline.domain.errors import EmError, StorageFailed
 from em_pipeline.domain.geometry import VoxelSize
@@ -34,34 +37,71 @@ errors = Console(stderr=True, highlight=False)
 
 
 def print_json(document: Any) -> None:
-    """One JSON document on standard output; voxel sizes are `[z, y, x]`, paths and dates text."""
-    sys.stdout.write(json.dumps(document, indent=2, default=_jsonable, ensure_ascii=False) + "\n")
+    """One JSON document (RFC 8259) on standard output.
+
+    Voxel sizes are `[z, y, x]`, paths and dates text, numbers that are not finite `null`.
+    """
+    text = json.dumps(_finite(document), indent=2, default=_jsonable, ensure_ascii=False, allow_nan=False)
+    sys.stdout.write(printable(text) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return value
 
 
 def _jsonable(value: object) -> object:
     return list(value) if isinstance(value, VoxelSize) else str(value)
 
 
+def printable(text: str) -> str:
+    """`text` as UTF-8 can carry it: what is left of a file name in another encoding becomes `\\udcff`."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, whole: Collection[str] = ()
 ) -> None:
-    """A table for people. The columns `whole` keep their width; the others give way on a narrow screen."""
+    """A table for people; cells are shown as they are, never read as markup.
+
+    Headings are always whole. Cells of the columns `whole` are folded only where the screen has no room for
+    them even when all other columns are as narrow as their headings.
+    """
+    cells = [["" if cell is None else printable(str(cell)) for cell in row] for row in rows]
     shown = Table(
         title=title, title_justify="left", header_style="bold", box=None, pad_edge=False, padding=(0, 1, 0, 0)
     )
-    for column in columns:
-        if column in whole:
-            shown.add_column(column, no_wrap=True, min_width=_width(column, columns, rows))
-        else:
-            shown.add_column(column, overflow="fold")
-    for row in rows:
-        shown.add_row(*("" if cell is None else str(cell) for cell in row))
+    for column, width in zip(columns, _widths(columns, cells, whole), strict=True):
+        shown.add_column(column, width=width, overflow="fold")
+    for row in cells:
+        shown.add_row(*map(Text, row))
     console.print(shown)
 
 
-def _width(column: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> int:
-    place = columns.index(column)
-    return max(len(column), *(len(str(row[place])) for row in rows)) if rows else len(column)
+def _widths(columns: Sequence[str], cells: Sequence[Sequence[str]], whole: Collection[str]) -> list[int]:
+    """Each column's width: first the headings, then the columns `whole`, then the others in equal shares."""
+    widths = [cell_len(column) for column in columns]
+    wanted = [
+        max(0, *(cell_len(line) - widths[place] for row in cells for line in row[place].splitlines()), 0)
+        for place in range(len(columns))
+    ]
+    room = max(0, console.width - sum(widths) - len(columns))
+    kept = [place for place, column in enumerate(columns) if column in whole]
+    others = sorted((place for place in range(len(columns)) if place not in kept), key=wanted.__getitem__)
+    for place in kept:
+        given = min(wanted[place], room)
+        widths[place] += given
+        room -= given
+    for left, place in zip(range(len(others), 0, -1), others, strict=True):
+        given = min(wanted[place], room // left)
+        widths[place] += given
+        room -= given
+    return widths
 
 
 @contextmanager

@@ -70,7 +70,9 @@ def upgrade_command(as_json: Json = False) -> None:
         if as_json:
             print_json({"before": before, "after": after})
         else:
-            console.print(f"The catalogue was at revision {before or 'none'} and is at {after}.")
+            console.print(
+                f"The catalogue was at revision {before or 'none'} and is at {after}.", markup=False
+            )
 
 
 @db.command("status")

@@ -39,9 +39,12 @@ def check_revision(value: str) -> str:
 
 
 def short_hash(*parts: str) -> str:
-    """12 hexadecimal digits of the SHA-256 of the parts, each ended by a zero byte."""
+    """12 hexadecimal digits of the SHA-256 of the parts, each ended by a zero byte.
+
+    Any text has a hash, also a file name that is not UTF-8 (PEP 383).
+    """
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(part.encode())
+        digest.update(part.encode(errors="surrogatepass"))
         digest.update(b"\0")
     return digest.hexdigest()[:12]

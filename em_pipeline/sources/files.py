@@ -43,7 +43,8 @@ def spec_for(
     With `name`, the dataset is `files-<name>`: a person who moves the file keeps the dataset. Without, it is
     `files-<stem>-<6 hexadecimal digits>` of the absolute location, so that two files called `stack.tif` in
     two places never share an id. `voxel_size` (nm, z-y-x) overrides what the files say, for `reason`.
-    Raises `InputRefused` for a name that leaves nothing for an id, or an address that is no http(s) URL.
+    Raises `InputRefused` for a name that leaves nothing for an id, an address that is no http(s) URL, and a
+    path that cannot be followed or is not UTF-8.
     """
     absolute = _absolute(os.fspath(location))
     accession = name if name is not None else f"{_stem(absolute)}-{short_hash(absolute)[:6]}"
@@ -130,14 +131,18 @@ class FilesSource:
         if _is_url(location):
             return [self._remote(location)]
         path = Path(location)
-        _check_exists(path)
         try:
+            _check_exists(path)
             if path.is_dir():
                 return [_local(child) for child in _chosen(path, spec.include)]
             return [_local(path)]
         except PermissionError as error:
             raise InputRefused(
                 f"Read {error.filename or path}", "its permissions do not allow it", "Make it readable"
+            ) from error
+        except OSError as error:
+            raise InputRefused(
+                f"Read {error.filename or path}", error.strerror or str(error), "Check the path and its disk"
             ) from error
 
     def _remote(self, url: str) -> RemoteFile:
@@ -181,17 +186,30 @@ def _is_url(location: str) -> bool:
 
 
 def _absolute(location: str) -> str:
-    if _is_url(location):
-        return location
-    if location.lower().startswith("file://"):
-        location = url2pathname(urlsplit(location).path)
-    if re.match(r"^[A-Za-z][A-Za-z0-9+.-]+://", location):
-        raise InputRefused(
-            f"Ingest {location}",
-            f"addresses of the kind {location.split(':')[0]}:// are not read",
-            "Give a path, or an http(s) URL",
-        )
-    return str(Path(location).expanduser().resolve())
+    try:
+        if _is_url(location):
+            urlsplit(location)
+            return _in_utf8(location)
+        if location.lower().startswith("file://"):
+            location = url2pathname(urlsplit(location).path)
+        if re.match(r"^[A-Za-z][A-Za-z0-9+.-]+://", location):
+            raise InputRefused(
+                f"Ingest {location}",
+                f"addresses of the kind {location.split(':')[0]}:// are not read",
+                "Give a path, or an http(s) URL",
+            )
+        return _in_utf8(str(Path(location).expanduser().resolve()))
+    # RuntimeError: a loop of links, or an unknown user after `~`; ValueError: a NUL, or no URL after all.
+    except (RuntimeError, OSError, ValueError) as error:
+        raise InputRefused(f"Ingest {location!r}", str(error), "Check the path or URL") from error
+
+
+def _in_utf8(name: str) -> str:
+    """`name` itself: records and the catalogue keep names as UTF-8, so another encoding is refused."""
+    shown = name.encode(errors="backslashreplace").decode()
+    if shown != name:
+        raise InputRefused(f"Ingest {shown}", "its name is not UTF-8", "Rename it")
+    return name
 
 
 def _stem(absolute: str) -> str:
@@ -282,5 +300,8 @@ def _local(path: Path) -> RemoteFile:
     if not os.access(path, os.R_OK):
         raise InputRefused(f"Read {path}", "its permissions do not allow it", "Make it readable")
     return RemoteFile(
-        url=path.absolute().as_uri(), path=path.name, size=stat.st_size, modified=str(stat.st_mtime_ns)
+        url=path.absolute().as_uri(),
+        path=_in_utf8(path.name),
+        size=stat.st_size,
+        modified=str(stat.st_mtime_ns),
     )

@@ -15,12 +15,18 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from em_pipeline.domain.errors import ChecksumMismatch, InputRefused, NotFound, RecordInvalid
+from em_pipeline.domain.errors import ChecksumMismatch, InputRefused, NotFound, RecordInvalid, StorageFailed
 from em_pipeline.domain.files import Manifest, RawFile, RemoteFile
 from em_pipeline.domain.progress import Progress
 from em_pipeline.storage.digests import RunningDigest, promised_checksum
 from em_pipeline.storage.journal import Places, recall, resume_journal, write_record
-from em_pipeline.storage.local_files import ensure_folder, fsync_path, path_of_file_url, stale_temporaries
+from em_pipeline.storage.local_files import (
+    ensure_folder,
+    fsync_path,
+    path_of_file_url,
+    stale_temporaries,
+    storage_errors,
+)
 from em_pipeline.storage.lock import file_lock
 from em_pipeline.storage.transfer import FileTransfer, Tally, Unit
 from em_pipeline.storage.transport import HttpPolicy, Transport, check_url
@@ -58,15 +64,18 @@ def download(
     stay in place: they are hashed only. The manifest is returned, not written.
 
     Raises `RecordInvalid` for a listing that cannot be held (no files, paths that collide, unknown checksum)
-    and for a server that sends something else than the files; `InputRefused` for too little disk space, a
-    symlink that leads out of `folder` and data that are not public; `NotFound`; `ChecksumMismatch`;
-    `SourceUnavailable` when patience ends; `Busy` where another process downloads into `folder`.
+    and for a server that sends something else than the files; `InputRefused` for a symlink that leads
+    out of `folder` and data that are not public; `StorageFailed` for too little disk space and where the disk
+    refuses; `NotFound`; `ChecksumMismatch`; `SourceUnavailable` when patience ends; `Busy` where another
+    process downloads into `folder`.
     """
     _check_listing(files, f"Download {dataset_id}")
     ensure_folder(folder)
     root = folder.resolve()
-    places = {file.path: _places(root, file) for file in files}
-    with file_lock(root / WORK / "lock", f"Download {dataset_id}"):
+    with storage_errors(f"Download {dataset_id}"):
+        places = {file.path: _places(root, file) for file in files}
+    lock = file_lock(root / WORK / "lock", f"Download {dataset_id}")
+    with lock, storage_errors(f"Download {dataset_id}"):
         _tidy(root / WORK, places)
         progress.start(STEP, _total(files), "bytes")
         held = {file.path: found for file in files if (found := recall(file, places[file.path]))}
@@ -75,6 +84,23 @@ def download(
         _check_space(missing, places, root)
         _fetch(missing, places, policy, progress, held)
     return Manifest(dataset_id=dataset_id, revision=revision, files=tuple(held[f.path] for f in files))
+
+
+def changed_since(manifest: Manifest, folder: Path) -> list[str]:
+    """Paths of the manifest's files that are gone, or no longer what it says.
+
+    Told by size and modification time; a file whose time moved is read and compared by its SHA-256.
+    """
+    root = folder.resolve()
+    changed = []
+    for file in manifest.files:
+        remote = RemoteFile(
+            url=file.url, path=file.path, size=file.size, etag=file.etag, modified=file.modified
+        )
+        found = recall(remote, _places(root, remote))
+        if found is None or found.sha256 != file.sha256:
+            changed.append(file.path)
+    return changed
 
 
 def _fetch(
@@ -125,14 +151,8 @@ def _work(first: Iterator[Unit], workers: int, stop: Callable[[], None]) -> None
 
 
 def _guarded(unit: Unit) -> list[Unit]:
-    try:
+    with storage_errors("Hold a downloaded file"):
         return unit()
-    except OSError as error:
-        raise InputRefused(
-            "Hold a downloaded file",
-            f"{error.filename or 'the disk'}: {error.strerror}",
-            "Check the free space and the permissions of the store; finished parts are kept",
-        ) from error
 
 
 def _hash_in_place(
@@ -152,9 +172,12 @@ def _hash_in_place(
         count += size
         tally.reached(count)
 
-    before = path.stat()
-    sha256, other = RunningDigest(promised.algorithm if promised else None).finish(path, read)
-    after = path.stat()
+    try:
+        before = path.stat()
+        sha256, other = RunningDigest(promised.algorithm if promised else None).finish(path, read)
+        after = path.stat()
+    except OSError as error:  # the person's own file, not the store
+        raise InputRefused(f"Read {remote.url}", error.strerror or str(error), "Make it readable") from error
     if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
         raise InputRefused(f"Read {remote.url}", "it is being written", "Wait until it is complete")
     if remote.size not in (None, count):
@@ -249,7 +272,7 @@ def _check_space(missing: Sequence[RemoteFile], places: Mapping[str, Places], ro
     needed = sum(_bytes_to_come(file, places[file.path]) for file in missing if not _in_place(file))
     free = shutil.disk_usage(root).free
     if needed > free:
-        raise InputRefused(
+        raise StorageFailed(
             f"Download into {root}",
             f"{needed} bytes are needed and {free} are free",
             "Free some space, point EM_STORE_URL at a larger disk, or narrow the spec",

@@ -4,14 +4,30 @@ import os
 import re
 import secrets
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote
 
-from em_pipeline.domain.errors import InputRefused
+from em_pipeline.domain.errors import InputRefused, StorageFailed
 
 TEMPORARY = ".em-tmp-"
 _HOST = re.sub(r"[^a-z0-9]+", "_", socket.gethostname().lower())[:40]
 _TEMPORARY_NAME = re.compile(rf"{re.escape(TEMPORARY)}(?P<host>[a-z0-9_]*)-(?P<pid>\d+)-[0-9a-f]+")
+
+
+@contextmanager
+def storage_errors(tried: str) -> Iterator[None]:
+    """Turns an operating system's refusal (full disk, read-only, no permission) into `StorageFailed`."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageFailed(
+            tried,
+            f"{error.filename or 'the disk'}: {error.strerror or error}",
+            "Check the free space, and that the store is mounted for writing and yours; what is finished is "
+            "kept, so run the same again, or point EM_STORE_URL at another folder",
+        ) from error
 
 
 def is_temporary(name: str) -> bool:
@@ -62,30 +78,35 @@ def fsync_tree(folder: Path) -> None:
 
 
 def ensure_folder(folder: Path) -> None:
-    """Create `folder` and its missing parents, durably."""
-    missing = []
-    while not folder.is_dir():
-        missing.append(folder)
-        folder = folder.parent
-    for each in reversed(missing):
-        each.mkdir(exist_ok=True)
-        fsync_path(each.parent)
+    """Create `folder` and its missing parents, durably. Raises `StorageFailed`."""
+    with storage_errors(f"Make the folder {folder}"):
+        missing = []
+        while not folder.is_dir():
+            missing.append(folder)
+            folder = folder.parent
+        for each in reversed(missing):
+            each.mkdir(exist_ok=True)
+            fsync_path(each.parent)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` under a temporary name, fsync it, rename it to `path`, fsync the folder."""
+    """Write `data` under a temporary name, fsync it, rename it to `path`, fsync the folder.
+
+    Raises `StorageFailed`; `path` then is what it was.
+    """
     ensure_folder(path.parent)
     temporary = temporary_beside(path)
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    fsync_path(path.parent)
+    with storage_errors(f"Write {path}"):
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        fsync_path(path.parent)
 
 
 def path_of_file_url(url: str) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from em_pipeline.domain.errors import Busy
 from em_pipeline.storage import keys
-from em_pipeline.storage.local_files import ensure_folder
+from em_pipeline.storage.local_files import ensure_folder, storage_errors
 from em_pipeline.storage.store import Store
 
 
@@ -24,7 +24,8 @@ def dataset_lock(store: Store, dataset_id: str) -> Iterator[None]:
 def file_lock(path: Path, tried: str) -> Iterator[None]:
     """Hold an exclusive flock(2) on `path`, which is made and stays. Raises `Busy`, naming the holder."""
     ensure_folder(path.parent)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    with storage_errors(tried):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -35,8 +36,9 @@ def file_lock(path: Path, tried: str) -> Iterator[None]:
                 f"{holder or 'another process'} is at it",
                 "Wait for it to end, or end it; what it finished is kept",
             ) from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        with storage_errors(tried):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)

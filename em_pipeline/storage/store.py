@@ -22,6 +22,7 @@ from em_pipeline.storage.local_files import (
     is_temporary,
     path_of_file_url,
     stale_temporaries,
+    storage_errors,
     temporary_beside,
     write_atomically,
 )
@@ -29,7 +30,8 @@ from em_pipeline.storage.local_files import (
 
 @runtime_checkable
 class Store(Protocol):
-    """Where an installation's bytes live. Every method raises `InputRefused` for a key that is none."""
+    """Where an installation's bytes live. Every method raises `InputRefused` for a key that is none
+    and `StorageFailed` where the disk refuses."""
 
     @property
     def url(self) -> str: ...
@@ -96,18 +98,21 @@ class LocalStore:
 
     def read(self, key: str) -> bytes:
         path = self.local_path(key)
-        try:
-            return path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            raise NotFound(f"Read {key} from the store", f"there is no file {path}") from error
+        with storage_errors(f"Read {key} from the store"):
+            try:
+                return path.read_bytes()
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+                raise NotFound(f"Read {key} from the store", f"there is no file {path}") from error
 
     def write(self, key: str, data: bytes) -> None:
         path = self.local_path(key)
-        self._tidy(path.parent)
+        with storage_errors(f"Write {path}"):
+            self._tidy(path.parent)
         write_atomically(path, data)
 
     def exists(self, key: str) -> bool:
-        return self.local_path(key).exists()
+        with storage_errors(f"Look for {key} in the store"):
+            return self.local_path(key).exists()
 
     def list(self, prefix: str) -> Iterator[str]:
         folder = self.local_path(prefix.rstrip("/")) if prefix else self.root
@@ -119,33 +124,38 @@ class LocalStore:
 
     def delete(self, key: str) -> None:
         path = self.local_path(key)
-        try:
-            path.unlink()
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        except (IsADirectoryError, PermissionError) as error:
-            raise InputRefused(f"Delete {key} from the store", f"{path}: {error.strerror}") from error
-        fsync_path(path.parent)
+        tried = f"Delete {key} from the store"
+        if path.is_dir() and not path.is_symlink():
+            raise InputRefused(tried, f"{path} is a folder", "Delete it as a tree")
+        with storage_errors(tried):
+            try:
+                path.unlink()
+            except (FileNotFoundError, NotADirectoryError):
+                return
+            fsync_path(path.parent)
 
     def delete_tree(self, prefix: str) -> None:
         path = self.local_path(prefix.rstrip("/"))
-        if not path.exists():
-            return
-        doomed = temporary_beside(path)
-        path.rename(doomed)
-        fsync_path(path.parent)
-        _remove(doomed)
+        with storage_errors(f"Delete {prefix} from the store"):
+            if not path.exists():
+                return
+            doomed = temporary_beside(path)
+            path.rename(doomed)
+            fsync_path(path.parent)
+            _remove(doomed)
 
     def publish_tree(self, src_key: str, dst_key: str) -> None:
-        self._publish(src_key, dst_key, Path.is_dir, fsync_tree)
+        with storage_errors(f"Publish {src_key} as {dst_key}"):
+            self._publish(src_key, dst_key, Path.is_dir, fsync_tree)
 
     def publish_file(self, src_key: str, dst_key: str) -> None:
         src, dst = self.local_path(src_key), self.local_path(dst_key)
-        if src.is_file() and dst.is_file() and filecmp.cmp(src, dst, shallow=False):
-            src.unlink()
-            fsync_path(src.parent)
-            return
-        self._publish(src_key, dst_key, Path.is_file, fsync_path)
+        with storage_errors(f"Publish {src_key} as {dst_key}"):
+            if src.is_file() and dst.is_file() and filecmp.cmp(src, dst, shallow=False):
+                src.unlink()
+                fsync_path(src.parent)
+                return
+            self._publish(src_key, dst_key, Path.is_file, fsync_path)
 
     def _publish(
         self, src_key: str, dst_key: str, of_kind: Callable[[Path], bool], settle: Callable[[Path], None]
@@ -186,7 +196,8 @@ def _remove(path: Path) -> None:
 
 def _raise_unless_missing(error: OSError) -> None:
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
-        raise error
+        with storage_errors("List the store"):
+            raise error
 
 
 def check_key(key: str) -> str:

@@ -45,9 +45,10 @@ def test_other_urls_are_refused(scheme: str) -> None:
     assert "hunter2" not in str(refused.value)
 
 
-def test_what_is_no_url_is_refused_unseen() -> None:
+@pytest.mark.parametrize("url", ["user:hunter2@host", "postgresql://user:hunter2@host:abc/db"])
+def test_what_is_no_url_is_refused_unseen(url: str) -> None:
     with pytest.raises(InputRefused) as refused:
-        create_engine_for("user:hunter2@host")
+        create_engine_for(url)
     assert "hunter2" not in str(refused.value)
 
 
@@ -94,8 +95,9 @@ def test_a_newer_database(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
     for attempt in (check_schema, upgrade):
-        with pytest.raises(SchemaMismatch, match=f"{head_revision()}.*9999.*update em-pipeline"):
+        with pytest.raises(SchemaMismatch, match=f"{head_revision()}.*9999.*update em-pipeline") as found:
             attempt(engine)
+        assert "em db upgrade" not in str(found.value)
 
 
 @pytest.mark.integration
@@ -169,3 +171,15 @@ def test_a_lost_connection_is_renewed(engine: Engine) -> None:
             )
         )
     assert catalog.published() == []
+
+
+@pytest.mark.parametrize(
+    "damage", ["DELETE FROM alembic_version", "DROP TABLE alembic_version"], ids=["emptied", "dropped"]
+)
+@pytest.mark.integration
+def test_tables_without_their_revision(engine: Engine, damage: str) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.text(damage))
+    for attempt in (current_revision, check_schema, upgrade):
+        with pytest.raises(SchemaMismatch, match=f"datasets.*names no revision.*{head_revision()}"):
+            attempt(engine)

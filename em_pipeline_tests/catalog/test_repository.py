@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from em_pipeline.catalog.entries import PublishOutcome, VersionToPublish
 from em_pipeline.catalog.repository import Catalog
-from em_pipeline.domain.errors import InputRefused, NotFound, NotPublishable
+from em_pipeline.domain.errors import InputRefused, NotFound, NotPublishable, RecordInvalid
 from em_pipeline.domain.files import Manifest
 from em_pipeline.domain.geometry import BoundingBox, Shape, VoxelSize
 from em_pipeline.domain.record import Status
@@ -32,6 +32,24 @@ def test_specs_are_kept_and_replaced(catalog: Catalog) -> None:
     catalog.save_spec(changed)
     assert catalog.spec(first.dataset_id) == changed
     assert catalog.spec("files-unknown") is None
+
+
+@pytest.mark.parametrize("damage", ['{"source": "files"}', "[]", '{"source": "files", "accession": "/"}'])
+def test_a_damaged_spec_is_named_and_holds_up_no_other(
+    catalog: Catalog, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    good, bad = (DatasetSpec(source="files", accession=name) for name in ("good", "bad"))
+    catalog.save_spec(good)
+    catalog.save_spec(bad)
+    with catalog.engine.begin() as connection:
+        change = sa.text("UPDATE specs SET spec = CAST(:spec AS jsonb) WHERE dataset_id = 'files-bad'")
+        connection.execute(change, {"spec": damage})
+    with pytest.raises(RecordInvalid, match=r"files-bad.*delete that row"):
+        catalog.spec("files-bad")
+    assert catalog.specs() == [good]
+    assert "files-bad" in caplog.text
+    catalog.save_spec(bad)
+    assert catalog.spec("files-bad") == bad
 
 
 def test_a_stub_is_listed_but_not_published(catalog: Catalog) -> None:

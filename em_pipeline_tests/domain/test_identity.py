@@ -1,5 +1,7 @@
 """Ids, specs and file names: what may become a folder, a URL or a partition."""
 
+import hashlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -92,3 +94,8 @@ def test_every_error_has_its_own_slug_and_exit_code() -> None:
     assert len({kind.slug for kind in kinds}) == len(kinds)
     assert all(400 <= kind.status < 600 for kind in kinds)
     assert str(kinds[0]("Tried", "found", "Do")) == "Tried: found. Do"
+
+
+def test_a_name_that_is_not_utf8_has_a_hash() -> None:
+    assert short_hash("bad\udcff.tif") != short_hash("bad\udcfe.tif")
+    assert short_hash("é") == hashlib.sha256("é\0".encode()).hexdigest()[:12]

@@ -218,3 +218,34 @@ def in_place(spec: DatasetSpec) -> list[HeldFile]:
         )
         for file in source.list_files(spec, source.fetch_record(spec))
     ]
+
+
+def test_names_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
+    bad = os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.tif")
+    try:
+        Path(bad).write_bytes(b"II*\0")
+    except OSError:
+        pytest.skip("this disk holds UTF-8 names only")
+    with pytest.raises(InputRefused, match=r"bad\\udcff\.tif.*[Rr]ename"):
+        spec_for(bad)
+    with pytest.raises(InputRefused, match=r"bad\\udcff\.tif.*[Rr]ename"):
+        FilesSource().fetch_record(spec_for(tmp_path))
+
+
+def test_a_loop_of_links_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.tif").symlink_to(tmp_path / "a.tif")
+    with pytest.raises(InputRefused, match=r"a\.tif"):
+        spec_for(tmp_path / "a.tif")
+    with pytest.raises(InputRefused, match=r"a\.tif"):
+        FilesSource().fetch_record(spec_for(tmp_path))
+
+
+@pytest.mark.parametrize("location", ["http://[bad/a.tif", "a\0b", "~nobody-of-that-name/a.tif"])
+def test_what_is_no_place_is_refused(location: str) -> None:
+    with pytest.raises(InputRefused):
+        spec_for(location)
+
+
+def test_a_name_too_long_for_the_disk_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputRefused, match="too long"):
+        FilesSource().fetch_record(spec_for(tmp_path / ("x" * 300)))

@@ -1,5 +1,6 @@
 """What a killed or repeated download keeps, files that stay in place, and names that may not be used."""
 
+import errno
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ from em_pipeline.domain.errors import (
     NotFound,
     RecordInvalid,
     SourceUnavailable,
+    StorageFailed,
 )
 from em_pipeline.domain.files import Manifest, RemoteFile
 from em_pipeline.domain.progress import Silent
@@ -262,9 +264,24 @@ def test_names_never_leave_the_folder(server: FaultyServer, tmp_path: Path) -> N
 
 def test_too_little_space_is_said_before_anything_is_fetched(server: FaultyServer, tmp_path: Path) -> None:
     huge = RemoteFile(url=f"{server.url}/small.bin", path="a", size=2**60)
-    with pytest.raises(InputRefused, match=f"{2**60} bytes are needed and \\d+ are free"):
+    with pytest.raises(StorageFailed, match=f"{2**60} bytes are needed and \\d+ are free"):
         run([huge], tmp_path)
     assert server.requests == []
+
+
+def test_a_disk_that_fills_up(server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.pwrite
+
+    def full(descriptor: int, data: bytes, offset: int) -> int:
+        if len(data) >= len(FILES["/small.bin"]):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor, data, offset)  # the lock's holder
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(StorageFailed, match=r"No space left.*free space"):
+            run(listing(server), tmp_path)
+    run(listing(server), tmp_path)
 
 
 def test_one_download_at_a_time_per_folder(server: FaultyServer, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The local store: keys, atomic writes, publication in one step, leftovers of killed writers."""
 
+import errno
 import os
 import re
 import signal
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from em_pipeline.domain.errors import InputRefused, NotFound, RecordInvalid
+from em_pipeline.domain.errors import InputRefused, NotFound, RecordInvalid, StorageFailed
 from em_pipeline.storage.local_files import temporary_beside
 from em_pipeline.storage.store import LocalStore, Store, open_store, read_json, write_json
 
@@ -115,7 +116,7 @@ def test_a_failed_write_leaves_the_old_bytes_and_no_leftover(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(StorageFailed, match="No space left"):
             store.write("a/x", b"new")
     assert store.read("a/x") == b"old"
     assert [p.name for p in store.local_path("a").iterdir()] == ["x"]
@@ -192,3 +193,36 @@ def test_other_stores_are_refused_with_what_to_do(url: str, said: str) -> None:
     with pytest.raises(InputRefused, match=said) as caught:
         open_store(url)
     assert caught.value.to_do
+
+
+def test_what_the_disk_refuses_is_said(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "there")
+
+    store.write("a/x", b"old")
+    store.write("staging/tree/y", b"y")
+    refused = pytest.raises(StorageFailed, match=r"there: Read-only file system.*mounted for writing")
+    with monkeypatch.context() as patch:
+        for name in ("open", "read_bytes", "unlink", "rename", "mkdir", "replace"):
+            patch.setattr(Path, name, refuse)
+        for attempt in (
+            lambda: store.write("new/x", b""),
+            lambda: store.read("a/x"),
+            lambda: store.delete("a/x"),
+            lambda: store.delete_tree("a"),
+            lambda: store.publish_tree("staging/tree", "volumes/tree"),
+            lambda: store.publish_file("a/x", "a/z"),
+        ):
+            with refused:
+                attempt()
+    with monkeypatch.context() as patch, refused:
+        patch.setattr(os, "fsync", refuse)
+        store.write("a/x", b"new")
+    assert store.read("a/x") == b"old"
+    assert sorted(store.list("")) == ["a/x", "staging/tree/y"]
+
+
+def test_a_file_where_a_folder_has_to_be(store: LocalStore) -> None:
+    store.write("a", b"")
+    with pytest.raises(StorageFailed, match="Make the folder"):
+        store.write("a/b/c", b"")

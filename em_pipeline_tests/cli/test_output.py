@@ -1,0 +1,106 @@
+"""What `em` prints: data as they are, whole headings, JSON that every reader takes."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from em_pipeline.cli import catalogue, output
+from em_pipeline.cli.output import print_json, table
+from em_pipeline_tests.commands import run
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> Console:
+    """80 columns, recorded."""
+    console = Console(width=80, record=True, highlight=False)
+    monkeypatch.setattr(output, "console", console)
+    monkeypatch.setattr(catalogue, "console", console)
+    return console
+
+
+@pytest.mark.parametrize("cell", ["lab[/data]x", "x[bold].tif", "[red]", "a\\[b]"])
+def test_cells_are_shown_as_they_are(screen: Console, cell: str) -> None:
+    table("T", ["name"], [[cell]])
+    assert cell in screen.export_text()
+
+
+def test_a_name_in_another_encoding_can_be_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    table("T", ["name"], [["bad\udcff.tif"]])
+    print_json({"name": "bad\udcff.tif"})
+    assert capfd.readouterr().out.count("bad\\udcff.tif") == 2
+
+
+ROW = {
+    "dataset_id": "files-a-recording-of-2024-1a2b3c",
+    "status": "processing",
+    "shape": (1065, 2048, 1536),
+    "voxel_size_nm": (5.123, 4.128, 4.128),
+    "data_type": "uint16",
+    "stored_bytes": 5 << 30,
+    "conflicts": 3,
+    "message": "Reading lab[/data]x",
+}
+
+
+def test_ls_at_80_columns_has_whole_headings_and_ids(screen: Console) -> None:
+    catalogue._print_rows([ROW, {**ROW, "dataset_id": "empiar-1", "status": "known"}], every=True)
+    shown = screen.export_text()
+    for heading in catalogue.COLUMNS:
+        assert heading in shown.splitlines()[1]
+    assert str(ROW["dataset_id"]) in shown
+    assert "lab[/data]x" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_headings_stay_whole_beside_a_very_long_id(screen: Console) -> None:
+    catalogue._print_rows([{**ROW, "dataset_id": "files-" + "x" * 120}], every=False)
+    shown = screen.export_text().splitlines()
+    assert all(heading in shown[1] for heading in catalogue.COLUMNS)
+    assert "".join(line.split()[0] for line in shown[2:] if line.startswith(("f", "x"))).count("x") == 120
+
+
+def test_an_empty_table(screen: Console) -> None:
+    table("Conflicts (0)", ["field", "kept"], [])
+    assert "field kept" in screen.export_text()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.tuples(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+@given(JSON)
+def test_json_holds_no_number_that_is_not_finite(document: object) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    with pytest.MonkeyPatch.context() as patch:
+        written: list[str] = []
+        patch.setattr("sys.stdout.write", written.append)
+        print_json(document)
+    json.loads("".join(written), parse_constant=refuse)
+
+
+def test_not_finite_is_null(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"a": math.nan, "b": [math.inf, 1.5], "c": (-math.inf,)})
+    assert json.loads(capsys.readouterr().out) == {"a": None, "b": [None, 1.5], "c": [None]}
+
+
+def test_config_shows_a_home_with_brackets(tmp_path: Path, environment: dict[str, str]) -> None:
+    shown = run({**environment, "EM_HOME": str(tmp_path / "x[" / "b]y"), "COLUMNS": "200"}, "em", "config")
+    assert shown.returncode == 0, shown.stderr
+    assert "x[/b]y" in shown.stdout
+
+
+def test_config_refuses_a_database_url_without_showing_its_password(environment: dict[str, str]) -> None:
+    done = run({**environment, "EM_DATABASE_URL": "postgresql://u:hunter2@h:abc/d"}, "em", "config")
+    assert done.returncode == 2
+    assert "input-refused" in done.stderr
+    assert "hunter2" not in done.stderr
