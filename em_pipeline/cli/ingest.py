@@ -53,7 +53,7 @@ def ingest(
         settings = load_settings().settings
         with Bars(errors) as bars, open_workspace(settings, bars) as workspace:
             spec = _spec(workspace, target, parse_voxel_size(voxel_size), name, tuple(include or ()))
-            workspace.catalog.save_spec(spec)
+            _save(workspace, spec)
             launched = run_ingest(workspace, spec, settings)
             summary = workspace.catalog.dataset(spec.dataset_id).summary
         if as_json:
@@ -97,7 +97,7 @@ def register(
         settings = load_settings().settings
         with Bars(errors) as bars, open_workspace(settings, bars) as workspace:
             spec = _spec(workspace, target, parse_voxel_size(voxel_size), name, tuple(include or ()))
-            workspace.catalog.save_spec(spec)
+            _save(workspace, spec)
             with open_instance(settings) as instance:
                 new = register_partition(instance, spec.source, [spec.dataset_id])
         if as_json:
@@ -131,6 +131,16 @@ def parse_voxel_size(text: str | None) -> PartialVoxelSize | None:
             "it is not three positive numbers of nanometres, z,y,x",
             "Write it like 50,8,8, or 50,, where the file knows y and x",
         ) from error
+
+
+def _save(workspace: "Workspace", spec: DatasetSpec) -> None:
+    """Keep the spec; a changed one only while no step is at work, which would lose its thread."""
+    from em_pipeline.storage.lock import dataset_lock
+
+    if workspace.catalog.spec(spec.dataset_id) == spec:
+        return
+    with dataset_lock(workspace.store, spec.dataset_id):
+        workspace.catalog.save_spec(spec)
 
 
 def _spec(

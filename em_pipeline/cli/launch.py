@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
+from em_pipeline.assets.failures import CANCELLED
 from em_pipeline.assets.partitions import register
 from em_pipeline.assets.source_graph import ingest_job_name
 from em_pipeline.definitions import build_definitions
@@ -52,7 +53,7 @@ def run_ingest(workspace: Workspace, spec: DatasetSpec, settings: Settings) -> L
     return Launched(result.run_id, str(entry["version"].value), bool(entry["changed"].value))
 
 
-def _failure(result: dg.ExecuteInProcessResult, spec: DatasetSpec) -> EmError:
+def _failure(result: dg.ExecuteInProcessResult, spec: DatasetSpec) -> EmError | KeyboardInterrupt:
     kinds = {kind.slug: kind for kind in EmError.__subclasses__()}
     for event in result.all_events:
         if not event.is_step_failure:
@@ -60,6 +61,8 @@ def _failure(result: dg.ExecuteInProcessResult, spec: DatasetSpec) -> EmError:
         data = event.step_failure_data
         if data.user_failure_data is not None and "kind" in data.user_failure_data.metadata:
             said = {key: value.value for key, value in data.user_failure_data.metadata.items()}
+            if said["kind"] == CANCELLED:
+                return KeyboardInterrupt()
             kind = kinds.get(str(said["kind"]), EmError)
             return kind(str(said["tried"]), str(said["found"]), str(said["to_do"]))
         return EmError(

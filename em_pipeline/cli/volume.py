@@ -2,7 +2,7 @@
 
 import io
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,9 @@ from em_pipeline.cli.output import DatasetId, Json, answering, console, errors, 
 from em_pipeline.domain.errors import ChunkCorrupt, InputRefused, NotFound
 from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from em_pipeline.catalog.entries import PublishedVersion
 
 BLOCK = Shape(128, 128, 128)
 SHOWN_FAULTS = 50
@@ -23,13 +26,22 @@ def verify(
 ) -> None:
     """Read every stored chunk again and compare it with the ledger. Exits 5 where one differs."""
     with answering(as_json):
+        from em_pipeline.storage.store import open_store
         from em_pipeline.volumes.verify import verify_decoded, verify_stored
 
         settings = load_settings().settings
-        volume, ledger, sha256 = _published_files(settings, dataset_id)
+        published = _published(settings, dataset_id)
+        store = open_store(settings.store)
+        volume, ledger = store.local_path(published.volume_key), store.local_path(published.ledger_key)
         check = verify_decoded if decode else verify_stored
         with Bars(errors) as progress:
-            result = check(volume, ledger, ledger_sha256=sha256, threads=settings.threads, progress=progress)
+            result = check(
+                volume,
+                ledger,
+                ledger_sha256=published.ledger_sha256,
+                threads=settings.threads,
+                progress=progress,
+            )
         if as_json:
             print_json(
                 {
@@ -109,12 +121,13 @@ def block(
 
 
 def _read(settings: Settings, dataset_id: str, level: int, start: tuple[int, int, int]) -> Any:
-    from em_pipeline.volumes.reader import VolumeReader
+    from em_pipeline.api.readers import open_published
+    from em_pipeline.storage.store import open_store
 
-    volume, ledger, _ = _published_files(settings, dataset_id)
+    published = _published(settings, dataset_id)
     if min(start) < 0:
         raise InputRefused(f"Read a block at {start} (z, y, x)", "a voxel index is negative", "Count from 0")
-    with VolumeReader.open(volume, ledger) as reader:
+    with open_published(open_store(settings.store), published) as reader:
         if not 0 <= level < len(reader.levels):
             raise NotFound(
                 f"Read level {level} of {dataset_id}", f"it has levels 0 to {len(reader.levels) - 1}", ""
@@ -130,12 +143,10 @@ def _read(settings: Settings, dataset_id: str, level: int, start: tuple[int, int
         return reader.read_block(level, box)
 
 
-def _published_files(settings: Settings, dataset_id: str) -> tuple[Path, Path, str]:
+def _published(settings: Settings, dataset_id: str) -> "PublishedVersion":
     from em_pipeline.ingest.specs import dataset_detail
     from em_pipeline.ingest.workspace import open_catalog
-    from em_pipeline.storage.store import open_store
 
-    store = open_store(settings.store)
     with open_catalog(settings) as catalog:
         published = catalog.published_version(dataset_id)
         if published is None:
@@ -145,11 +156,7 @@ def _published_files(settings: Settings, dataset_id: str) -> tuple[Path, Path, s
                 f"none is published (status {status})",
                 f"Run `em ingest {dataset_id}`",
             )
-    return (
-        store.local_path(published.volume_key),
-        store.local_path(published.ledger_key),
-        published.ledger_sha256,
-    )
+    return published
 
 
 def _write(data: Any, out: Path) -> None:

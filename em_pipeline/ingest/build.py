@@ -2,20 +2,21 @@
 
 from dataclasses import dataclass
 
-from em_pipeline.domain.errors import InputRefused, NotFound
+from em_pipeline.domain.errors import ChecksumMismatch, InputRefused, NotFound, RecordInvalid
 from em_pipeline.domain.files import Manifest
 from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.domain.lazy_volume import LazyVolume
 from em_pipeline.domain.record import DatasetRecord, Status
+from em_pipeline.domain.report import ValidationReport
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.ingest.claims import volume_record, voxel_size_of, with_statistics
-from em_pipeline.ingest.fetch import held_files, latest_manifest
+from em_pipeline.ingest.fetch import changed_files, held_files, latest_manifest
+from em_pipeline.ingest.kept import read_kept
 from em_pipeline.ingest.scrape import latest_portal_record
 from em_pipeline.ingest.versions import VersionFiles, version_of
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.storage import keys
 from em_pipeline.storage.lock import dataset_lock
-from em_pipeline.volumes.ledger import Ledger
 from em_pipeline.volumes.plan import RechunkPlan, plan_rechunk
 from em_pipeline.volumes.preview import preview_png
 from em_pipeline.volumes.reader import VolumeReader
@@ -38,9 +39,10 @@ def build(workspace: Workspace, spec: DatasetSpec) -> Built:
     Raises `InputRefused` where no voxel size is known or the bounding box leaves the volume,
     `UnsupportedFormat` from the reader, `Busy`.
     """
-    manifest = latest_manifest(workspace, spec)
-    version = version_of(spec, manifest)
     with dataset_lock(workspace.store, spec.dataset_id):
+        manifest = latest_manifest(workspace, spec)
+        version = version_of(spec, manifest)
+        _discard_refused(workspace, spec, version)
         done = _complete(workspace, spec, version)
         if done is not None:
             return done
@@ -86,10 +88,28 @@ def box_of(spec: DatasetSpec, volume: LazyVolume) -> BoundingBox:
 
 def _complete(workspace: Workspace, spec: DatasetSpec, version: str) -> Built | None:
     files = VersionFiles.found(workspace.store, spec.dataset_id, version)
-    if files is None or not files.record.exists() or not files.preview.exists():
+    if files is None or not files.preview.exists():
         return None
-    record = DatasetRecord.model_validate_json(files.record.read_bytes())
-    return Built(version, files, record, None)
+    record = read_kept(DatasetRecord, files.record)
+    if record is not None:
+        return Built(version, files, record, None)
+    if files == VersionFiles.published(workspace.store, spec.dataset_id, version):
+        raise RecordInvalid(
+            f"Read the record of the published version {version} of {spec.dataset_id}",
+            f"{files.record} is missing or damaged",
+            f"Delete {files.volume} and run `em ingest {spec.dataset_id}`: it writes the same bytes again",
+        )
+    return None
+
+
+def _discard_refused(workspace: Workspace, spec: DatasetSpec, version: str) -> None:
+    """Drop a stage whose report did not pass: what is wrong with it may be the stage itself."""
+    report = read_kept(
+        ValidationReport, VersionFiles.staged(workspace.store, spec.dataset_id, version).report
+    )
+    if report is not None and not report.passed:
+        workspace.progress.note(f"the stage of {version} did not pass validation ({report}); making it anew")
+        workspace.store.delete_tree(keys.staging(spec.dataset_id, version))
 
 
 def _rechunk(workspace: Workspace, spec: DatasetSpec, manifest: Manifest, version: str) -> Built:
@@ -101,6 +121,13 @@ def _rechunk(workspace: Workspace, spec: DatasetSpec, manifest: Manifest, versio
         plan = _plan(workspace, spec, manifest, volume, box, record)
         title = record.fields.core.title or spec.dataset_id
         written = rechunk(volume, box, plan, files.volume.parent, name=title, progress=workspace.progress)
+    if changed_files(workspace, manifest):
+        workspace.store.delete_tree(keys.staging(spec.dataset_id, version))
+        raise ChecksumMismatch(
+            f"Rechunk {spec.dataset_id}",
+            "its raw files changed while they were read",
+            f"Run `em ingest {spec.dataset_id}` again when they are at rest",
+        )
     record = with_statistics(record, written.statistics, f"{version}.ledger.parquet")
     staging = keys.staging(spec.dataset_id, version)
     with VolumeReader.open(files.volume, files.ledger) as reader:
@@ -133,8 +160,3 @@ def _plan(
         threads=workspace.threads,
         codec=spec.codec,
     )
-
-
-def ledger_of(built: Built) -> Ledger:
-    """The ledger of a built volume."""
-    return Ledger.read(built.files.ledger)

@@ -9,11 +9,12 @@ from em_pipeline.domain.files import Manifest, RawFile, RemoteFile
 from em_pipeline.domain.record import DatasetRecord, Status
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.ingest.claims import spec_claims, voxel_size_of
+from em_pipeline.ingest.kept import read_kept
 from em_pipeline.ingest.scrape import latest_portal_record
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.sources.base import HeldFile
 from em_pipeline.storage import keys
-from em_pipeline.storage.download import download
+from em_pipeline.storage.download import changed_since, download
 from em_pipeline.storage.local_files import path_of_file_url
 from em_pipeline.storage.lock import dataset_lock
 
@@ -79,13 +80,13 @@ def _look_first(workspace: Workspace, spec: DatasetSpec, files: Sequence[RemoteF
 
 
 def latest_manifest(workspace: Workspace, spec: DatasetSpec) -> Manifest:
-    """The manifest of the newest revision. Raises `NotFound` where its files are not all held."""
+    """The manifest of the newest revision. Raises `NotFound` where its files are not all held as it says."""
     revision = latest_portal_record(workspace, spec).revision
     manifest = _whole_manifest(workspace, spec, revision)
     if manifest is None:
         raise NotFound(
             f"Find the raw files of {spec.dataset_id} at revision {revision}",
-            "they are not all held",
+            "they are not all held as they were downloaded or hashed",
             f"Materialize {spec.source}/raw_files first, or run `em ingest {spec.dataset_id}`",
         )
     return manifest
@@ -97,15 +98,21 @@ def held_files(workspace: Workspace, manifest: Manifest) -> Sequence[HeldFile]:
     return [HeldFile(file, _path(file, folder)) for file in manifest.files]
 
 
+def changed_files(workspace: Workspace, manifest: Manifest) -> list[str]:
+    """Paths of the manifest's files that are gone or no longer what it says."""
+    folder = workspace.store.local_path(keys.raw_files(manifest.dataset_id, manifest.revision))
+    return changed_since(manifest, folder) if folder.exists() else [file.path for file in manifest.files]
+
+
 def _whole_manifest(workspace: Workspace, spec: DatasetSpec, revision: str) -> Manifest | None:
-    key = keys.manifest(spec.dataset_id, revision)
-    if not workspace.store.exists(key):
+    path = workspace.store.local_path(keys.manifest(spec.dataset_id, revision))
+    manifest = read_kept(Manifest, path)
+    if manifest is None:
         return None
-    manifest = Manifest.model_validate_json(workspace.store.read(key))
-    for held in held_files(workspace, manifest):
-        if not held.path.is_file() or held.path.stat().st_size != held.file.size:
-            workspace.progress.note(f"{held.file.path} is not held as the manifest says; fetching it again")
-            return None
+    changed = changed_files(workspace, manifest)
+    if changed:
+        workspace.progress.note(f"{changed[0]} is not what the manifest says ({len(changed)} such files)")
+        return None
     return manifest
 
 

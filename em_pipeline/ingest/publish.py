@@ -11,6 +11,7 @@ from em_pipeline.domain.report import ValidationReport
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.ingest.build import Built, current_build
 from em_pipeline.ingest.fetch import latest_manifest
+from em_pipeline.ingest.kept import read_kept
 from em_pipeline.ingest.versions import VersionFiles
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.storage import keys
@@ -26,8 +27,8 @@ def publish(workspace: Workspace, spec: DatasetSpec) -> PublishOutcome:
     `NotPublishable` where the volume has no report or one that did not pass, `NotFound` where there is
     no volume.
     """
-    built = current_build(workspace, spec)
     with dataset_lock(workspace.store, spec.dataset_id):
+        built = current_build(workspace, spec)
         report = _passed_report(spec, built)
         files = _move(workspace, spec, built)
         outcome = workspace.catalog.publish(_to_publish(workspace, spec, built, files, report))
@@ -41,14 +42,13 @@ def publish(workspace: Workspace, spec: DatasetSpec) -> PublishOutcome:
 
 
 def _passed_report(spec: DatasetSpec, built: Built) -> ValidationReport:
-    path = built.files.report
-    if not path.exists():
+    report = read_kept(ValidationReport, built.files.report)
+    if report is None:
         raise NotPublishable(
             f"Publish {spec.dataset_id} {built.version}",
             "it was not validated",
             f"Materialize {spec.source}/validation_report first, or run `em ingest {spec.dataset_id}`",
         )
-    report = ValidationReport.model_validate_json(path.read_bytes())
     ledger = Ledger.read(built.files.ledger)
     if not report.passed or report.version != built.version or report.ledger_sha256 != ledger.sha256:
         failed = ", ".join(check.name for check in report.failures) or "the report is of other bytes"
@@ -62,6 +62,9 @@ def _passed_report(spec: DatasetSpec, built: Built) -> ValidationReport:
 
 def _move(workspace: Workspace, spec: DatasetSpec, built: Built) -> VersionFiles:
     """Files first and the volume last, so that `VersionFiles.found` sees either place whole."""
+    published = VersionFiles.published(workspace.store, spec.dataset_id, built.version)
+    if built.files == published:
+        return published
     store, dataset_id, version = workspace.store, spec.dataset_id, built.version
     staging = keys.staging(dataset_id, version)
     staged = VersionFiles.staged(store, dataset_id, version)
@@ -71,10 +74,9 @@ def _move(workspace: Workspace, spec: DatasetSpec, built: Built) -> VersionFiles
         (staged.preview, keys.preview(dataset_id, version)),
         (staged.ledger, keys.ledger(dataset_id, version)),
     ):
-        if not store.exists(key):
-            store.write(key, path.read_bytes())
+        store.write(key, path.read_bytes())
     store.publish_tree(f"{staging}/{staged.volume.name}", keys.volume(dataset_id, version))
-    return VersionFiles.published(store, dataset_id, version)
+    return published
 
 
 def _stored_bytes(volume: Path) -> int:

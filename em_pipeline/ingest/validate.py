@@ -13,6 +13,7 @@ from em_pipeline.domain.report import CheckResult, Severity, ValidationReport
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.ingest.build import Built, box_of, current_build, open_source_volume
 from em_pipeline.ingest.fetch import latest_manifest
+from em_pipeline.ingest.kept import read_kept
 from em_pipeline.ingest.versions import VersionFiles
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.storage import keys
@@ -20,6 +21,7 @@ from em_pipeline.storage.lock import dataset_lock
 from em_pipeline.volumes.conformance import ngff_faults, read_elsewhere
 from em_pipeline.volumes.ledger import Ledger
 from em_pipeline.volumes.plan import CHUNK
+from em_pipeline.volumes.pyramid_check import coarser_faults
 from em_pipeline.volumes.reader import VolumeReader
 from em_pipeline.volumes.verify import verify_stored
 
@@ -33,11 +35,12 @@ def validate(workspace: Workspace, spec: DatasetSpec) -> ValidationReport:
     A published volume's report is the one it was published with. A check that could not be made has
     failed: the report says why. Raises `NotFound` where nothing was built.
     """
-    built = current_build(workspace, spec)
-    published = VersionFiles.published(workspace.store, spec.dataset_id, built.version)
-    if built.files == published and published.report.exists():
-        return ValidationReport.model_validate_json(published.report.read_bytes())
     with dataset_lock(workspace.store, spec.dataset_id):
+        built = current_build(workspace, spec)
+        published = VersionFiles.published(workspace.store, spec.dataset_id, built.version)
+        kept = read_kept(ValidationReport, published.report)
+        if built.files == published and kept is not None:
+            return kept
         ledger = Ledger.read(built.files.ledger)
         report = ValidationReport(
             dataset_id=spec.dataset_id,
@@ -45,13 +48,18 @@ def validate(workspace: Workspace, spec: DatasetSpec) -> ValidationReport:
             ledger_sha256=ledger.sha256,
             checks=_checks(workspace, spec, built, ledger),
         )
-        key = f"{keys.staging(spec.dataset_id, built.version)}/{built.files.report.name}"
-        workspace.store.write(key, report.model_dump_json(indent=2).encode())
+        workspace.store.write(_report_key(spec, built, published), report.model_dump_json(indent=2).encode())
         status = Status.SAVING_DATA if report.passed else Status.FAILED
         failed = "; ".join(f"{check.name}: {check.message}" for check in report.failures)
         message = "validated" if report.passed else f"validation failed: {failed}"
         workspace.catalog.set_status(spec.dataset_id, status, progress=0.9, message=message)
     return report
+
+
+def _report_key(spec: DatasetSpec, built: Built, published: VersionFiles) -> str:
+    if built.files == published:
+        return keys.report(spec.dataset_id, built.version)
+    return f"{keys.staging(spec.dataset_id, built.version)}/{built.files.report.name}"
 
 
 def _checks(workspace: Workspace, spec: DatasetSpec, built: Built, ledger: Ledger) -> tuple[CheckResult, ...]:
@@ -61,13 +69,14 @@ def _checks(workspace: Workspace, spec: DatasetSpec, built: Built, ledger: Ledge
         ("complete", lambda: _complete(ledger)),
         ("geometry", lambda: _geometry(workspace, spec, built)),
         ("faithful", lambda: _faithful(workspace, spec, built)),
+        ("pyramid", lambda: _pyramid(built)),
         ("contrast", lambda: _contrast(built)),
         ("agreement", lambda: _agreement(built)),
     ]
     return tuple(_made(name, check) for name, check in checks)
 
 
-CHECK_NAMES = ("conformant", "stored", "complete", "geometry", "faithful", "contrast", "agreement")
+CHECK_NAMES = ("conformant", "stored", "complete", "geometry", "faithful", "pyramid", "contrast", "agreement")
 WARNINGS = frozenset({"contrast", "agreement"})
 
 
@@ -160,6 +169,12 @@ def _same(volume: LazyVolume, built: Built, box: BoundingBox, corner: Shape) -> 
     raw = volume.read(box.shifted(corner))
     floats = np.issubdtype(stored.dtype, np.floating)
     return bool(np.array_equal(stored, raw, equal_nan=bool(floats)))
+
+
+def _pyramid(built: Built) -> CheckResult:
+    faults = coarser_faults(built.files.volume, built.files.ledger, sample=SAMPLED_CHUNKS, seed=built.version)
+    message = faults[0] if faults else f"up to {SAMPLED_CHUNKS} chunks a level follow from the level below"
+    return CheckResult(name="pyramid", passed=not faults, message=message, details={"faults": faults})
 
 
 def _contrast(built: Built) -> CheckResult:

@@ -26,7 +26,8 @@ def close_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     closed = []
     wanted = dg.RunsFilter(statuses=UNFINISHED, tags={HOST_TAG: socket.gethostname()})
     for run in instance.get_runs(wanted):
-        if not _lives(int(run.tags[PID_TAG]), run.tags[BEGAN_TAG]):
+        pid, began = run.tags.get(PID_TAG), run.tags.get(BEGAN_TAG, "")
+        if pid is not None and not _lives(int(pid), began):
             instance.report_run_failed(run, "The process that executed this run was killed.")
             closed.append(run.run_id)
     return closed

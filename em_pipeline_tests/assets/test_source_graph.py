@@ -14,10 +14,12 @@ from em_pipeline.domain.errors import InputRefused, SourceUnavailable
 from em_pipeline.domain.record import Status
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.ingest.build import current_build
+from em_pipeline.ingest.scrape import scrape
 from em_pipeline.ingest.specs import find_spec
 from em_pipeline.ingest.validate import CHECK_NAMES
 from em_pipeline.ingest.workspace import Workspace, open_catalog
 from em_pipeline.settings import load_settings
+from em_pipeline.storage.lock import dataset_lock
 
 ID = "empiar-11759"
 ASSETS = ("record", "raw_files", "ome_zarr", "validation_report", "catalog_entry")
@@ -114,6 +116,46 @@ def test_only_what_can_pass_by_itself_is_retried(
     assert failure.value.metadata["to_do"].value == "do something"
     summary = workspace.catalog.dataset(ID).summary
     assert (summary.status, summary.message) == (Status.FAILED, "Tried it: found nothing. do something")
+
+
+@pytest.mark.integration
+def test_what_nobody_foresaw_is_named_and_not_retried(
+    workspace: Workspace, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("by nothing")
+
+    monkeypatch.setattr(workspace.source("empiar"), "fetch_record", broken)
+    result = run(workspace, instance, select=["record"])
+    assert not result.success
+    assert not [event for event in result.all_events if event.is_step_up_for_retry]
+    summary = workspace.catalog.dataset(ID).summary
+    assert (summary.status, summary.message) == (Status.FAILED, "ZeroDivisionError: by nothing")
+
+
+@pytest.mark.integration
+def test_an_interrupt_cancels_and_is_not_retried(
+    workspace: Workspace, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(workspace.source("empiar"), "fetch_record", interrupted)
+    result = run(workspace, instance, select=["record"])
+    assert not result.success
+    assert not [event for event in result.all_events if event.is_step_up_for_retry]
+    assert workspace.catalog.dataset(ID).summary.status is Status.CANCELLED
+
+
+@pytest.mark.integration
+def test_a_dataset_at_work_elsewhere_is_not_shown_as_failed(
+    workspace: Workspace, instance: dg.DagsterInstance
+) -> None:
+    workspace.catalog.begin(ID, "empiar")
+    with dataset_lock(workspace.store, ID), pytest.raises(dg.Failure) as failure, reported(workspace, ID):
+        scrape(workspace, find_spec(workspace.catalog, ID))
+    assert failure.value.metadata["kind"].value == "busy"
+    assert workspace.catalog.dataset(ID).summary.status is not Status.FAILED
 
 
 @pytest.mark.integration

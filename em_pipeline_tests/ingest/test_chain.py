@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,9 @@ from em_pipeline.ingest.specs import find_spec, known_specs, spec_from_id
 from em_pipeline.ingest.validate import CHECK_NAMES, WARNINGS, validate
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.sources.files import spec_for
+from em_pipeline.storage.store import LocalStore
 from em_pipeline_tests.ingest.chain import STEPS, hashes, run_chain
+from em_pipeline_tests.volumes.arrays import ArrayVolume
 from em_pipeline_tests.workspaces import RETINA
 
 pytestmark = pytest.mark.integration
@@ -139,16 +142,84 @@ def test_a_damaged_volume_is_not_published(
     assert not workspace.store.local_path("volumes").exists()
 
 
-def test_voxels_that_are_not_the_source_s_are_found(workspace: Workspace, tmp_path: Path) -> None:
+def test_voxels_that_are_not_the_source_s_are_found(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stack = tmp_path / "stack.tif"
     data = np.random.default_rng(1).integers(0, 255, (4, 64, 64), np.uint8)
     tifffile.imwrite(stack, data, photometric="minisblack")
     spec = spec_for(stack, name="s", voxel_size=PartialVoxelSize(z=1, y=1, x=1))
-    for step in STEPS[:3]:
-        step(workspace, spec)
-    tifffile.imwrite(stack, data[:, ::-1], photometric="minisblack")
+    source = workspace.source("files")
+    with monkeypatch.context() as wrong:
+        opened = source.open_volume
+
+        def mirrored(*given: Any) -> ArrayVolume:
+            claims = opened(*given).claims
+            return ArrayVolume(data[:, ::-1].copy(), voxel_size=(1.0, 1.0, 1.0), claims=claims)
+
+        wrong.setattr(source, "open_volume", mirrored)
+        for step in STEPS[:3]:
+            step(workspace, spec)
     failed = {check.name for check in validate(workspace, spec).failures}
     assert "faithful" in failed
+
+
+def test_a_stage_that_was_refused_is_made_anew(workspace: Workspace, retina: DatasetSpec) -> None:
+    for step in STEPS[:3]:
+        step(workspace, retina)
+    flip_a_chunk_byte(current_build(workspace, retina).files.volume)
+    assert not validate(workspace, retina).passed
+    assert run_chain(workspace, retina).changed
+
+
+def test_a_stage_damaged_after_a_killed_publication_is_validated_again(
+    workspace: Workspace, retina: DatasetSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in STEPS[:4]:
+        step(workspace, retina)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStore, "publish_tree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            publish(workspace, retina)
+    flip_a_chunk_byte(current_build(workspace, retina).files.volume)
+    assert not validate(workspace, retina).passed
+    with pytest.raises(NotPublishable):
+        publish(workspace, retina)
+    assert workspace.catalog.published() == []
+
+
+def test_a_local_file_changed_in_place_is_not_published_under_its_old_hash(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    stack = tmp_path / "stack.tif"
+    tifffile.imwrite(stack, np.full((3, 40, 40), 7, np.uint8), photometric="minisblack")
+    spec = spec_for(stack, name="s", voxel_size=PartialVoxelSize(z=1, y=1, x=1))
+    scrape(workspace, spec)
+    fetch(workspace, spec)
+    data = bytearray(stack.read_bytes())
+    data[-500:] = bytes(500)
+    stack.write_bytes(data)
+    with pytest.raises(NotFound, match="not all held"):
+        build(workspace, spec)
+
+
+@pytest.mark.parametrize("name", ["record.json", "manifest.json"])
+@pytest.mark.parametrize("text", ["", "{", '{"dataset_id": 1}'])
+def test_damaged_documents_are_made_again(
+    workspace: Workspace, retina: DatasetSpec, name: str, text: str
+) -> None:
+    for step in STEPS[:3]:
+        step(workspace, retina)
+    before = hashes(current_build(workspace, retina).files.volume)
+    place = "staging" if name == "record.json" else "raw"
+    (kept,) = workspace.store.local_path(f"{place}/empiar-11759").glob(f"*/{name}")
+    kept.write_text(text)
+    assert run_chain(workspace, retina).changed
+    assert hashes(current_build(workspace, retina).files.volume) == before
 
 
 def test_publishing_without_a_report_is_refused(workspace: Workspace, retina: DatasetSpec) -> None:
