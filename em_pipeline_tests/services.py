@@ -20,7 +20,7 @@ _numbers = count()
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
-    """URL of the database `em`, without tables, on a server for the whole test run; its user may do anything."""
+    """URL of the database `em`, without tables, on a server for the whole run; its user may do anything."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o711)  # as root, the server runs as another user, who has to pass
         with EmbeddedPostgres(Path(folder) / "postgres", settings=UNSAFE_BUT_FAST) as url:

@@ -1,5 +1,6 @@
 """The Dagster instance that belongs to the settings."""
 
+import fcntl
 import os
 from importlib.resources import files
 from pathlib import Path
@@ -9,6 +10,7 @@ import dagster as dg
 from em_pipeline.settings import Settings
 
 INSTANCE_FILE = "dagster.yaml"
+OPENING = ".em-opening"
 
 
 def dagster_folder(settings: Settings) -> Path:
@@ -30,8 +32,14 @@ def prepare_dagster_home(settings: Settings) -> Path:
 
 def open_instance(settings: Settings) -> dg.DagsterInstance:
     """The instance of these settings; the caller closes it."""
-    prepare_dagster_home(settings)
-    return dg.DagsterInstance.get()
+    folder = prepare_dagster_home(settings)
+    with (folder / OPENING).open("w") as lock:
+        # Dagster makes its SQLite tables when a storage is first touched; two processes that do so at once on
+        # a new folder trip over each other.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        instance = dg.DagsterInstance.get()
+        _ = instance.run_storage, instance.event_log_storage, instance.schedule_storage
+    return instance
 
 
 def _shipped_instance_file() -> str:
