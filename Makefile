@@ -6,7 +6,7 @@ UV_VERSION := 0.13.8
 DEMO_HOME := $(CURDIR)/.em/demo
 DEV_HOME := $(CURDIR)/.em/dev
 
-.PHONY: help setup demo test dev check lint types layers format lock docs clean
+.PHONY: help setup demo test dev check lint types layers format lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
