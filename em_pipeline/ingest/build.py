@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from em_pipeline.domain.errors import ChecksumMismatch, InputRefused, NotFound, RecordInvalid
+from em_pipeline.domain.errors import ChecksumMismatch, ChunkCorrupt, InputRefused, NotFound, RecordInvalid
 from em_pipeline.domain.files import Manifest
 from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.domain.lazy_volume import LazyVolume
@@ -17,6 +17,7 @@ from em_pipeline.ingest.versions import VersionFiles, version_of
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.storage import keys
 from em_pipeline.storage.lock import dataset_lock
+from em_pipeline.volumes.ledger import Ledger
 from em_pipeline.volumes.plan import RechunkPlan, plan_rechunk
 from em_pipeline.volumes.preview import preview_png
 from em_pipeline.volumes.reader import VolumeReader
@@ -87,19 +88,31 @@ def box_of(spec: DatasetSpec, volume: LazyVolume) -> BoundingBox:
 
 
 def _complete(workspace: Workspace, spec: DatasetSpec, version: str) -> Built | None:
+    """The version as it lies in the store; None where it is not there, or staged and damaged.
+
+    Raises `RecordInvalid` where a published one is damaged: that is for a person to decide.
+    """
     files = VersionFiles.found(workspace.store, spec.dataset_id, version)
-    if files is None or not files.preview.exists():
+    if files is None:
         return None
     record = read_kept(DatasetRecord, files.record)
-    if record is not None:
+    if record is not None and files.preview.exists() and _ledger_is_sound(files):
         return Built(version, files, record, None)
     if files == VersionFiles.published(workspace.store, spec.dataset_id, version):
         raise RecordInvalid(
-            f"Read the record of the published version {version} of {spec.dataset_id}",
-            f"{files.record} is missing or damaged",
+            f"Read the published version {version} of {spec.dataset_id}",
+            "its record, preview or ledger is missing or damaged",
             f"Delete {files.volume} and run `em ingest {spec.dataset_id}`: it writes the same bytes again",
         )
     return None
+
+
+def _ledger_is_sound(files: VersionFiles) -> bool:
+    try:
+        Ledger.read(files.ledger)
+    except ChunkCorrupt:
+        return False
+    return True
 
 
 def _discard_refused(workspace: Workspace, spec: DatasetSpec, version: str) -> None:

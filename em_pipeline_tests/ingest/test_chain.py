@@ -207,7 +207,7 @@ def test_a_local_file_changed_in_place_is_not_published_under_its_old_hash(
         build(workspace, spec)
 
 
-@pytest.mark.parametrize("name", ["record.json", "manifest.json"])
+@pytest.mark.parametrize("name", ["record.json", "manifest.json", "ledger.parquet", "preview.png"])
 @pytest.mark.parametrize("text", ["", "{", '{"dataset_id": 1}'])
 def test_damaged_documents_are_made_again(
     workspace: Workspace, retina: DatasetSpec, name: str, text: str
@@ -215,9 +215,11 @@ def test_damaged_documents_are_made_again(
     for step in STEPS[:3]:
         step(workspace, retina)
     before = hashes(current_build(workspace, retina).files.volume)
-    place = "staging" if name == "record.json" else "raw"
+    place = "raw" if name == "manifest.json" else "staging"
     (kept,) = workspace.store.local_path(f"{place}/empiar-11759").glob(f"*/{name}")
     kept.write_text(text)
+    if name == "preview.png":
+        kept.unlink()
     assert run_chain(workspace, retina).changed
     assert hashes(current_build(workspace, retina).files.volume) == before
 
