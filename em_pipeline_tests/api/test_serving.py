@@ -258,6 +258,6 @@ def test_a_database_that_is_gone_is_an_outage(site: Site, client: EMClient) -> N
 def test_a_database_of_another_schema_is_not_healthy(site: Site, client: EMClient) -> None:
     with site.catalog.engine.begin() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = 'future'"))
-    with pytest.raises(ServerUnavailable, match="em db upgrade") as caught:
+    with pytest.raises(ServerUnavailable, match="update em-pipeline") as caught:
         client.health()
     assert caught.value.slug == "schema-mismatch"
