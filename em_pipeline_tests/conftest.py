@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from em_pipeline_tests.services import (  # noqa: F401 - fixtures, found by name
@@ -17,6 +18,11 @@ from em_pipeline_tests.workspaces import (  # noqa: F401 - fixtures, found by na
     portal_files,
     workspace,
 )
+
+
+# A busy machine is no failure: how long an example takes is never a test's verdict.
+hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 
 @pytest.fixture(autouse=True)
