@@ -19,7 +19,6 @@ from em_pipeline_tests.workspaces import (  # noqa: F401 - fixtures, found by na
     workspace,
 )
 
-
 # A busy machine is no failure: how long an example takes is never a test's verdict.
 hypothesis.settings.register_profile("unhurried", deadline=None)
 hypothesis.settings.load_profile("unhurried")
