@@ -24,7 +24,7 @@ def demo(home: Path) -> str:
         env={**inherited, "EM_HOME": str(home), "COLUMNS": "150"},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=400,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

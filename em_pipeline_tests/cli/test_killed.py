@@ -16,7 +16,7 @@ from em_pipeline_tests.ingest.chain import hashes
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 ID = "empiar-11759"
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 def some(pattern: str, count: int = 1) -> Callable[[Path], bool]:
@@ -126,7 +126,7 @@ def test_an_interrupted_ingest_says_so_and_continues(
         while not due(home) and process.poll() is None:
             time.sleep(0.001)
         process.send_signal(signum)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=180)
     assert process.returncode == 130, said
     assert "Run the same command again" in said
     (row,) = em(environment, "ls", "--all")
@@ -144,7 +144,7 @@ def test_two_at_once_do_not_harm_each_other(environment: dict[str, str], clean: 
     ]
     codes = []
     for process in both:
-        process.communicate(timeout=120)
+        process.communicate(timeout=300)
         codes.append(process.returncode)
     assert set(codes) <= {0, 10}, codes
     assert 0 in codes
