@@ -47,7 +47,7 @@ format: setup ## Format and fix what can be fixed
 
 lock: setup ## Resolve the dependencies again; the lock records hashes and no addresses
 	$(BIN)/uv lock --upgrade
-	$(BIN)/uv export --quiet --all-groups --no-emit-project --no-emit-package em-client \
+	$(BIN)/uv export --quiet --all-groups --all-extras --no-emit-project --no-emit-package em-client \
 	  --format requirements-txt --no-header --no-annotate --output-file requirements.lock
 
 clean: ## Remove the virtual environment and what demo and dev made

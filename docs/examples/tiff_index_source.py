@@ -6,7 +6,7 @@ The index, at `<base>/volumes.json`:
                   "licence": "CC-BY-4.0", "folder": "data/cortex-7/", "files": ["section 001.tif"]}]}
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from fnmatch import fnmatchcase
 from typing import Any
@@ -71,6 +71,9 @@ class TiffIndexSource:
 
     def open_volume(self, spec: DatasetSpec, files: Sequence[HeldFile]) -> LazyVolume:
         return open_volume([held.path for held in files], name=spec.dataset_id)
+
+    def open_label_images(self, spec: DatasetSpec, files: Sequence[HeldFile]) -> Mapping[str, LazyVolume]:
+        return {}
 
     def _client(self) -> PortalClient:
         return PortalClient(connections=self.max_connections, retries=self._retries)

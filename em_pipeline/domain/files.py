@@ -2,8 +2,9 @@
 
 import hashlib
 from pathlib import PurePosixPath
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 def _safe_relative(value: str) -> str:
@@ -16,8 +17,11 @@ def _safe_relative(value: str) -> str:
 class RemoteFile(BaseModel):
     """One file at its source. `path` is where it goes below the dataset's raw folder.
 
-    `url` is http(s), or file:// for a file that stays where it is. `checksum` is `<algorithm>:<hex>`.
-    Raises a pydantic `ValidationError` for a path that could leave the folder.
+    `url` is http(s), ftp, or file:// for a file that stays where it is. `checksum` is `<algorithm>:<hex>`.
+    With `offset`, the file is the `size` bytes of `url` from that byte on (a chunk inside a shard).
+    `may_be_absent` says that the portal answers 404 for a file that was never written because all of it is
+    the fill value. Raises a pydantic `ValidationError` for a path that could leave the folder, and for an
+    `offset` without a size.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -28,8 +32,16 @@ class RemoteFile(BaseModel):
     etag: str | None = None
     modified: str | None = None
     checksum: str | None = None
+    offset: int | None = Field(default=None, ge=0)
+    may_be_absent: bool = False
 
     _path = field_validator("path")(_safe_relative)
+
+    @model_validator(mode="after")
+    def _range_has_an_end(self) -> Self:
+        if self.offset is not None and not self.size:
+            raise ValueError(f"{self.path!r} begins at byte {self.offset} of its URL and has no size")
+        return self
 
 
 class RawFile(BaseModel):
@@ -43,6 +55,7 @@ class RawFile(BaseModel):
     sha256: str
     etag: str | None = None
     modified: str | None = None
+    offset: int | None = Field(default=None, ge=0)
 
     _path = field_validator("path")(_safe_relative)
 
@@ -52,13 +65,17 @@ class RawFile(BaseModel):
 
 
 class Manifest(BaseModel):
-    """Every raw file of a dataset's revision; written last, so its presence means they are all whole."""
+    """Every raw file of a dataset's revision; written last, so its presence means they are all whole.
+
+    `absent` are paths that the portal was asked for and does not have, although it might have.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     dataset_id: str
     revision: str
     files: tuple[RawFile, ...]
+    absent: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -66,6 +83,9 @@ class Manifest(BaseModel):
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the sorted lines `<sha256>  <path>`."""
-        lines = sorted(f"{file.sha256}  {file.path}\n" for file in self.files)
+        """SHA-256 over the sorted lines `<sha256>  <path>`, and `absent  <path>` of what the portal lacks."""
+        lines = sorted(
+            [f"{file.sha256}  {file.path}\n" for file in self.files]
+            + [f"absent  {path}\n" for path in self.absent]
+        )
         return hashlib.sha256("".join(lines).encode()).hexdigest()

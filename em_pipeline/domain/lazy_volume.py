@@ -18,6 +18,8 @@ class LazyVolume(Protocol):
     `shape` is z-y-x voxels. `dtype` has native byte order. `chunk_shape` is the unit the source stores
     and decodes whole (a strip, a tile, a plane), z-y-x. `voxel_size_nm` holds what the files say, None
     per axis where they say nothing. `translation_nm` is the position of the first voxel's centre, z-y-x.
+    `missing` are boxes, z-y-x, for which the source holds nothing although it could: reading them gives the
+    source's fill value, and whoever writes the voxels records that they are absent. They do not overlap.
     `claims` carry the evidence for every value the files gave. `metadata` is the raw headers, JSON-ready.
     """
 
@@ -31,6 +33,8 @@ class LazyVolume(Protocol):
     def voxel_size_nm(self) -> PartialVoxelSize: ...
     @property
     def translation_nm(self) -> tuple[float, float, float]: ...
+    @property
+    def missing(self) -> Sequence[BoundingBox]: ...
     @property
     def claims(self) -> Sequence[Claim]: ...
     @property

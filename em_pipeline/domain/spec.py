@@ -32,7 +32,10 @@ class Curated(BaseModel):
 class DatasetSpec(BaseModel):
     """Source, accession and what part of it to ingest, how.
 
-    `location` is a path or URL (source `files`). `bounding_box` is in voxels of the source, z-y-x.
+    `location` is a path or URL (sources `files`, `omezarr`, `precomputed`). `level` is one of the portal's
+    pyramid levels, by number or name; None is the finest. `bounding_box` is in voxels of that level, z-y-x,
+    counted from its first voxel, for `bounding_box_reason`. `label_images` names the segmentations to take
+    along, as the portal calls them.
     `include` are globs over file names, matched at the image set's top level. `image_set` picks one of
     several the portal offers. `voxel_size_nm` fills in or overrides what the files say.
     """
@@ -46,6 +49,7 @@ class DatasetSpec(BaseModel):
     image_set: int | str | None = None
     level: int | str | None = None
     bounding_box: BoundingBox | None = None
+    bounding_box_reason: str = ""
     include: tuple[str, ...] = ()
     label_images: tuple[str, ...] = ()
     voxel_size_nm: PartialVoxelSize | None = None

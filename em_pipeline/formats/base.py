@@ -44,6 +44,7 @@ class FileVolume:
     claims: tuple[Claim, ...]
     metadata: dict[str, Any]
     translation_nm: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    missing: tuple[BoundingBox, ...] = ()
 
     @property
     def voxel_size_nm(self) -> PartialVoxelSize:

@@ -1,6 +1,6 @@
 """The contract of a source: everything a portal author writes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -75,5 +75,16 @@ class Source(Protocol):
         ...
 
     def open_volume(self, spec: DatasetSpec, files: Sequence[HeldFile]) -> LazyVolume:
-        """The volume in those files, without loading it. Raises `UnsupportedFormat`."""
+        """The volume in those files, without loading it. Raises `UnsupportedFormat`.
+
+        It is the whole level that the spec names, even where only the chunks of the spec's bounding box
+        are held: cutting the box out is not the source's job.
+        """
+        ...
+
+    def open_label_images(self, spec: DatasetSpec, files: Sequence[HeldFile]) -> Mapping[str, LazyVolume]:
+        """The segmentations that the spec names (`label_images`), by name; none where it names none.
+
+        Each is as large as its own level. Raises `UnsupportedFormat`.
+        """
         ...

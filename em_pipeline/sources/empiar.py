@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
@@ -119,6 +119,10 @@ class EmpiarSource:
     def open_volume(self, spec: DatasetSpec, files: Sequence[HeldFile]) -> LazyVolume:
         """The volume in those files."""
         return open_volume([held.path for held in files], name=spec.dataset_id)
+
+    def open_label_images(self, spec: DatasetSpec, files: Sequence[HeldFile]) -> Mapping[str, LazyVolume]:  # noqa: ARG002
+        """None: EMPIAR keeps segmentations as entries of their own."""
+        return {}
 
     def _client(self) -> PortalClient:
         return PortalClient(

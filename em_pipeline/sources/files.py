@@ -4,7 +4,7 @@ import difflib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -125,6 +125,10 @@ class FilesSource:
                 + f"{_location(spec)} holds {len(files)} files ({names}, …): ingest one of them by its own "
                 "path, or choose the sections of one volume with `include`",
             ) from error
+
+    def open_label_images(self, spec: DatasetSpec, files: Sequence[HeldFile]) -> Mapping[str, LazyVolume]:  # noqa: ARG002
+        """None: files of one's own come as images."""
+        return {}
 
     def _files(self, spec: DatasetSpec) -> list[RemoteFile]:
         location = _location(spec)

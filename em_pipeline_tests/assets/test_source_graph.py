@@ -9,7 +9,8 @@ from em_pipeline.assets.failures import reported
 from em_pipeline.assets.partitions import DatasetPartitions, dataset_partitions, register
 from em_pipeline.assets.source_graph import RECHUNK_POOL, build_source_definitions, host_pool, ingest_job_name
 from em_pipeline.definitions import build_definitions, defs
-from em_pipeline.demo.portal import DemoPortal, Trouble
+from em_pipeline.demo.portal import DemoPortal
+from em_pipeline.demo.replay import Trouble
 from em_pipeline.domain.errors import InputRefused, SourceUnavailable
 from em_pipeline.domain.record import Status
 from em_pipeline.domain.spec import DatasetSpec

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from em_pipeline_tests.contracts.cases import CASES, EXAMPLE
+from em_pipeline_tests.contracts.case_tiffindex import EXAMPLE
+from em_pipeline_tests.contracts.cases import CASES
 
 GUIDE = EXAMPLE.parents[1] / "add-a-source.md"
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from em_pipeline.demo.portal import DemoPortal, Trouble
+from em_pipeline.demo.portal import DemoPortal
+from em_pipeline.demo.replay import Trouble
 
 DATA = "/empiar/world_availability/11759/data/"
 FILE = f"{DATA}F57-8_test1_3VBSED_slice_0000.dm3"

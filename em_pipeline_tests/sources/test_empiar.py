@@ -5,15 +5,16 @@ from typing import Any
 
 import pytest
 
-from em_pipeline.demo.portal import DemoPortal, Trouble
+from em_pipeline.demo.portal import DemoPortal
 from em_pipeline.demo.portal_entries import rest_answer, xml_header
+from em_pipeline.demo.replay import Trouble
 from em_pipeline.domain.errors import InputRefused, NotFound, RecordInvalid, SourceUnavailable
 from em_pipeline.domain.evidence import Origin
 from em_pipeline.domain.record import DatasetRecord
 from em_pipeline.domain.spec import DatasetSpec, Override
 from em_pipeline.sources.base import PortalRecord
 from em_pipeline.sources.empiar import EmpiarSource
-from em_pipeline_tests.contracts.cases import held
+from em_pipeline_tests.contracts.case_empiar import held
 
 RETINA = DatasetSpec(source="empiar", accession="11759")
 ENTRY = "/empiar/api/entry/EMPIAR-11759/"

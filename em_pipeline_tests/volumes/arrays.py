@@ -27,6 +27,7 @@ class ArrayVolume:
         self.array = np.ascontiguousarray(array)
         self._voxel_size = voxel_size
         self.translation_nm = translation_nm
+        self.missing: tuple[BoundingBox, ...] = ()
         self.chunk_shape = chunk_shape or Shape(1, 1, array.shape[2])
         self.claims = tuple(claims)
         self.metadata = metadata or {}
