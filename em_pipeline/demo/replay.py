@@ -235,7 +235,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_file(self, reply: Reply, path: Path) -> None:
         stat = path.stat()
         first, last, status = 0, stat.st_size - 1, 200
-        etag = f'"{stat.st_size:x}-{stat.st_mtime_ns:x}"'
+        etag = reply.headers.get("ETag", f'"{stat.st_size:x}-{stat.st_mtime_ns:x}"')
         asked = self.headers.get("Range")
         if asked and RANGE.fullmatch(asked) and self.headers.get("If-Range", etag) == etag:
             span = byte_span(asked, stat.st_size)
