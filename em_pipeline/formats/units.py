@@ -18,8 +18,14 @@ NANOMETRES = {
     "micrometer": 1e3,
     "micrometre": 1e3,
     "mm": 1e6,
+    "millimeter": 1e6,
+    "millimetre": 1e6,
     "cm": 1e7,
+    "centimeter": 1e7,
+    "centimetre": 1e7,
     "m": 1e9,
+    "meter": 1e9,
+    "metre": 1e9,
 }
 # Old writers store "µ" as the six characters of its Java escape; Unicode has two micro signs and two Å.
 SPELLINGS = {"\\u00b5": "µ", "\\u00B5": "µ", "μ": "µ", "\N{ANGSTROM SIGN}": "Å"}
