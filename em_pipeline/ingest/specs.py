@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from em_pipeline.catalog.entries import DatasetDetail
 from em_pipeline.catalog.repository import Catalog
@@ -12,6 +12,12 @@ from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.sources.curated import curated_specs
 
 PORTAL_ID = re.compile(r"^[A-Za-z][A-Za-z0-9]*-[A-Za-z0-9._-]+$")
+URL = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+
+def is_url(target: str) -> bool:
+    """Whether it is an address of any kind; its source says which kinds it reads."""
+    return bool(URL.match(target))
 
 
 def known_specs(catalog: Catalog) -> dict[str, DatasetSpec]:
@@ -68,3 +74,13 @@ def spec_from_id(name: str, slugs: Iterable[str]) -> DatasetSpec | None:
             f"Register {name}", "a dataset of the source files needs its path or URL", "Run `em ingest PATH`"
         )
     return DatasetSpec(source=slug.lower(), accession=accession)
+
+
+def unknown(target: str, known: Mapping[str, DatasetSpec], slugs: Iterable[str]) -> NotFound:
+    """The error for a target that means nothing, with the nearest known ids."""
+    nearest = difflib.get_close_matches(target.lower(), known, n=3)
+    return NotFound(
+        f"Ingest {target}",
+        f"it is no path, no URL, no known dataset and no <source>-<accession> of {', '.join(sorted(slugs))}",
+        f"Nearest known: {', '.join(nearest)}" if nearest else "`em ls --all` lists what is known",
+    )

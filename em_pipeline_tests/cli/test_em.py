@@ -8,7 +8,7 @@ import pytest
 import tifffile
 import yaml
 
-from em_pipeline.cli.ingest import parse_voxel_size
+from em_pipeline.cli.options import parse_voxel_size
 from em_pipeline.cli.output import by_axis, size
 from em_pipeline.demo.portal import DemoPortal
 from em_pipeline.domain.errors import InputRefused
@@ -141,7 +141,7 @@ def test_another_schema_is_refused_with_its_remedy(
     assert done.returncode == 8
     assert "em db upgrade" in done.stderr
     upgraded = em(environment, "db", "upgrade")
-    assert (upgraded["before"], upgraded["after"]) == (None, "0001")
+    assert (upgraded["before"], upgraded["after"]) == (None, "0002")
     assert em(environment, "ls") == []
     status = em(environment, "db", "status")
     assert status["revision"] == status["needed"]
