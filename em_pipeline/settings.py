@@ -2,7 +2,7 @@
 
 Order: the default, then `em.yaml` (in the working folder, or where `EM_CONFIG` points; strings may hold
 `${VAR}` and `${VAR:default}`), then the environment (`EM_<KEY>`; `EM_SOURCES__<SLUG>__<OPTION>` for a
-source's own options). A key or value that cannot be meant is refused with the nearest one that can.
+source's own options, `EM_DISCOVERY__<SLUG>__<OPTION>` for what its sensor takes). A key or value that cannot be meant is refused with the nearest one that can.
 """
 
 import difflib
@@ -22,6 +22,8 @@ from em_pipeline.domain.errors import InputRefused
 
 CONFIG_FILE = "em.yaml"
 PREFIX = "EM_"
+# Settings that hold options by the slug of a source.
+BY_SOURCE = ("sources", "discovery")
 SOURCE_GROUP = "em_pipeline.sources"
 # Names that begin with the prefix but are not settings of a run.
 NOT_SETTINGS = frozenset({"EM_CONFIG", "EM_SHARED_DATA"})
@@ -73,6 +75,9 @@ class Settings(BaseModel):
     api_host: str = Field(default="127.0.0.1", min_length=1, description="address the sidecar binds")
     api_port: int = Field(default=8000, ge=0, le=65535, description="port the sidecar binds; 0 picks one")
     sources: dict[str, dict[str, str]] = Field(default={}, description="options of sources, by slug")
+    discovery: dict[str, dict[str, str]] = Field(
+        default={}, description="which new entries a source's sensor takes, by slug"
+    )
 
     @field_validator("database_url")
     @classmethod
@@ -81,7 +86,7 @@ class Settings(BaseModel):
             raise ValueError("it is not postgresql://<user>:<password>@<host>:<port>/<database>")
         return url
 
-    @field_validator("sources", mode="before")
+    @field_validator(*BY_SOURCE, mode="before")
     @classmethod
     def _options_are_text(cls, sources: Any) -> Any:
         """YAML reads `retries: 3` as a number; sources take text, as the environment gives it."""
@@ -94,7 +99,7 @@ class Settings(BaseModel):
             for slug, options in sources.items()
         }
 
-    @field_validator("sources")
+    @field_validator(*BY_SOURCE)
     @classmethod
     def _sources_are_installed(cls, sources: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
         installed = sorted(entry.name for entry in entry_points(group=SOURCE_GROUP))
@@ -182,23 +187,23 @@ def _home(folder: Path, text: str, where: str) -> Path:
 def _apply_variable(name: str, text: str, values: dict[str, Any], provenance: dict[str, str]) -> None:
     key, *path = name.removeprefix(PREFIX).lower().split("__")
     _known(key, "environment variable", spelled=name)
-    if key == "sources":
+    if key in BY_SOURCE:
         if len(path) != 2:
             raise InputRefused(
                 f"Read the environment variable {name}",
                 "a source's option is named by its slug and its key",
-                "Write it as EM_SOURCES__<SLUG>__<OPTION>",
+                f"Write it as {PREFIX}{key.upper()}__<SLUG>__<OPTION>",
             )
         slug, option = path
-        sources = values.get("sources", {})
+        sources = values.get(key, {})
         options = sources.get(slug, {}) if isinstance(sources, dict) else None
         if not isinstance(options, dict):
             raise InputRefused(
-                f"Add {name} to the setting sources from {provenance['sources']}",
+                f"Add {name} to the setting {key} from {provenance[key]}",
                 f"that is no mapping of source to options, but {_masked(sources)}",
-                f"Write it as `sources: {{{slug}: {{{option}: …}}}}`",
+                f"Write it as `{key}: {{{slug}: {{{option}: …}}}}`",
             )
-        values["sources"] = {**sources, slug: {**options, option: text}}
+        values[key] = {**sources, slug: {**options, option: text}}
     elif path:
         raise InputRefused(f"Read the environment variable {name}", f"{key} has no parts", "")
     else:

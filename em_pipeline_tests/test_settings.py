@@ -49,6 +49,8 @@ def test_an_unset_reference_is_refused(tmp_path: Path) -> None:
         ("", {"EM_CONFIG": "/nowhere/em.yaml"}, "/nowhere/em.yaml"),
         ("sources: {empire: {api: x}}\n", {}, "nearest is empiar"),
         ("", {"EM_SOURCES__FILE__RETRIES": "1"}, "nearest is files"),
+        ("", {"EM_DISCOVERY__EMPIRE__CAP": "1"}, "nearest is empiar"),
+        ("", {"EM_DISCOVERY": "x"}, "EM_DISCOVERY__<SLUG>__<OPTION>"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(
