@@ -16,6 +16,8 @@ Field = NDArray[np.float32]
 # Grey values: of the cytoplasm, and how much darker structures are; the noise's standard deviation.
 CYTOPLASM, MEMBRANE, MITOCHONDRION, CRISTA, NOISE = 155.0, 80.0, 55.0, 35.0, 5.5
 CELL_NM, NEURITE_NM, MITOCHONDRION_NM, GRAIN_NM = 1100.0, 480.0, 380.0, 65.0
+# A mitochondrion is where its field is above this.
+INSIDE = 1.2
 
 
 def specimen(
@@ -51,6 +53,21 @@ def planes(
         yield _plane(membranes, mitochondria.plane(z), grain.plane(z), rng)
 
 
+def mitochondria(
+    shape: tuple[int, int, int],
+    *,
+    seed: int = 0,
+    voxel_size_nm: tuple[float, float, float] = (8.0, 8.0, 8.0),
+) -> NDArray[np.bool_]:
+    """Where `specimen` of the same arguments has mitochondria: True in a z-y-x array of `shape`."""
+    rng = np.random.default_rng(seed)
+    *_, field = (
+        _SmoothField(rng, shape, voxel_size_nm, feature)
+        for feature in (CELL_NM, NEURITE_NM, MITOCHONDRION_NM)
+    )
+    return np.stack([field.plane(z) > INSIDE for z in range(shape[0])])
+
+
 def _plane(
     membranes: Field, mitochondria: Field, grain: Field, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
@@ -58,7 +75,7 @@ def _plane(
     f4 = np.float32
     grey = grain * f4(8)
     grey += f4(CYTOPLASM)
-    inside = np.clip((mitochondria - f4(1.2)) * f4(14), 0, 1)
+    inside = np.clip((mitochondria - f4(INSIDE)) * f4(14), 0, 1)
     cristae = np.abs(np.sin(mitochondria * f4(14) + grain * f4(0.7)))
     grey -= inside * (f4(MITOCHONDRION) - f4(CRISTA) * cristae)
     grey -= np.maximum(1 - membranes * f4(16), 0) * f4(MEMBRANE)
