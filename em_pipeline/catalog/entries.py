@@ -4,10 +4,11 @@ Axis order is z, y, x; lengths are nanometres, indices are voxels or chunks, siz
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
+from em_pipeline.domain.errors import NotFound
 from em_pipeline.domain.evidence import Conflict
 from em_pipeline.domain.files import Manifest, RawFile
 from em_pipeline.domain.geometry import Shape, VoxelSize
@@ -35,11 +36,31 @@ class LevelRow:
 
 
 @dataclass(frozen=True)
+class LabelImage:
+    """One segmentation of a version, with a ledger of its own.
+
+    `folder` is its name below `labels/` of the volume, `name` what the portal calls it. `coverage` is the
+    share of its voxels that the source holds. `volume_key` and `ledger_key` are keys of the store.
+    """
+
+    folder: str
+    name: str
+    data_type: str
+    levels: tuple[LevelRow, ...]
+    coverage: float
+    ledger_sha256: str
+    volume_key: str
+    ledger_key: str
+    stored_bytes: int
+
+
+@dataclass(frozen=True)
 class VersionToPublish:
     """Everything known of one finished version; `Catalog.publish` makes it visible.
 
     `ledger` has the ledger's columns for all levels, one row per chunk. `statistics` are those of
     level 0, JSON-ready. `volume_key` and `ledger_key` are keys of the store (`storage.keys`).
+    `coverage` is the share of the voxels that the source holds. `stored_bytes` counts `labels` too.
     """
 
     dataset_id: str
@@ -57,6 +78,8 @@ class VersionToPublish:
     ledger_key: str
     stored_bytes: int
     writer_version: str
+    coverage: float = 1.0
+    labels: Sequence[LabelImage] = ()
 
 
 @dataclass(frozen=True)
@@ -79,7 +102,9 @@ class PublishOutcome:
 class DatasetSummary:
     """One line of a listing. What depends on a published version is None where there is none.
 
-    `status`, `progress` (0–1) and `message` tell of the newest ingest, which may be of a later version.
+    `completeness` is the share of the record's fields that have a value, `coverage` the share of the
+    voxels that the source holds. `status`, `progress` (0–1) and `message` tell of the newest ingest, which
+    may be of a later version.
     """
 
     dataset_id: str
@@ -102,6 +127,7 @@ class DatasetSummary:
     licence: str | None = None
     doi: str | None = None
     completeness: float | None = None
+    coverage: float | None = None
     conflicts: int = 0
     raw_bytes: int | None = None
     stored_bytes: int | None = None
@@ -124,7 +150,7 @@ class VersionSummary:
 
 @dataclass(frozen=True)
 class PublishedVersion:
-    """What serving a volume needs: where it and its ledger lie, their seal, the levels."""
+    """What serving a volume needs: where it and its ledger lie, their seal, the levels, the label images."""
 
     dataset_id: str
     version: str
@@ -135,6 +161,32 @@ class PublishedVersion:
     levels: tuple[LevelRow, ...]
     statistics: dict[str, Any]
     published_at: datetime
+    coverage: float = 1.0
+    labels: tuple[LabelImage, ...] = ()
+
+    def label(self, name: str) -> Self:
+        """The label image of that name or folder, to be served in place of the image.
+
+        It has no `statistics`: there is no contrast between ids. Raises `NotFound` naming those there are.
+        """
+        for label in self.labels:
+            if name in (label.name, label.folder):
+                return replace(
+                    self,
+                    volume_key=label.volume_key,
+                    ledger_key=label.ledger_key,
+                    ledger_sha256=label.ledger_sha256,
+                    levels=label.levels,
+                    coverage=label.coverage,
+                    statistics={},
+                    labels=(),
+                )
+        known = ", ".join(label.name for label in self.labels)
+        raise NotFound(
+            f"Find the label image {name!r} of {self.dataset_id}",
+            f"it has {known or 'none'}",
+            "" if known else "A spec's label_images say which to take along",
+        )
 
 
 @dataclass(frozen=True)
@@ -150,35 +202,3 @@ class DatasetDetail:
     raw_files: tuple[RawFile, ...]
     checks: tuple[CheckResult, ...]
     versions: tuple[VersionSummary, ...]
-
-
-@dataclass(frozen=True)
-class BlockRow:
-    """One level-0 chunk as the ledger has it. `z, y, x` is the chunk index.
-
-    `valid_fraction` is 0–1; the numbers are in stored values, None where the chunk has no voxel of data.
-    """
-
-    z: int
-    y: int
-    x: int
-    nbytes: int
-    crc32c: int
-    state: str
-    valid_fraction: float
-    min: float | None
-    max: float | None
-    mean: float | None
-    std: float | None
-    p01: float | None
-    p99: float | None
-
-
-@dataclass(frozen=True)
-class BlockPage:
-    """Blocks in z-y-x order; `after` asks for the page that follows, None at the end."""
-
-    dataset_id: str
-    version: str
-    blocks: tuple[BlockRow, ...]
-    after: Triple | None

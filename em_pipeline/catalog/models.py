@@ -92,7 +92,11 @@ class DatasetRow(Base):
 
 
 class VersionRow(Base):
-    """One finished version. The columns beside `record` are those people search by."""
+    """One finished version. The columns beside `record` are those people search by.
+
+    `completeness` is the share of the record's fields that have a value, `coverage` the share of the
+    volume's voxels that the source holds.
+    """
 
     __tablename__ = "versions"
     __table_args__ = (
@@ -102,6 +106,7 @@ class VersionRow(Base):
             "voxel_size_z > 0 AND voxel_size_y > 0 AND voxel_size_x > 0", name="voxel_size_is_positive"
         ),
         CheckConstraint("completeness BETWEEN 0 AND 1", name="completeness_is_a_share"),
+        CheckConstraint("coverage BETWEEN 0 AND 1", name="coverage_is_a_share"),
         CheckConstraint("raw_bytes >= 0 AND stored_bytes >= 0", name="sizes_are_not_negative"),
     )
 
@@ -127,6 +132,7 @@ class VersionRow(Base):
     licence: Mapped[str | None] = mapped_column(index=True)
     doi: Mapped[str | None] = mapped_column(index=True)
     completeness: Mapped[float]
+    coverage: Mapped[float] = mapped_column(server_default=text("1"))
     conflicts: Mapped[int]
     raw_bytes: Mapped[int] = mapped_column(BigInteger)
     stored_bytes: Mapped[int] = mapped_column(BigInteger)
@@ -184,6 +190,30 @@ class LevelOfVersion(_OfVersion):
     stored_bytes: Mapped[int] = mapped_column(BigInteger)
 
 
+class LabelImageOfVersion(_OfVersion):
+    """One segmentation of the version: below `labels/` of the volume as `folder`, sealed by its own ledger.
+
+    `name` is what the portal calls it; `levels` lists its pyramid like the rows of `levels`.
+    """
+
+    __tablename__ = "label_images"
+    __table_args__ = (
+        _belongs_to_version(),
+        CheckConstraint("coverage BETWEEN 0 AND 1", name="coverage_is_a_share"),
+        CheckConstraint("stored_bytes >= 0", name="size_is_not_negative"),
+    )
+
+    folder: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    data_type: Mapped[str]
+    levels: Mapped[list[dict[str, Any]]] = mapped_column(JSONB)
+    coverage: Mapped[float]
+    ledger_sha256: Mapped[str]
+    volume_key: Mapped[str]
+    ledger_key: Mapped[str]
+    stored_bytes: Mapped[int] = mapped_column(BigInteger)
+
+
 class RawFileOfVersion(_OfVersion):
     """One raw file the version was made from."""
 
@@ -196,6 +226,7 @@ class RawFileOfVersion(_OfVersion):
     sha256: Mapped[str]
     etag: Mapped[str | None]
     modified: Mapped[str | None]
+    offset: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class BlockOfVersion(_OfVersion):

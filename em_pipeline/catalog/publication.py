@@ -8,13 +8,19 @@ import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
-from sqlalchemy import delete, func, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from em_pipeline.catalog import rows
 from em_pipeline.catalog.entries import PublishOutcome, VersionToPublish
-from em_pipeline.catalog.models import CheckOfVersion, DatasetRow, RawFileOfVersion, VersionRow
+from em_pipeline.catalog.models import (
+    CheckOfVersion,
+    DatasetRow,
+    LabelImageOfVersion,
+    RawFileOfVersion,
+    VersionRow,
+)
 from em_pipeline.domain.errors import NotPublishable
 from em_pipeline.domain.record import Status
 from em_pipeline.volumes.arrow import from_numpy, repeated, to_numpy
@@ -34,6 +40,10 @@ def refuse_unpublishable(new: VersionToPublish) -> None:
         "the report's dataset": (report.dataset_id, new.dataset_id),
         "the report's version": (report.version, new.version),
         "the report's ledger": (report.ledger_sha256, new.ledger_sha256),
+        "the report's label images": (
+            report.label_ledgers,
+            {label.folder: label.ledger_sha256 for label in new.labels},
+        ),
         "the spec's dataset": (new.spec.dataset_id, new.dataset_id),
         "the record's dataset": (new.record.dataset_id, new.dataset_id),
         "the record's revision": (new.record.revision, new.revision),
@@ -79,6 +89,8 @@ def publish(session: Session, new: VersionToPublish) -> PublishOutcome:
             f"it was published with the ledger {existing.ledger_sha256}, this one has {new.ledger_sha256}",
             "What is published never changes: a change of revision, spec or writer makes a new version",
         )
+    if existing and existing.published_at:
+        _refuse_other_labels(session, new)
     blocks = new.ledger.take(from_numpy(np.flatnonzero(to_numpy(new.ledger["level"]) == 0)))
     if not (existing and existing.published_at):
         _write_version(session, new, blocks)
@@ -98,6 +110,17 @@ def publish(session: Session, new: VersionToPublish) -> PublishOutcome:
         blocks=blocks.num_rows,
         message=_message(new, previous),
     )
+
+
+def _refuse_other_labels(session: Session, new: VersionToPublish) -> None:
+    found = select(LabelImageOfVersion.folder, LabelImageOfVersion.ledger_sha256)
+    kept = session.execute(found.filter_by(dataset_id=new.dataset_id, version=new.version))
+    if {row.folder: row.ledger_sha256 for row in kept} != new.report.label_ledgers:
+        raise _refused(
+            new,
+            "it was published with other label images, or with other ledgers of them",
+            "What is published never changes: a change of revision, spec or writer makes a new version",
+        )
 
 
 def _message(new: VersionToPublish, previous: str | None) -> str:
@@ -125,6 +148,7 @@ def _write_version(session: Session, new: VersionToPublish, blocks: pa.Table) ->
     session.add_all(
         rows.level_row(new.dataset_id, new.version, level, *totals[level.level]) for level in new.levels
     )
+    session.add_all(rows.label_image_row(new.dataset_id, new.version, label) for label in new.labels)
     session.add_all(RawFileOfVersion(**key, **rows.document(file)) for file in new.manifest.files)
     session.add_all(
         CheckOfVersion(**key, position=position, **rows.document(check))
@@ -146,6 +170,7 @@ def _version_row(new: VersionToPublish) -> VersionRow:
         record=rows.document(new.record),
         statistics=rows.storable(dict(new.statistics)),
         completeness=new.record.completeness,
+        coverage=new.coverage,
         conflicts=len(new.record.conflicts),
         raw_bytes=new.manifest.size,
         stored_bytes=new.stored_bytes,

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Engine, func, select, tuple_
+from sqlalchemy import Engine, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, undefer
 from sqlalchemy.sql.base import ExecutableOption
@@ -13,23 +13,19 @@ from sqlalchemy.sql.base import ExecutableOption
 from em_pipeline.catalog import rows
 from em_pipeline.catalog.engine import answering
 from em_pipeline.catalog.entries import (
-    BlockPage,
-    BlockRow,
     DatasetDetail,
     DatasetSummary,
     LevelRow,
     PublishedVersion,
     PublishOutcome,
     SpecOrigin,
-    Triple,
     VersionSummary,
     VersionToPublish,
 )
 from em_pipeline.catalog.models import (
-    BLOCK_STATES,
-    BlockOfVersion,
     CheckOfVersion,
     DatasetRow,
+    LabelImageOfVersion,
     LevelOfVersion,
     RawFileOfVersion,
     SpecRow,
@@ -41,8 +37,6 @@ from em_pipeline.domain.record import DatasetRecord, Status
 from em_pipeline.domain.spec import DatasetSpec
 
 __all__ = [
-    "BlockPage",
-    "BlockRow",
     "Catalog",
     "DatasetDetail",
     "DatasetSummary",
@@ -54,7 +48,6 @@ __all__ = [
     "VersionToPublish",
 ]
 
-PAGE_LIMIT = 10_000
 _log = logging.getLogger(__name__)
 
 _PUBLISHED = (VersionRow.dataset_id == DatasetRow.dataset_id) & (
@@ -195,41 +188,7 @@ class Catalog:
         """What is needed to serve the dataset; None where nothing of it is published."""
         with self._session() as session:
             version = _published(session, dataset_id)
-            return rows.published_version(version, _levels(session, version)) if version else None
-
-    def blocks(
-        self,
-        dataset_id: str,
-        *,
-        state: str | None = None,
-        after: Triple | None = None,
-        limit: int = 1000,
-    ) -> BlockPage:
-        """Level-0 chunks of the published version in z-y-x order, those in `state` where given.
-
-        `after` is a page's own `after`. Raises `NotFound` where nothing is published and `InputRefused`
-        for an unknown state or a limit outside 1–10 000.
-        """
-        if state is not None and state not in BLOCK_STATES:
-            raise InputRefused(
-                "List blocks", f"{state!r} is not a block state", f"They are {', '.join(BLOCK_STATES)}"
-            )
-        if not 1 <= limit <= PAGE_LIMIT:
-            raise InputRefused("List blocks", f"the limit {limit} is not within 1–{PAGE_LIMIT}")
-        place = (BlockOfVersion.z, BlockOfVersion.y, BlockOfVersion.x)
-        with self._session() as session:
-            version = _published(session, dataset_id)
-            if version is None:
-                raise _not_found(session, dataset_id)
-            statement = select(BlockOfVersion).filter_by(dataset_id=dataset_id, version=version.version)
-            if state is not None:
-                statement = statement.where(BlockOfVersion.state == state)
-            if after is not None:
-                statement = statement.where(tuple_(*place) > after)
-            found = session.scalars(statement.order_by(*place).limit(limit + 1)).all()
-            page = tuple(rows.block(row) for row in found[:limit])
-            last = (page[-1].z, page[-1].y, page[-1].x) if len(found) > limit else None
-            return BlockPage(dataset_id, version.version, page, last)
+            return _serving(session, version) if version else None
 
 
 def _published(session: Session, dataset_id: str, *options: ExecutableOption) -> VersionRow | None:
@@ -237,9 +196,11 @@ def _published(session: Session, dataset_id: str, *options: ExecutableOption) ->
     return session.scalar(statement.where(DatasetRow.dataset_id == dataset_id))
 
 
-def _levels(session: Session, version: VersionRow) -> list[LevelOfVersion]:
-    statement = select(LevelOfVersion).filter_by(dataset_id=version.dataset_id, version=version.version)
-    return list(session.scalars(statement.order_by(LevelOfVersion.level)))
+def _serving(session: Session, version: VersionRow) -> PublishedVersion:
+    key = {"dataset_id": version.dataset_id, "version": version.version}
+    levels = select(LevelOfVersion).filter_by(**key).order_by(LevelOfVersion.level)
+    labels = select(LabelImageOfVersion).filter_by(**key).order_by(LabelImageOfVersion.folder)
+    return rows.published_version(version, [*session.scalars(levels)], [*session.scalars(labels)])
 
 
 def _detail(session: Session, dataset: DatasetRow, version: VersionRow | None) -> DatasetDetail:
@@ -247,7 +208,7 @@ def _detail(session: Session, dataset: DatasetRow, version: VersionRow | None) -
     if version is None:
         return DatasetDetail(summary, None, None, (), None, (), (), ())
     key = {"dataset_id": version.dataset_id, "version": version.version}
-    record = DatasetRecord.model_validate(version.record)
+    record = rows.as_published(DatasetRecord, version.record, version)
     files = select(RawFileOfVersion).filter_by(**key).order_by(RawFileOfVersion.path)
     checks = select(CheckOfVersion).filter_by(**key).order_by(CheckOfVersion.position)
     versions = (
@@ -257,10 +218,10 @@ def _detail(session: Session, dataset: DatasetRow, version: VersionRow | None) -
     )
     return DatasetDetail(
         summary=summary,
-        spec=DatasetSpec.model_validate(version.spec),
+        spec=rows.as_published(DatasetSpec, version.spec, version),
         record=record,
         conflicts=record.conflicts,
-        published=rows.published_version(version, _levels(session, version)),
+        published=_serving(session, version),
         raw_files=tuple(rows.raw_file(row) for row in session.scalars(files)),
         checks=tuple(rows.check(row) for row in session.scalars(checks)),
         versions=tuple(

@@ -2,21 +2,21 @@
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from em_pipeline.catalog.entries import (
-    BlockRow,
     DatasetSummary,
+    LabelImage,
     LevelRow,
     PublishedVersion,
     VersionSummary,
 )
 from em_pipeline.catalog.models import (
-    BlockOfVersion,
     CheckOfVersion,
     DatasetRow,
+    LabelImageOfVersion,
     LevelOfVersion,
     RawFileOfVersion,
     SpecRow,
@@ -27,6 +27,8 @@ from em_pipeline.domain.files import RawFile
 from em_pipeline.domain.geometry import Shape, VoxelSize
 from em_pipeline.domain.report import CheckResult
 from em_pipeline.domain.spec import DatasetSpec
+
+Published = TypeVar("Published", bound=BaseModel)
 
 
 def document(model: BaseModel) -> dict[str, Any]:
@@ -54,17 +56,33 @@ def spec(row: SpecRow) -> DatasetSpec:
     try:
         return DatasetSpec.model_validate(row.spec)
     except (ValidationError, InputRefused) as error:
-        if isinstance(error, ValidationError):
-            first = error.errors()[0]
-            found = f"{'.'.join(map(str, first['loc'])) or 'the whole'}: {first['msg']}"
-        else:
-            found = error.found
         raise RecordInvalid(
             f"Read the spec of {row.dataset_id} from the table specs",
-            found,
+            _fault(error),
             "Where a newer em-pipeline wrote it, update this one; else correct or delete that row, and "
             "register the dataset again",
         ) from error
+
+
+def as_published(model: type[Published], stored: dict[str, Any], version: VersionRow) -> Published:
+    """A document of a published version. Raises `RecordInvalid` where this em-pipeline has others."""
+    try:
+        return model.model_validate(stored)
+    except (ValidationError, InputRefused) as error:
+        raise RecordInvalid(
+            f"Read the {model.__name__} that version {version.version} of {version.dataset_id} "
+            "was published with",
+            _fault(error),
+            "Where a newer em-pipeline published it, update this one; else ingest the dataset again, which "
+            f"publishes a version that this one reads: `em ingest {version.dataset_id}`",
+        ) from error
+
+
+def _fault(error: ValidationError | InputRefused) -> str:
+    if isinstance(error, InputRefused):
+        return error.found
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'the whole'}: {first['msg']}"
 
 
 def summary(dataset: DatasetRow, version: VersionRow | None) -> DatasetSummary:
@@ -95,6 +113,7 @@ def summary(dataset: DatasetRow, version: VersionRow | None) -> DatasetSummary:
         licence=version.licence,
         doi=version.doi,
         completeness=version.completeness,
+        coverage=version.coverage,
         conflicts=version.conflicts,
         raw_bytes=version.raw_bytes,
         stored_bytes=version.stored_bytes,
@@ -117,8 +136,10 @@ def version_summary(row: VersionRow, current: str | None) -> VersionSummary:
     )
 
 
-def published_version(row: VersionRow, levels: list[LevelOfVersion]) -> PublishedVersion:
-    """`row` is published; `levels` are its own, in order."""
+def published_version(
+    row: VersionRow, levels: list[LevelOfVersion], labels: list[LabelImageOfVersion]
+) -> PublishedVersion:
+    """`row` is published; `levels` and `labels` are its own, in order."""
     assert row.published_at is not None  # noqa: S101 - the caller asked for the published version
     return PublishedVersion(
         dataset_id=row.dataset_id,
@@ -130,7 +151,36 @@ def published_version(row: VersionRow, levels: list[LevelOfVersion]) -> Publishe
         levels=tuple(level(one) for one in levels),
         statistics=row.statistics,
         published_at=row.published_at,
+        coverage=row.coverage,
+        labels=tuple(label_image(one) for one in labels),
     )
+
+
+def label_image(row: LabelImageOfVersion) -> LabelImage:
+    return LabelImage(
+        folder=row.folder,
+        name=row.name,
+        data_type=row.data_type,
+        levels=tuple(_level_from(document) for document in row.levels),
+        coverage=row.coverage,
+        ledger_sha256=row.ledger_sha256,
+        volume_key=row.volume_key,
+        ledger_key=row.ledger_key,
+        stored_bytes=row.stored_bytes,
+    )
+
+
+def _level_from(document: dict[str, Any]) -> LevelRow:
+    return LevelRow(
+        **{name: tuple(value) if isinstance(value, list) else value for name, value in document.items()}
+    )
+
+
+def label_image_row(dataset_id: str, version: str, label: LabelImage) -> LabelImageOfVersion:
+    row = LabelImageOfVersion(dataset_id=dataset_id, version=version, **vars(label))
+    row.levels = [vars(one) for one in label.levels]
+    row.name = storable(label.name)
+    return row
 
 
 def level(row: LevelOfVersion) -> LevelRow:
@@ -158,29 +208,17 @@ def level_row(dataset_id: str, version: str, one: LevelRow, chunks: int, stored_
 
 def raw_file(row: RawFileOfVersion) -> RawFile:
     return RawFile(
-        url=row.url, path=row.path, size=row.size, sha256=row.sha256, etag=row.etag, modified=row.modified
+        url=row.url,
+        path=row.path,
+        size=row.size,
+        sha256=row.sha256,
+        etag=row.etag,
+        modified=row.modified,
+        offset=row.offset,
     )
 
 
 def check(row: CheckOfVersion) -> CheckResult:
     return CheckResult(
         name=row.name, passed=row.passed, severity=row.severity, message=row.message, details=row.details
-    )
-
-
-def block(row: BlockOfVersion) -> BlockRow:
-    return BlockRow(
-        z=row.z,
-        y=row.y,
-        x=row.x,
-        nbytes=row.nbytes,
-        crc32c=row.crc32c,
-        state=row.state,
-        valid_fraction=row.valid_fraction,
-        min=row.min,
-        max=row.max,
-        mean=row.mean,
-        std=row.std,
-        p01=row.p01,
-        p99=row.p99,
     )

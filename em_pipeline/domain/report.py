@@ -26,13 +26,17 @@ class CheckResult(BaseModel):
 
 
 class ValidationReport(BaseModel):
-    """All checks of one version. `ledger_sha256` ties the report to the bytes it was made from."""
+    """All checks of one version. `ledger_sha256` ties the report to the bytes it was made from.
+
+    `label_ledgers` are the SHA-256 of the label images' ledgers, by folder below `labels/`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     dataset_id: str
     version: str
     ledger_sha256: str
+    label_ledgers: dict[str, str] = {}
     checks: tuple[CheckResult, ...]
 
     @property

@@ -1,12 +1,13 @@
 """A small version to publish, and parts of it to spoil."""
 
 import math
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
 import pyarrow as pa
 
-from em_pipeline.catalog.entries import LevelRow, VersionToPublish
+from em_pipeline.catalog.entries import LabelImage, LevelRow, VersionToPublish
 from em_pipeline.domain.evidence import Claim, Evidence, Origin
 from em_pipeline.domain.files import Manifest, RawFile
 from em_pipeline.domain.record import DatasetRecord
@@ -101,3 +102,23 @@ def version(
         "writer_version": "0.1.0",
     }
     return VersionToPublish(**(known | parts))
+
+
+def with_labels(new: VersionToPublish, **sha256: str) -> VersionToPublish:
+    """The same with a label image in each folder named, sealed by a ledger of that SHA-256."""
+    base = f"volumes/{new.dataset_id}/{new.version}"
+    labels = tuple(
+        LabelImage(
+            folder=folder,
+            name=f"my {folder}",
+            data_type="uint64",
+            levels=levels(),
+            coverage=1.0,
+            ledger_sha256=digest,
+            volume_key=f"{base}.ome.zarr/labels/{folder}",
+            ledger_key=f"{base}.labels.{folder}.ledger.parquet",
+            stored_bytes=5,
+        )
+        for folder, digest in sha256.items()
+    )
+    return replace(new, labels=labels, report=new.report.model_copy(update={"label_ledgers": sha256}))

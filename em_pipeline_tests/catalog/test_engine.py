@@ -133,9 +133,38 @@ def test_going_down_is_refused(engine: Engine) -> None:
     config = engine_module._alembic()
     with engine.begin() as connection:
         config.attributes["connection"] = connection
-        with pytest.raises(InputRefused, match="Drop the database"):
-            command.downgrade(config, "base")
+        with pytest.raises(InputRefused, match="Go below"):
+            command.downgrade(config, "-1")
     check_schema(engine)
+
+
+PUBLISHED_IN_0001 = """
+INSERT INTO datasets (dataset_id, source, status) VALUES ('files-a', 'files', 'processing');
+INSERT INTO versions SELECT (jsonb_populate_record(NULL::versions, '{
+    "dataset_id": "files-a", "version": "v1", "revision": "r", "spec": {}, "record": {}, "statistics": {},
+    "shape_z": 1, "shape_y": 1, "shape_x": 1, "voxel_size_z": 1, "voxel_size_y": 1, "voxel_size_x": 1,
+    "completeness": 0.5, "conflicts": 0, "raw_bytes": 1, "stored_bytes": 1, "ledger_sha256": "x",
+    "volume_key": "v", "ledger_key": "l", "writer_version": "0", "report_passed": true,
+    "created_at": "2026-01-01"}')).*;
+INSERT INTO raw_files VALUES ('files-a', 'v1', 'a.tif', 'https://portal.test/a.tif', 1, 'x', NULL, NULL);
+INSERT INTO validation_results VALUES ('files-a', 'v1', 0, 'c', true, 'blocking', '', '{}');
+UPDATE versions SET published_at = now();
+UPDATE datasets SET published_version = 'v1', status = 'complete';
+"""
+
+
+@pytest.mark.integration
+def test_what_the_first_schema_published_stays_published(empty: Engine) -> None:
+    config = engine_module._alembic()
+    with empty.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.exec_driver_sql(PUBLISHED_IN_0001)
+    with pytest.raises(SchemaMismatch, match="em db upgrade"):
+        check_schema(empty)
+    upgrade(empty)
+    (summary,) = Catalog(empty).published()
+    assert (summary.dataset_id, summary.version, summary.coverage) == ("files-a", "v1", 1.0)
 
 
 @pytest.mark.integration

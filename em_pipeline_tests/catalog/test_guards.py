@@ -6,7 +6,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from em_pipeline.catalog.repository import Catalog
-from em_pipeline_tests.catalog.examples import DATASET, version
+from em_pipeline_tests.catalog.examples import DATASET, version, with_labels
 
 pytestmark = pytest.mark.integration
 
@@ -43,7 +43,7 @@ def add_check(passed: bool, position: int = 0, severity: str = "blocking") -> st
 
 @pytest.fixture
 def published(catalog: Catalog) -> Engine:
-    catalog.publish(version())
+    catalog.publish(with_labels(version(), cells="c" * 64))
     return catalog.engine
 
 
@@ -78,6 +78,7 @@ REFUSED = {
     "unpublish": (["UPDATE versions SET published_at = NULL"], "does not change"),
     "change a version": (["UPDATE versions SET ledger_sha256 = 'x'"], "does not change"),
     "change a block": (["UPDATE blocks SET crc32c = 1 WHERE x = 0"], "blocks do not change"),
+    "change a label image": (["UPDATE label_images SET ledger_sha256 = 'x'"], "images do not change"),
     "remove a check": (["DELETE FROM validation_results WHERE position = 0"], "results do not change"),
     "add a check": ([add_check(True, 7).replace("v2", "v1")], "results do not change"),
     "move a check in": (
@@ -106,6 +107,6 @@ def test_the_same_by_the_rules_is_allowed(published: Engine, catalog: Catalog) -
 def test_deleting_a_dataset_takes_everything_along(published: Engine, catalog: Catalog) -> None:
     run(published, f"DELETE FROM datasets WHERE dataset_id = '{DATASET}'")
     with published.connect() as connection:
-        for table in ("versions", "levels", "raw_files", "blocks", "validation_results"):
+        for table in ("versions", "levels", "raw_files", "label_images", "blocks", "validation_results"):
             assert connection.scalar(sa.text(f"SELECT count(*) FROM {table}")) == 0
     assert catalog.all_datasets() == []

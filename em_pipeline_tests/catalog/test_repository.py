@@ -3,6 +3,7 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -11,12 +12,21 @@ import sqlalchemy as sa
 from em_pipeline.catalog.entries import PublishOutcome, VersionToPublish
 from em_pipeline.catalog.repository import Catalog
 from em_pipeline.domain.errors import InputRefused, NotFound, NotPublishable, RecordInvalid
-from em_pipeline.domain.files import Manifest
+from em_pipeline.domain.files import Manifest, RawFile
 from em_pipeline.domain.geometry import BoundingBox, Shape, VoxelSize
 from em_pipeline.domain.record import Status
 from em_pipeline.domain.report import CheckResult, Severity
 from em_pipeline.domain.spec import DatasetSpec
-from em_pipeline_tests.catalog.examples import DATASET, FAILED, claim, ledger, levels, record, version
+from em_pipeline_tests.catalog.examples import (
+    DATASET,
+    FAILED,
+    claim,
+    ledger,
+    levels,
+    record,
+    version,
+    with_labels,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -61,8 +71,6 @@ def test_a_stub_is_listed_but_not_published(catalog: Catalog) -> None:
     assert catalog.published() == []
     assert catalog.published_version(DATASET) is None
     assert catalog.dataset(DATASET).record is None
-    with pytest.raises(NotFound, match="not"):
-        catalog.blocks(DATASET)
 
 
 def test_status_refusals(catalog: Catalog) -> None:
@@ -111,33 +119,67 @@ def test_level_totals_come_from_the_ledger(catalog: Catalog, engine: sa.Engine) 
         assert [tuple(row) for row in found] == [(0, 8, sum(range(100, 107))), (1, 1, 108)]
 
 
-def test_blocks_are_paged_in_order(catalog: Catalog) -> None:
+def blocks(engine: sa.Engine) -> list[sa.Row[Any]]:
+    with engine.connect() as connection:
+        return list(connection.execute(sa.text("SELECT * FROM blocks ORDER BY z, y, x")))
+
+
+def test_blocks_are_those_of_level_0(catalog: Catalog, engine: sa.Engine) -> None:
     catalog.publish(version(ledger=ledger((3, 2, 3))))
-    first = catalog.blocks(DATASET, limit=7)
-    second = catalog.blocks(DATASET, limit=7, after=first.after)
-    third = catalog.blocks(DATASET, limit=7, after=second.after)
-    assert third.after is None
-    blocks = first.blocks + second.blocks + third.blocks
-    assert [(b.z, b.y, b.x) for b in blocks] == [
+    found = blocks(engine)
+    assert [(b.z, b.y, b.x) for b in found] == [
         (z, y, x) for z in range(3) for y in range(2) for x in range(3)
     ]
-    assert blocks[1].crc32c == 2**32 - 2
-    assert blocks[1].mean == 1.0
-    (fill,) = catalog.blocks(DATASET, state="fill").blocks
+    assert (found[1].crc32c, found[1].mean) == (2**32 - 2, 1.0)
+    (fill,) = (block for block in found if block.state == "fill")
     assert (fill.z, fill.y, fill.x, fill.mean) == (2, 1, 2, None)
-    with pytest.raises(InputRefused, match="absent"):
-        catalog.blocks(DATASET, state="broken")
-    with pytest.raises(InputRefused, match="limit"):
-        catalog.blocks(DATASET, limit=0)
 
 
-def test_states_may_be_dictionary_encoded(catalog: Catalog) -> None:
+def test_states_may_be_dictionary_encoded(catalog: Catalog, engine: sa.Engine) -> None:
     table = ledger()
     position = table.column_names.index("state")
     table = table.set_column(position, "state", table["state"].dictionary_encode())
     assert pa.types.is_dictionary(table["state"].type)
     catalog.publish(version(ledger=table))
-    assert len(catalog.blocks(DATASET, state="data").blocks) == 7
+    assert [block.state for block in blocks(engine)] == ["data"] * 7 + ["fill"]
+
+
+def test_label_images_are_published_with_their_seals(catalog: Catalog) -> None:
+    new = with_labels(version(coverage=0.75), cells="c" * 64, nuclei="d" * 64)
+    catalog.publish(new)
+    served = catalog.published_version(DATASET)
+    assert served is not None
+    assert (served.coverage, served.labels) == (0.75, tuple(new.labels))
+    cells = served.label("my cells")
+    assert cells == served.label("cells")
+    assert (cells.ledger_sha256, cells.volume_key) == ("c" * 64, new.labels[0].volume_key)
+    assert cells.levels == levels()
+    with pytest.raises(NotFound, match="my cells, my nuclei"):
+        served.label("mitochondria")
+    assert not catalog.publish(new).changed
+    for other in (with_labels(version(), cells="c" * 64), with_labels(version(), cells="e" * 64)):
+        with pytest.raises(NotPublishable, match="other label images"):
+            catalog.publish(other)
+
+
+def test_a_byte_range_stays_known(catalog: Catalog) -> None:
+    ranged = RawFile(url="https://portal.test/s", path="c/0", size=7, sha256="3" * 64, offset=11)
+    manifest = Manifest(dataset_id=DATASET, revision="r1", files=(ranged,))
+    catalog.publish(version(manifest=manifest))
+    assert catalog.dataset(DATASET).raw_files == (ranged,)
+
+
+@pytest.mark.parametrize("column", ["record", "spec"])
+def test_a_document_of_another_pipeline_is_an_error_with_a_way_out(
+    catalog: Catalog, engine: sa.Engine, column: str
+) -> None:
+    catalog.publish(version())
+    with engine.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE versions DISABLE TRIGGER guard_version"))
+        connection.execute(sa.text(f"UPDATE versions SET {column} = {column} || '{{\"novel\"\\: 1}}'"))
+    with pytest.raises(RecordInvalid, match=f"novel.*em ingest {DATASET}"):
+        catalog.dataset(DATASET)
+    assert [summary.dataset_id for summary in catalog.published()] == [DATASET]
 
 
 def test_the_same_version_again_changes_nothing(catalog: Catalog) -> None:
@@ -186,6 +228,10 @@ SPOILED = {
         version(manifest=Manifest(dataset_id=DATASET, revision="r0", files=())),
         "manifest's revision",
     ),
+    "labels the report does not know": (
+        replace(version(), labels=with_labels(version(), cells="c" * 64).labels),
+        "report's label images",
+    ),
     "a level too few": (version(levels=levels()[:1]), "levels"),
     "no crc32c": (version(ledger=ledger().drop_columns("crc32c")), "crc32c"),
 }
@@ -212,7 +258,7 @@ def test_text_with_nul_is_stored(catalog: Catalog) -> None:
     assert catalog.published()[0].tissue == "brain␀"
 
 
-def test_two_publishers_at_once(catalog: Catalog) -> None:
+def test_two_publishers_at_once(catalog: Catalog, engine: sa.Engine) -> None:
     """Same version from some, another from the rest: each is written once, and one of them is visible."""
     gate = threading.Barrier(6)
 
@@ -226,7 +272,7 @@ def test_two_publishers_at_once(catalog: Catalog) -> None:
     assert sum(outcome.previous is None for outcome in outcomes) == 1
     detail = catalog.dataset(DATASET)
     assert {v.version for v in detail.versions} == {"v1", "v2"}
-    assert len(catalog.blocks(DATASET).blocks) == 8
+    assert len(blocks(engine)) == 2 * 8
 
 
 def test_an_unknown_dataset_names_the_nearest(catalog: Catalog) -> None:
