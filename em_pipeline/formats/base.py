@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +44,7 @@ class FileVolume:
     claims: tuple[Claim, ...]
     metadata: dict[str, Any]
     translation_nm: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    missing: tuple[BoundingBox, ...] = ()
+    missing: Sequence[BoundingBox] = ()
 
     @property
     def voxel_size_nm(self) -> PartialVoxelSize:

@@ -6,6 +6,7 @@ https://github.com/saalfeldlab/n5-viewer#readme, `resolution` and `offset` of
 https://github.com/saalfeldlab/paintera#readme.
 """
 
+import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from em_pipeline.formats.arrays import LONGEST_AXIS, Calibration, Documents, Sto
 ATTRIBUTES = "attributes.json"
 DTYPES = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float32", "float64")
 MULTISET = "isLabelMultiset"
+# Mode, number of axes, and the lengths of up to seven axes.
+HEAD_BYTES = 32
 
 
 def n5_attributes(documents: Documents, path: str) -> tuple[str, dict[str, Any]] | None:
@@ -103,6 +106,28 @@ def calibration(
         if size:
             return _downsampled(key, field, attributes, size, factors or dict.fromkeys(size, 1.0), unit)
     return None
+
+
+def check_block(key: str, head: bytes, lengths: Sequence[int]) -> None:
+    """Refuse a block of variable length, and one shorter than the `lengths` (stored axes) it must hold.
+
+    `head` is its first `HEAD_BYTES`: mode, number of axes, lengths, big-endian. Decoders read what a block
+    lacks as fill. Raises `UnsupportedFormat`.
+    """
+    mode, count = struct.unpack(">HH", head[:4]) if len(head) >= 4 else (0, 0)
+    if mode != 0:
+        raise UnsupportedFormat(
+            f"Read the N5 block {key!r}",
+            f"it is of mode {mode}: lists of variable length, not voxels",
+            "Export the image or labels as plain numbers",
+        )
+    stored = struct.unpack(f">{count}I", head[4 : 4 + 4 * count]) if len(head) >= 4 + 4 * count else ()
+    if len(stored) != len(lengths) or any(a < b for a, b in zip(stored, lengths, strict=True)):
+        raise UnsupportedFormat(
+            f"Read the N5 block {key!r}",
+            f"its header promises {list(stored)} voxels, the array has {list(lengths)} there",
+            "It is truncated or damaged: download or copy it again",
+        )
 
 
 def _transform(key: str, field: str, found: Any) -> Calibration | None:

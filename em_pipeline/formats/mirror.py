@@ -1,0 +1,141 @@
+"""Zarr and N5 arrays on this machine as volumes: whole containers, or mirrors of a part of one."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from em_pipeline.domain.errors import EmError, InputRefused, NotFound, UnsupportedFormat
+from em_pipeline.domain.geometry import BoundingBox
+from em_pipeline.formats import n5
+from em_pipeline.formats.arrays import SPATIAL, ArrayLayout, Fetch, choose_level, joined
+from em_pipeline.formats.base import FileVolume, head_of
+from em_pipeline.formats.decoders import REFUSALS, Decoder, decoder, said
+from em_pipeline.formats.held import HeldObjects, MissingBoxes, object_names
+from em_pipeline.formats.multiscale import read_multiscale
+
+AGAIN = "It is damaged: download or copy it again"
+
+
+def folder_fetch(root: Path) -> Fetch:
+    """A `Fetch` that reads below the folder `root`. Raises `InputRefused` for files that cannot be read."""
+
+    def fetch(key: str) -> bytes | None:
+        try:
+            return (root / key).read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+        except OSError as error:
+            raise InputRefused(f"Read {key!r} of {root.name}", str(error), "Make it readable") from error
+
+    return fetch
+
+
+def open_array(
+    root: Path, path: str = "", *, level: int | str | None = None, at: Mapping[str, int] | None = None
+) -> FileVolume:
+    """The image at `path` of the container or mirror `root`, at one of its levels (None: the finest).
+
+    Raises `NotFound` for an image or level that is not there, `UnsupportedFormat` for what is not read. See
+    `read_multiscale` for `at`.
+    """
+    return open_layout(root, choose_level(read_multiscale(folder_fetch(root), path, at=at), level))
+
+
+def open_layout(root: Path, layout: ArrayLayout) -> FileVolume:
+    """The volume of a level that `read_multiscale` described, its objects below `root`.
+
+    `missing` are the boxes whose objects are not below `root`. A read of a truncated or damaged object
+    raises `UnsupportedFormat`, which names it. Raises `UnsupportedFormat` for N5 blocks that hold lists
+    instead of voxels, and for codecs that are not read.
+    """
+    if layout.array.driver == "n5":
+        _check_a_block(root, layout)
+    held = HeldObjects(root, layout)
+    return FileVolume(
+        shape=layout.shape,
+        dtype=layout.dtype,
+        chunk_shape=layout.chunk_shape,
+        voxels=StoredVoxels(root, layout, held, decoder(root, layout)),
+        claims=layout.claims,
+        metadata=layout.metadata,
+        translation_nm=layout.translation_nm,
+        missing=MissingBoxes(held),
+    )
+
+
+def images_in(root: Path) -> tuple[str, ...]:
+    """Paths of the images and single arrays in the container `root` that are read; "" is `root` itself.
+
+    Label images belong to their image and are not listed.
+    """
+    return tuple(_images_below(root, ""))
+
+
+def _images_below(root: Path, path: str) -> Iterator[str]:
+    try:
+        read_multiscale(folder_fetch(root), path)
+        yield path
+    except NotFound:
+        for name in sorted(entry.name for entry in os.scandir(root / path) if entry.is_dir()):
+            yield from _images_below(root, joined(path, name))
+    except UnsupportedFormat:
+        # One damaged or foreign image must not hide the others; it says why when it is named.
+        return
+
+
+@dataclass(frozen=True)
+class StoredVoxels:
+    """The voxels of one level, in the objects below `root`."""
+
+    root: Path
+    layout: ArrayLayout
+    held: HeldObjects
+    decoder: Decoder
+
+    def fill(self, box: BoundingBox, out: NDArray[Any]) -> None:
+        for key, covered in self.layout.objects(box):
+            self._check(key, covered)
+        try:
+            self._read(box, out)
+        except REFUSALS as error:
+            raise self._explained(box, error) from error
+
+    def _check(self, key: str, covered: BoundingBox) -> None:
+        """Refuse what a decoder would read as fill: an object that is gone, an N5 block that is too short."""
+        if self.held.vanished(key, covered):
+            raise NotFound(f"Read the chunk {key!r}", "it was there and is gone", "Download or copy it again")
+        if self.layout.array.driver == "n5" and (self.root / key).exists():
+            sizes = dict(zip(SPATIAL, covered.shape, strict=True))
+            lengths = [sizes.get(axis, 1) for axis in self.layout.axes]
+            n5.check_block(key, head_of(self.root / key, n5.HEAD_BYTES), lengths)
+
+    def _read(self, box: BoundingBox, out: NDArray[Any]) -> None:
+        layout = self.layout
+        spans = dict(zip(SPATIAL, box.slices, strict=True))
+        index = tuple(spans[axis] if axis in spans else layout.at.get(axis, 0) for axis in layout.axes)
+        stored = [axis for axis in layout.axes if axis in SPATIAL]
+        order = tuple(stored.index(axis) for axis in SPATIAL if axis in stored)
+        self.decoder.read(index, order, out if "z" in stored else out[0])
+
+    def _explained(self, box: BoundingBox, error: Exception) -> EmError:
+        """Which object of `box` cannot be read: each is tried alone."""
+        for key, covered in self.layout.objects(box):
+            try:
+                self._read(covered, np.empty(covered.shape, self.layout.dtype))
+            except REFUSALS as alone:
+                return UnsupportedFormat(f"Decode the chunk {key!r}", said(alone), AGAIN)
+        where = f"{tuple(box.start)}..{tuple(box.stop)}"
+        return UnsupportedFormat(f"Read the box {where} of {self.layout.path!r}", said(error), AGAIN)
+
+
+def _check_a_block(root: Path, layout: ArrayLayout) -> None:
+    """Refuse an N5 array of lists before anything is planned for it, by one of its blocks."""
+    name = next(object_names(root / layout.path, layout.array), None)
+    if name is not None:
+        key = joined(layout.path, name)
+        n5.check_block(key, head_of(root / key, n5.HEAD_BYTES), [0] * len(layout.axes))
