@@ -88,14 +88,13 @@ class PortalClient:
 
     def get_text(self, url: str) -> str:
         """The document at `url` (HTML pages included), decoded by its declared charset, else UTF-8."""
-        import httpx
+        return _decoded(url, *self._document("GET", url, {}, None))
 
-        body, headers = self._document("GET", url, {}, None)
-        charset = httpx.Response(200, headers=headers).charset_encoding or "utf-8"
-        try:
-            return body.decode(charset)
-        except (UnicodeDecodeError, LookupError) as error:
-            raise RecordInvalid(f"Read {url}", f"it is not text in {charset}: {error}", "") from error
+    def post_text(self, url: str, content: str) -> str:
+        """The text answered to `content`, posted as `curl --data` does. Only for queries: it is repeated
+        after a failure."""
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        return _decoded(url, *self._document("POST", url, form, content.encode()))
 
     def head(self, url: str) -> HeadResult:
         """Size, validators and range support of the file at `url`, without fetching it."""
@@ -148,6 +147,16 @@ def _head_result(response: "httpx.Response", size: str, *, ranges: bool) -> Head
         modified=response.headers.get("Last-Modified"),
         accepts_ranges=ranges,
     )
+
+
+def _decoded(url: str, body: bytes, headers: "httpx.Headers") -> str:
+    import httpx
+
+    charset = httpx.Response(200, headers=headers).charset_encoding or "utf-8"
+    try:
+        return body.decode(charset)
+    except (UnicodeDecodeError, LookupError) as error:
+        raise RecordInvalid(f"Read {url}", f"it is not text in {charset}: {error}", "") from error
 
 
 def _parsed(url: str, body: bytes, headers: "httpx.Headers") -> Any:
