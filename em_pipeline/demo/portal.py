@@ -12,12 +12,14 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from em_pipeline.demo.apache import apache_index
 from em_pipeline.demo.portal_entries import (
     RETINA_SHAPE,
     DemoEntry,
     Shape3,
+    ebi_search_answer,
     entries,
     generate,
     rest_answer,
@@ -26,7 +28,10 @@ from em_pipeline.demo.portal_entries import (
 from em_pipeline.demo.replay import Replay, Reply, Request, not_found, text
 
 ARCHIVE = "/empiar/world_availability/"
+ENTRIES = "/empiar/api/entry/"
 ENTRY = re.compile(r"^/empiar/api/entry/(?:EMPIAR-)?(\d+)/?$")
+BATCH = re.compile(r"(?:EMPIAR-)?(\d+)(?:-(\d+))?")
+EBI_SEARCH = "/ebisearch/ws/rest/empiar"
 SEARCH = re.compile(r"^/biostudies/api/v1/([^/]+)/search$")
 COLLECTION = "BioImages-EMPIAR"
 
@@ -76,8 +81,12 @@ class DemoPortal(Replay):
         """Entry, search or archive, whichever server the path belongs to."""
         if match := ENTRY.match(request.path):
             return self._entry(match[1])
+        if request.path == ENTRIES and request.method == "POST":
+            return self._batch(request.body.decode())
         if match := SEARCH.match(request.path):
             return self._search(match[1], request.query)
+        if request.path == EBI_SEARCH:
+            return self._ebi_search(request.query)
         if request.path.startswith(ARCHIVE):
             return self._archive(request.path)
         return not_found()
@@ -87,6 +96,22 @@ class DemoPortal(Replay):
             if entry.accession == accession:
                 return text(json.dumps(rest_answer(entry)), "application/json")
         return text('{"detail": "Not found."}', "application/json", 404)
+
+    def _batch(self, wanted: str) -> Reply:
+        """Entries by a comma list of accessions and ranges; those that do not exist are left out."""
+        found: dict[str, Any] = {}
+        for part in wanted.split(","):
+            if match := BATCH.fullmatch(part.strip()):
+                first, last = int(match[1]), int(match[2] or match[1])
+                for entry in self.entries:
+                    if first <= int(entry.accession) <= last:
+                        found |= rest_answer(entry)
+        return text(json.dumps(found), "application/json")
+
+    def _ebi_search(self, query: Mapping[str, list[str]]) -> Reply:
+        start, size = int(query.get("start", ["0"])[0]), int(query.get("size", ["15"])[0])
+        known = query.get("query") == ["domain_source:empiar"]
+        return text(ebi_search_answer(self.entries if known else (), start, size), "application/json")
 
     def _search(self, collection: str, query: Mapping[str, list[str]]) -> Reply:
         page, size = int(query.get("page", ["1"])[0]), int(query.get("pageSize", ["20"])[0])

@@ -49,6 +49,7 @@ class DemoEntry:
     pixel_angstrom: float | None
     size: str
     write_files: Callable[[Path], None]
+    updated: str = ""
 
     @property
     def name(self) -> str:
@@ -226,7 +227,7 @@ def rest_answer(entry: DemoEntry) -> dict[str, Any]:
         "status": "REL",
         "deposition_date": entry.released,
         "release_date": entry.released,
-        "update_date": entry.released,
+        "update_date": entry.updated or entry.released,
         "authors": [{"author": person}],
         "dataset_size": entry.size,
         "experiment_type": entry.experiment_type,
@@ -250,7 +251,7 @@ def xml_header(entry: DemoEntry) -> str:
         <currentStatus>REL</currentStatus>
         <keyDates>
             <releaseDate>{entry.released}</releaseDate>
-            <updateDate>{entry.released}</updateDate>
+            <updateDate>{entry.updated or entry.released}</updateDate>
         </keyDates>
         <title>{title}</title>
         <authorsList><author>Demonstration D</author></authorsList>
@@ -304,3 +305,16 @@ def search_answer(shown: tuple[DemoEntry, ...], page: int, page_size: int) -> st
         "hits": hits,
     }
     return json.dumps(answer)
+
+
+def ebi_search_answer(shown: tuple[DemoEntry, ...], start: int, size: int) -> str:
+    """A page of EBI Search, whose dates have no separators."""
+    found = [
+        {
+            "id": entry.name,
+            "source": "empiar",
+            "fields": {"title": [entry.title], "release_date": [entry.released.replace("-", "")]},
+        }
+        for entry in shown[start : start + size]
+    ]
+    return json.dumps({"hitCount": len(shown), "entries": found, "facets": []})

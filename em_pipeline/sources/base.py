@@ -24,6 +24,31 @@ class DatasetRef:
     title: str
 
 
+@dataclass(frozen=True)
+class ImageSet:
+    """One of the volumes that an entry holds: how a spec names it (`image_set`), and the portal's word for
+    its kind."""
+
+    name: int | str
+    category: str
+
+
+@dataclass(frozen=True)
+class EntryDetails:
+    """What a portal says of a listed entry, as far as one chooses by it; None or empty: it says nothing.
+
+    `revision` changes when the entry does. `methods` are the portal's words for how it was imaged. `size`
+    is in bytes, of the whole entry. `available` is False for what is announced and cannot be had yet.
+    """
+
+    revision: str
+    methods: tuple[str, ...] = ()
+    image_sets: tuple[ImageSet, ...] = ()
+    size: int | None = None
+    licence: str | None = None
+    available: bool = True
+
+
 class PortalRecord(BaseModel):
     """What a portal says of a dataset: its revision, claims with evidence, and the answers themselves.
 
@@ -86,5 +111,28 @@ class Source(Protocol):
         """The segmentations that the spec names (`label_images`), by name; none where it names none.
 
         Each is as large as its own level. Raises `UnsupportedFormat`.
+        """
+        ...
+
+
+@runtime_checkable
+class WatchedSource(Source, Protocol):
+    """A source whose portal lists its datasets, so that its new entries can be watched for.
+
+    `control_accession` is an entry known to exist: a listing without it is an outage, whatever the portal
+    says of itself.
+    """
+
+    control_accession: str
+
+
+@runtime_checkable
+class DescribingSource(WatchedSource, Protocol):
+    """A watched source that can say more of many entries at once than its listing does."""
+
+    def describe(self, accessions: Sequence[str]) -> Mapping[str, EntryDetails]:
+        """Details by accession, without those that the portal has no record of.
+
+        Raises `SourceUnavailable` on an outage, which an answer without the control is too.
         """
         ...

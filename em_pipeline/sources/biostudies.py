@@ -13,7 +13,8 @@ from em_pipeline.domain.errors import SourceUnavailable
 from em_pipeline.sources.documents import fetch_json
 from em_pipeline.storage.http import PortalClient
 
-PAGE_SIZE = 100
+# The search gives at most 1000 hits per page.
+PAGE_SIZE = 1000
 
 
 @dataclass(frozen=True)
@@ -25,28 +26,21 @@ class Hit:
     released: date | None
 
 
-def search(client: PortalClient, base: str, collection: str, since: date | None = None) -> Iterator[Hit]:
-    """Studies of `collection` released on or after `since`, newest first, each once.
+def search(client: PortalClient, base: str, collection: str) -> Iterator[Hit]:
+    """Every study of `collection`, newest first, each once.
 
     Raises `SourceUnavailable` where the search answers with nothing, with another shape, or ends early.
     """
     address = f"{base}/biostudies/api/v1/{collection}/search"
     seen: set[str] = set()
-    newest_first = True
-    previous = date.max
     page = 1
     while True:
         url = f"{address}?query=*:*&sortBy=release_date&sortOrder=descending&pageSize={PAGE_SIZE}&page={page}"
         hits, total, exact = _page(client, url)
         new = [hit for hit in hits if hit.accession not in seen]
-        for hit in new:
-            seen.add(hit.accession)
-            released = hit.released or previous
-            newest_first = newest_first and released <= previous
-            previous = released
-            if since is None or hit.released is None or hit.released >= since:
-                yield hit
-        if len(seen) >= total or (newest_first and since is not None and previous < since):
+        yield from new
+        seen.update(hit.accession for hit in new)
+        if len(seen) >= total:
             return
         if not new:
             if exact:

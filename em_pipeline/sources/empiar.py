@@ -16,21 +16,20 @@ from em_pipeline.domain.lazy_volume import LazyVolume
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.formats.open import open_volume
 from em_pipeline.formats.stack import natural_key
-from em_pipeline.sources import autoindex, biostudies, empiar_files
-from em_pipeline.sources.base import DatasetRef, HeldFile, PortalRecord
+from em_pipeline.sources import autoindex, empiar_files, empiar_listing
+from em_pipeline.sources.base import DatasetRef, EntryDetails, HeldFile, PortalRecord
 from em_pipeline.sources.documents import XmlDocument, fetch_json, fetch_xml
 from em_pipeline.sources.empiar_claims import claims_of, licence_claim
 from em_pipeline.sources.empiar_entry import Entry, from_rest, from_xml
+from em_pipeline.sources.empiar_listing import ACCESSION, RELEASED
 from em_pipeline.storage.http import PortalClient
 
 EXTRACTOR = "em_pipeline.sources.empiar"
-COLLECTION = "BioImages-EMPIAR"
-ACCESSION = re.compile(r"^(?:empiar-)?(\d{4,7})$", re.IGNORECASE)
-RELEASED = "REL"
 
 
 class EmpiarSource:
-    """EMPIAR over HTTPS. `api`, `ftp` and `biostudies` are the bases of its three servers.
+    """EMPIAR over HTTPS. `api`, `ftp` and `biostudies` are the bases of its three servers; EBI Search, its
+    second listing, is on the third.
 
     `timeout_s`, `retries` and `backoff_s` are as in `PortalClient`; text is accepted, as settings give it.
     """
@@ -41,6 +40,7 @@ class EmpiarSource:
     # EBI allows 25 connections per address; one user of many should stay far below.
     max_connections = 4
     requests_per_second: float | None = None
+    control_accession = "11759"
 
     def __init__(
         self,
@@ -56,16 +56,22 @@ class EmpiarSource:
         self._timeout_s, self._retries, self._backoff_s = float(timeout_s), int(retries), float(backoff_s)
 
     def list_datasets(self, since: date | None = None) -> Iterable[DatasetRef]:
-        """Entries released on or after `since`, newest first, from the BioStudies search.
+        """Entries released on or after `since`, from BioStudies or, where that is down, from EBI Search.
 
         Their revision is of the search hit: it changes with an entry's title or release, not with its files.
         """
         with self._client() as client:
-            for hit in biostudies.search(client, self._biostudies, COLLECTION, since):
-                if match := ACCESSION.match(hit.accession):
-                    day = hit.released.isoformat() if hit.released else "undated"
-                    revision = f"{day}-{short_hash(hit.accession, hit.title)}"
-                    yield DatasetRef(match[1], revision, hit.released, hit.title)
+            found = empiar_listing.hits(client, self._biostudies, self.control_accession)
+        for accession, hit in found:
+            if since is None or hit.released is None or hit.released >= since:
+                day = hit.released.isoformat() if hit.released else "undated"
+                revision = f"{day}-{short_hash(accession, hit.title)}"
+                yield DatasetRef(accession, revision, hit.released, hit.title)
+
+    def describe(self, accessions: Sequence[str]) -> Mapping[str, EntryDetails]:
+        """Method, image sets, size and day of update, of those of the entries that EMPIAR has."""
+        with self._client() as client:
+            return empiar_listing.describe(client, self._api, accessions, self.control_accession)
 
     def fetch_record(self, spec: DatasetSpec) -> PortalRecord:
         """What the REST answer and the XML header say; where they disagree, both claims are kept.

@@ -21,6 +21,7 @@ ENTRY_FIELDS = {
     "updated": ("update_date", "admin/keyDates/updateDate"),
     "experiment_type": ("experiment_type", "admin/experimentType"),
     "doi": ("entry_doi", "admin/entryDOI"),
+    "size": ("dataset_size", "admin/datasetSize"),
 }
 # Our name → (REST key, XML path below imageSet).
 IMAGE_SET_FIELDS = {
