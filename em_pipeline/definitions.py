@@ -9,12 +9,14 @@ from typing import Any
 
 import dagster as dg
 
-from em_pipeline.assets.partitions import curated_ids, register
-from em_pipeline.assets.source_graph import build_source_definitions
+from em_pipeline.assets.partitions import curated_ids, dataset_partitions, register
+from em_pipeline.assets.source_graph import build_source_definitions, ingest_job_name
 from em_pipeline.domain.identity import short_hash
+from em_pipeline.ingest.discovery_policy import DiscoveryPolicy
 from em_pipeline.resources.workspace import workspace_resource
+from em_pipeline.sensors.discovery import build_discovery_sensor
 from em_pipeline.settings import Executor, Settings, load_settings
-from em_pipeline.sources.base import Source
+from em_pipeline.sources.base import Source, WatchedSource
 from em_pipeline.sources.registry import load_sources
 
 EXECUTORS = {
@@ -29,12 +31,23 @@ def build_definitions(
     resource_overrides: Mapping[str, Any] | None = None,
 ) -> dg.Definitions:
     """Definitions of these sources; `resource_overrides` replaces resources by name."""
+    sources = list(sources)
     return dg.Definitions.merge(
         *(build_source_definitions(source) for source in sources),
         dg.Definitions(
+            sensors=[_sensor(source, settings) for source in sources if isinstance(source, WatchedSource)],
             resources={"workspace": workspace_resource, **(resource_overrides or {})},
             executor=EXECUTORS[settings.executor],
         ),
+    )
+
+
+def _sensor(source: WatchedSource, settings: Settings) -> dg.SensorDefinition:
+    return build_discovery_sensor(
+        source,
+        DiscoveryPolicy.of_source(source, settings.discovery.get(source.slug, {})),
+        job_name=ingest_job_name(source.slug),
+        partitions=dataset_partitions(source.slug),
     )
 
 
