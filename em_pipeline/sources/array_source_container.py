@@ -1,0 +1,248 @@
+"""Where a container of arrays lies and which objects are there: a folder, a web server, an object store.
+
+An object store is listed; a web server is not, and only tells of an object when it is fetched.
+"""
+
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import quote, urlencode, urlsplit
+
+from em_pipeline.domain.errors import InputRefused, NotFound
+from em_pipeline.domain.geometry import BoundingBox
+from em_pipeline.formats.arrays import SPATIAL, ArrayLayout
+from em_pipeline.sources.documents import fetch_json, fetch_xml
+from em_pipeline.storage.http import PortalClient
+
+# Keys in one answer to a listing (ListObjectsV2 of S3, Objects: list of Google Cloud Storage).
+LISTED = 1000
+# Requests to a store at once, within what its client allows.
+CONNECTIONS = 8
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An object: its key below the container, its size in bytes, and what changes when it does."""
+
+    key: str
+    size: int | None
+    etag: str | None = None
+    modified: str | None = None
+
+
+class Container(Protocol):
+    """Keys and objects. `certain` says whether `stored` knows what is there, or only what may be."""
+
+    @property
+    def certain(self) -> bool: ...
+
+    def url(self, key: str) -> str:
+        """The address of an object, as `RemoteFile.url` takes it."""
+        ...
+
+    def fetch(self, key: str) -> bytes | None:
+        """A JSON document, None where there certainly is none. Raises like `documents.fetch_json`."""
+        ...
+
+    def document(self, key: str, content: bytes) -> Stored:
+        """What is known of a document that `fetch` returned."""
+        ...
+
+    def stored(self, layout: ArrayLayout, box: BoundingBox) -> Iterator[Stored]:
+        """The array's objects that meet `box` (z-y-x voxels), in the order of `layout.objects`.
+
+        Where it is `certain`, only those that there are.
+        """
+        ...
+
+    def names(self, prefix: str) -> tuple[str, ...]:
+        """What lies directly below `prefix`, folders with a slash at the end; empty where unknown."""
+        ...
+
+
+@dataclass(frozen=True)
+class FolderContainer:
+    """A container in a folder of this machine; its files stay where they are."""
+
+    folder: Path
+    certain: bool = True
+
+    def url(self, key: str) -> str:
+        return (self.folder / key).as_uri()
+
+    def fetch(self, key: str) -> bytes | None:
+        path = self.folder / key
+        try:
+            return path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+        except OSError as error:
+            raise _unreadable(path, error) from error
+
+    def document(self, key: str, content: bytes) -> Stored:
+        return self._found(key) or Stored(key, len(content))
+
+    def stored(self, layout: ArrayLayout, box: BoundingBox) -> Iterator[Stored]:
+        for key, _ in layout.objects(box):
+            if found := self._found(key):
+                yield found
+
+    def names(self, prefix: str) -> tuple[str, ...]:
+        try:
+            return tuple(
+                sorted(f"{e.name}/" if e.is_dir() else e.name for e in (self.folder / prefix).iterdir())
+            )
+        except OSError:
+            return ()
+
+    def _found(self, key: str) -> Stored | None:
+        path = self.folder / key
+        try:
+            stat = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        return Stored(key, stat.st_size, modified=str(stat.st_mtime_ns))
+
+
+@dataclass(frozen=True)
+class WebContainer:
+    """A container on a web server that cannot be listed; `base` is its http(s) URL."""
+
+    base: str
+    client: PortalClient
+    certain: bool = False
+
+    def url(self, key: str) -> str:
+        return f"{self.base}/{quote(key)}" if key else self.base
+
+    def fetch(self, key: str) -> bytes | None:
+        try:
+            return fetch_json(self.client, self.url(key)).text.encode()
+        except NotFound:
+            return None
+
+    def document(self, key: str, content: bytes) -> Stored:
+        return Stored(key, len(content))
+
+    def stored(self, layout: ArrayLayout, box: BoundingBox) -> Iterator[Stored]:
+        return (Stored(key, None) for key, _ in layout.objects(box))
+
+    def names(self, prefix: str) -> tuple[str, ...]:  # noqa: ARG002
+        return ()
+
+
+@dataclass(frozen=True)
+class StoreContainer:
+    """A container in a public bucket of S3, of Google Cloud Storage, or of what speaks S3 at an http(s) URL.
+
+    `address` is s3://, gs://, or path-style http(s)://<host>/<bucket>/<prefix>.
+    """
+
+    address: str
+    client: PortalClient
+    certain: bool = True
+
+    def url(self, key: str) -> str:
+        bucket, prefix = self._place
+        path = "/".join(part for part in (prefix, key) if part)
+        return f"{bucket}/{quote(path)}" if path else bucket
+
+    def fetch(self, key: str) -> bytes | None:
+        try:
+            return fetch_json(self.client, self.url(key)).text.encode()
+        except NotFound:
+            return None
+
+    def document(self, key: str, content: bytes) -> Stored:
+        return Stored(key, len(content))
+
+    def stored(self, layout: ArrayLayout, box: BoundingBox) -> Iterator[Stored]:
+        wanted = [key for key, _ in layout.objects(box)]
+        below = prefixes(layout, box)
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            if below is None:
+                found = {entry.key: entry for entry in pool.map(self._head, wanted) if entry}
+            else:
+                listings = pool.map(lambda prefix: list(self._listed(prefix)), below)
+                found = {entry.key: entry for listing in listings for entry in listing}
+        return (found[key] for key in wanted if key in found)
+
+    def names(self, prefix: str) -> tuple[str, ...]:
+        return tuple(entry.key.removeprefix(prefix) for entry in self._listed(prefix, "/"))
+
+    @property
+    def _place(self) -> tuple[str, str]:
+        """URL of the bucket, and the container's prefix in it."""
+        parts = urlsplit(self.address)
+        if parts.scheme == "s3":
+            return f"https://{parts.netloc}.s3.amazonaws.com", parts.path.strip("/")
+        bucket, _, prefix = parts.path.strip("/").partition("/")
+        if parts.scheme == "gs":
+            return f"https://storage.googleapis.com/{parts.netloc}", parts.path.strip("/")
+        return f"{parts.scheme}://{parts.netloc}/{bucket}", prefix
+
+    def _head(self, key: str) -> Stored | None:
+        try:
+            head = self.client.head(self.url(key))
+        except NotFound:
+            return None
+        return Stored(key, head.size, head.etag)
+
+    def _listed(self, prefix: str, delimiter: str = "") -> Iterator[Stored]:
+        """Objects and, with a delimiter, folders (without a size) whose keys begin with `prefix`."""
+        bucket, root = self._place
+        root = f"{root}/" if root else ""
+        asked = {"list-type": "2", "prefix": f"{root}{prefix}", "delimiter": delimiter}
+        while True:
+            answer = fetch_xml(self.client, f"{bucket}/?{urlencode(asked)}", "ListBucketResult").root
+            for entry in answer.iterfind("{*}Contents"):
+                key, size = entry.findtext("{*}Key", ""), entry.findtext("{*}Size", "")
+                yield Stored(key.removeprefix(root), int(size), entry.findtext("{*}ETag"))
+            for entry in answer.iterfind("{*}CommonPrefixes"):
+                yield Stored(entry.findtext("{*}Prefix", "").removeprefix(root), None)
+            if answer.findtext("{*}IsTruncated") != "true":
+                return
+            asked["continuation-token"] = answer.findtext("{*}NextContinuationToken", "")
+
+
+def prefixes(layout: ArrayLayout, box: BoundingBox) -> list[str] | None:
+    """Prefixes below which every object of `box` lies, such that listing them takes the fewest requests.
+
+    None where it takes fewer to ask for each object by its key: a listing is paged by the keys that there
+    may be below its prefix, so for a small box of a large array it is not the array that is listed.
+    """
+    array = layout.array
+    grid = [-(-n // s) for n, s in zip(array.shape, array.stored, strict=True)]
+    wanted = [_indices(layout, box, dim) for dim in range(len(grid))]
+    depths = range(len(grid) + 1)
+
+    def requests(depth: int) -> int:
+        prefixes = math.prod(len(indices) for indices in wanted[:depth])
+        return prefixes * -(-math.prod(grid[depth:]) // LISTED)
+
+    cheapest = min(depths, key=requests)
+    if cheapest == len(grid):
+        return None
+    starts: list[tuple[int, ...]] = [()]
+    for indices in wanted[:cheapest]:
+        starts = [(*start, index) for start in starts for index in indices]
+    return [array.key(start) + (array.separator if start else "/") for start in starts]
+
+
+def _indices(layout: ArrayLayout, box: BoundingBox, dim: int) -> range:
+    """Which objects along a stored axis meet the box."""
+    axis, size = layout.axes[dim], layout.array.stored[dim]
+    if axis in SPATIAL:
+        along = box.slices[SPATIAL.index(axis)]
+        return range(along.start // size, -(-along.stop // size))
+    fixed = layout.at.get(axis, 0) // size
+    return range(fixed, fixed + 1)
+
+
+def _unreadable(path: Path, error: OSError) -> InputRefused:
+    return InputRefused(f"Read {path}", error.strerror or str(error), "Make it readable")
