@@ -209,10 +209,9 @@ class RawVoxels:
         plane = shape.y * shape.x * dtype.itemsize
         return cls(path, offset + plane * np.arange(shape.z, dtype=np.int64), shape, dtype)
 
-    def check_size(self) -> None:
-        """Raise `UnsupportedFormat` where the file is shorter than its planes."""
+    def check_size(self, size: int) -> None:
+        """Raise `UnsupportedFormat` where a file of `size` bytes is shorter than its planes."""
         needed = int(self.plane_offsets.max()) + self.shape.y * self.shape.x * self.dtype.itemsize
-        size = self.path.stat().st_size
         if size < needed:
             raise truncated(self.path, needed, size)
 

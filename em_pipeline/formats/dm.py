@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from rsciio.digitalmicrograph._api import DigitalMicrographReader
@@ -68,22 +68,30 @@ def open_dm(path: Path) -> FileVolume:
     image from the slice thickness that serial block-face microscopes record.
     Raises `UnsupportedFormat` for spectra, spectrum images, RGB, complex data and truncated files.
     """
-    tags, byte_order, version = read_tags(path)
+    with opened(path) as descriptor, open(descriptor, "rb", closefd=False) as file:
+        return dm_volume(path, file, path.stat().st_size)
+
+
+def dm_volume(path: Path, file: BinaryIO, size: int) -> FileVolume:
+    """The image whose tags are in `file`, of `size` bytes; its voxels are read from `path`.
+
+    Raises like `open_dm`.
+    """
+    tags, byte_order, version = read_tags(path, file)
     image, notes = _choose(path, tags)
     try:
-        return _volume(path, image, byte_order, f"DM{version}", notes)
+        return _volume(path, image, byte_order, f"DM{version}", notes, size)
     except BROKEN as error:
         raise _broken(path, error) from error
 
 
-def read_tags(path: Path) -> tuple[dict[str, Any], str, int]:
+def read_tags(path: Path, file: BinaryIO) -> tuple[dict[str, Any], str, int]:
     """The tag tree, the byte order of the data (`<`, `>`) and the version, 3 or 4."""
-    with opened(path) as descriptor, open(descriptor, "rb", closefd=False) as file:
-        reader = DigitalMicrographReader(file)
-        try:
-            reader.parse_file()
-        except BROKEN as error:
-            raise _broken(path, error) from error
+    reader = DigitalMicrographReader(file)
+    try:
+        reader.parse_file()
+    except BROKEN as error:
+        raise _broken(path, error) from error
     return reader.tags_dict, "<" if reader.endian == "little" else ">", int(reader.dm_version)
 
 
@@ -113,7 +121,9 @@ def _shown(tags: dict[str, Any]) -> Iterator[Image]:
             yield Image(index, images[index])
 
 
-def _volume(path: Path, image: Image, byte_order: str, file_format: str, notes: list[str]) -> FileVolume:
+def _volume(
+    path: Path, image: Image, byte_order: str, file_format: str, notes: list[str], size: int
+) -> FileVolume:
     dimensions = image.dimensions
     shape = Shape(*(1,) * (3 - len(dimensions)), *dimensions)
     stored = np.dtype(f"{byte_order}{DTYPES[int(image.data['DataType'])]}")
@@ -126,7 +136,7 @@ def _volume(path: Path, image: Image, byte_order: str, file_format: str, notes: 
             "The file is damaged: download or copy it again",
         )
     raw = RawVoxels.contiguous(path, int(image.data["Data"]["offset"]), shape, stored)
-    raw.check_size()
+    raw.check_size(size)
     sheet = ClaimSheet(path, EXTRACTOR)
     tag = f"ImageList.{image.index}"
     plane = Shape(1, shape.y, shape.x)
@@ -134,7 +144,7 @@ def _volume(path: Path, image: Image, byte_order: str, file_format: str, notes: 
     sheet.layout(shape, dtype, plane, file_format, "none", f"{tag}.ImageData")
     claim_voxel_size(sheet, image.tags, tag, len(dimensions))
     claim_acquisition(sheet, image.tags, tag)
-    metadata = {"tags": {tag: jsonable(image.tags)}, "notes": notes}
+    metadata = {"tags": {tag: jsonable(image.tags)}, "byte_order": byte_order, "notes": notes}
     origin = origin_nm(image.tags, len(dimensions))
     return FileVolume(shape, dtype, plane, raw, tuple(sheet.claims), metadata, origin)
 

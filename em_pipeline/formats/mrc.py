@@ -35,13 +35,21 @@ def open_mrc(path: Path) -> FileVolume:
     along z for image stacks (space group 0), whose sections are not spaced.
     Raises `UnsupportedFormat` for other modes, volume stacks, broken headers and truncated files.
     """
-    header, byte_order = read_header(path)
+    return mrc_volume(path, head_of(path, HEADER_BYTES), path.stat().st_size)
+
+
+def mrc_volume(path: Path, head: bytes, size: int) -> FileVolume:
+    """The volume that the header `head` of a file of `size` bytes describes; its voxels are read from `path`.
+
+    Raises like `open_mrc`.
+    """
+    header, byte_order = read_header(path, head)
     notes: list[str] = []
     stored = _stored_dtype(path, header, byte_order)
     sections = _positive_sizes(path, header)
     order = _axis_order(path, header)
     raw = RawVoxels.contiguous(path, HEADER_BYTES + max(int(header["nsymbt"]), 0), sections, stored)
-    raw.check_size()
+    raw.check_size(size)
     shape = Shape(*(sections[order.index(axis)] for axis in "zyx"))
     dtype = np.dtype(np.float32) if stored.kind == "f" else stored.newbyteorder("=")
     voxels: Voxels = raw if order == ("z", "y", "x") else Transposed(raw, order)
@@ -51,7 +59,7 @@ def open_mrc(path: Path) -> FileVolume:
     _claim_voxel_size(path, sheet, header, notes)
     if order != ("z", "y", "x"):
         notes.append(f"sections, rows, columns of the file are {', '.join(order)}; read as z, y, x")
-    metadata: dict[str, Any] = {"header": _as_json(header), "notes": notes}
+    metadata: dict[str, Any] = {"header": _as_json(header), "byte_order": byte_order, "notes": notes}
     return FileVolume(shape, dtype, plane, voxels, tuple(sheet.claims), metadata)
 
 
@@ -69,13 +77,12 @@ class Transposed:
         self.stored.fill(BoundingBox(start=start, stop=stop), view)
 
 
-def read_header(path: Path) -> tuple[Any, str]:
+def read_header(path: Path, head: bytes) -> tuple[Any, str]:
     """The 1024-byte header as a numpy record, and its byte order (`<`, `>`). Raises `UnsupportedFormat`."""
-    head = head_of(path, HEADER_BYTES)
     if len(head) < HEADER_BYTES:
         raise truncated(path, HEADER_BYTES, len(head))
     for byte_order in "<>":
-        header = np.frombuffer(head, mrcfile.dtypes.HEADER_DTYPE.newbyteorder(byte_order))[0]
+        header = np.frombuffer(head[:HEADER_BYTES], mrcfile.dtypes.HEADER_DTYPE.newbyteorder(byte_order))[0]
         if is_plausible(header):
             return header, byte_order
     raise UnsupportedFormat(

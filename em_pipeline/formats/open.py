@@ -126,10 +126,14 @@ def _open_file(path: Path) -> FileVolume:
 def _format_of(path: Path) -> Format:
     if not path.exists():
         raise NotFound(f"Open {path.name}", "there is no such file", f"Looked for {path}")
-    head = head_of(path, HEAD_BYTES)
+    return recognised(path, head_of(path, HEAD_BYTES))
+
+
+def recognised(path: Path, head: bytes) -> Format:
+    """The format of a file called `path` whose first `HEAD_BYTES` are `head`. Raises like `sniff`."""
     suffix = path.suffix.lower()
     found = [f for f in FORMATS if f.matches(head)]
-    if not found and suffix in _mrc().suffixes and _is_old_mrc(path, len(head)):
+    if not found and suffix in _mrc().suffixes and _is_old_mrc(path, head):
         return _mrc()
     if not found:
         what = "is empty" if not head else f"begins with {head[:8]!r}, which is no format we know"
@@ -137,13 +141,11 @@ def _format_of(path: Path) -> Format:
     return next((f for f in found if suffix in f.suffixes), found[-1])
 
 
-def _is_old_mrc(path: Path, head_bytes: int) -> bool:
+def _is_old_mrc(path: Path, head: bytes) -> bool:
     from em_pipeline.formats.mrc import read_header
 
-    if head_bytes < HEAD_BYTES:
-        return False
     try:
-        read_header(path)
+        read_header(path, head)
     except UnsupportedFormat:
         return False
     return True

@@ -31,7 +31,11 @@ def open_png(path: Path) -> FileVolume:
 
     Raises `UnsupportedFormat` for colour, palettes, alpha and truncated files.
     """
-    head = head_of(path, 26)
+    return png_volume(path, head_of(path, 26))
+
+
+def png_volume(path: Path, head: bytes) -> FileVolume:
+    """The image whose file begins with `head`; its voxels are read from `path`. Raises like `open_png`."""
     if len(head) < 26:
         raise truncated(path, 26, len(head))
     width, height, depth, colour = struct.unpack(">IIBB", head[16:26])
@@ -43,7 +47,12 @@ def open_png(path: Path) -> FileVolume:
 
 def open_jpeg(path: Path) -> FileVolume:
     """A grey JPEG as a volume of one plane of uint8. Raises `UnsupportedFormat` like `open_png`."""
-    height, width, components = _jpeg_frame(path)
+    return jpeg_volume(path, head_of(path, JPEG_HEAD_BYTES))
+
+
+def jpeg_volume(path: Path, head: bytes) -> FileVolume:
+    """The image whose file begins with `head`; its voxels are read from `path`. Raises like `open_jpeg`."""
+    height, width, components = _jpeg_frame(path, head)
     if components != 1:
         raise _not_grey(path, f"{components} colour components")
     return _one_plane(path, Shape(1, height, width), np.dtype(np.uint8), "JPEG", "jpeg", "SOF")
@@ -87,9 +96,8 @@ def _one_plane(
     )
 
 
-def _jpeg_frame(path: Path) -> tuple[int, int, int]:
+def _jpeg_frame(path: Path, head: bytes) -> tuple[int, int, int]:
     """Height, width and number of components."""
-    head = head_of(path, JPEG_HEAD_BYTES)
     at = 2
     while at + 10 <= len(head) and head[at] == 0xFF:
         marker, length = head[at + 1], struct.unpack(">H", head[at + 2 : at + 4])[0]

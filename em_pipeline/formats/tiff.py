@@ -7,10 +7,11 @@ offsets alone: plain planes row by row, others by the strips or tiles that the b
 import math
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import tifffile
@@ -50,25 +51,30 @@ def open_tiff(path: Path) -> FileVolume:
     Raises `UnsupportedFormat` for RGB, several channels or time points, several images of different
     shape, missing strips, unknown compression, OME-TIFF whose planes are in other files, truncation.
     """
-    size = path.stat().st_size
+    with opened_tiff(path, path.name) as tif:
+        return tiff_volume(path, tif, path.stat().st_size)
+
+
+@contextmanager
+def opened_tiff(file: Path | BinaryIO, name: str) -> Iterator[tifffile.TiffFile]:
+    """The headers of a file, which may lie anywhere that can be read and sought; of several only this one's.
+
+    Raises `UnsupportedFormat` where they, or what the caller reads meanwhile, are damaged.
+    """
     try:
-        with _open(path) as tif:
-            return _volume(path, tif, size)
+        tif = tifffile.TiffFile(file, name=name)
+        if _other_files(tif.ome_metadata):
+            # tifffile would open every file of the set for each of its members; take this one's own pages.
+            tif.close()
+            tif = tifffile.TiffFile(file, name=name, is_ome=False)
+        with tif:
+            yield tif
     except BROKEN as error:
         raise UnsupportedFormat(
-            f"Read the headers of {path.name} as TIFF",
+            f"Read the headers of {name} as TIFF",
             f"{type(error).__name__}: {error}",
             "The file is truncated or damaged: download or copy it again",
         ) from error
-
-
-def _open(path: Path) -> tifffile.TiffFile:
-    tif = tifffile.TiffFile(path)
-    if _other_files(tif.ome_metadata):
-        # tifffile would open every file of the set for each of its members; take this one's own pages.
-        tif.close()
-        tif = tifffile.TiffFile(path, is_ome=False)
-    return tif
 
 
 def _other_files(ome_xml: str | None) -> bool:
@@ -82,7 +88,11 @@ def _other_files(ome_xml: str | None) -> bool:
     return len(names - {None}) > 1
 
 
-def _volume(path: Path, tif: tifffile.TiffFile, size: int) -> FileVolume:
+def tiff_volume(path: Path, tif: tifffile.TiffFile, size: int) -> FileVolume:
+    """The volume that the headers of a file of `size` bytes describe; its voxels are read from `path`.
+
+    Raises like `open_tiff`.
+    """
     _check_last_directory(path, tif, size)
     series = _grey_series(path, tif)
     _check_promise(path, tif, series, size)
@@ -91,20 +101,27 @@ def _volume(path: Path, tif: tifffile.TiffFile, size: int) -> FileVolume:
     dtype = READ_AS.get(series.dtype, series.dtype).newbyteorder("=")
     voxels, chunk = _voxels(path, tif, series, shape, size)
     sheet = ClaimSheet(path, EXTRACTOR)
-    compression = tifffile.COMPRESSION(page.compression).name.lower().removeprefix("adobe_")
-    sheet.layout(
-        shape, dtype, chunk, "TIFF", compression, f"IFD 0, series {tif.series.index(series)} ({series.kind})"
-    )
+    tag = f"IFD 0, series {tif.series.index(series)} ({series.kind})"
+    sheet.layout(shape, dtype, chunk, "TIFF", compression_of(page), tag)
     claim_voxel_size(sheet, tif)
     claim_acquisition(sheet, tif)
-    metadata = {
+    series_facts = {"kind": series.kind, "axes": series.axes, "shape": list(series.shape)}
+    metadata = {**headers_of(tif), "series": series_facts, "notes": _notes(page)}
+    return FileVolume(shape, dtype, chunk, voxels, tuple(sheet.claims), metadata)
+
+
+def compression_of(page: tifffile.TiffPage) -> str:
+    """How the strips or tiles of a page are compressed, as records name it."""
+    return tifffile.COMPRESSION(page.compression).name.lower().removeprefix("adobe_")
+
+
+def headers_of(tif: tifffile.TiffFile) -> dict[str, Any]:
+    """Tags of the first page, byte order (`<`, `>`) and kind of the file, JSON-ready."""
+    return {
         "tags": {tag.name: jsonable(tag.value) for tag in tif.pages.first.tags},
         "byte_order": tif.byteorder,
         "big_tiff": tif.is_bigtiff,
-        "series": {"kind": series.kind, "axes": series.axes, "shape": list(series.shape)},
-        "notes": _notes(page),
     }
-    return FileVolume(shape, dtype, chunk, voxels, tuple(sheet.claims), metadata)
 
 
 def _grey_series(path: Path, tif: tifffile.TiffFile) -> Any:
@@ -167,10 +184,9 @@ def _voxels(path: Path, tif: tifffile.TiffFile, series: Any, shape: Shape, size:
     offsets = _plain_planes(series, shape, stored)
     if offsets is not None:
         raw = RawVoxels(path, offsets, shape, stored)
-        raw.check_size()
+        raw.check_size(size)
         return raw, Shape(1, shape.y, shape.x)
-    height = page.tilelength if page.is_tiled else min(page.rowsperstrip, shape.y)
-    width = page.tilewidth if page.is_tiled else shape.x
+    height, width = segment_shape(page)
     pages = list(series.pages)
     if len(pages) != shape.z or any(p is None for p in pages):
         raise UnsupportedFormat(
@@ -181,6 +197,13 @@ def _voxels(path: Path, tif: tifffile.TiffFile, series: Any, shape: Shape, size:
     segments = _segments(path, pages, -(-shape.y // height) * -(-shape.x // width), size)
     voxels = SegmentVoxels(path, segments, (height, width), shape, page.decode, page.jpegtables)
     return voxels, Shape(1, min(height, shape.y), min(width, shape.x))
+
+
+def segment_shape(page: tifffile.TiffPage) -> tuple[int, int]:
+    """Rows and columns of a strip or tile."""
+    if page.is_tiled:
+        return page.tilelength, page.tilewidth
+    return min(page.rowsperstrip, page.imagelength), page.imagewidth
 
 
 def _plain_planes(series: Any, shape: Shape, stored: np.dtype[Any]) -> NDArray[np.int64] | None:
