@@ -1,10 +1,10 @@
 """What to ingest: one spec is one dataset, and one Dagster partition."""
 
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize
+from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize, Shape
 from em_pipeline.domain.identity import check_dataset_id, dataset_id
 from em_pipeline.domain.record import FIELD_NAMES
 
@@ -29,6 +29,29 @@ class Curated(BaseModel):
     quote: str = ""
 
 
+class RawLayout(BaseModel):
+    """How the voxels of a file without a header lie, which only a person can say.
+
+    `shape` is z-y-x. `dtype` is numpy's name, with `<` or `>` where it matters (`>u2`; little-endian if
+    neither). `offset` are bytes before the first voxel. `order` is C where x runs fastest in the file, F where
+    z does. Raises a pydantic `ValidationError` for types that are not real numbers, and for empty shapes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shape: Shape
+    dtype: str = Field(pattern=r"^([<>|]?[iu][1248]|[<>]?f[48]|u?int(8|16|32|64)|float(32|64))$")
+    offset: int = Field(default=0, ge=0)
+    order: Literal["C", "F"] = "C"
+
+    @field_validator("shape")
+    @classmethod
+    def _not_empty(cls, shape: Shape) -> Shape:
+        if min(shape) < 1:
+            raise ValueError(f"shape {tuple(shape)} (z-y-x) is empty or negative")
+        return shape
+
+
 class DatasetSpec(BaseModel):
     """Source, accession and what part of it to ingest, how.
 
@@ -37,7 +60,8 @@ class DatasetSpec(BaseModel):
     counted from its first voxel, for `bounding_box_reason`. `label_images` names the segmentations to take
     along, as the portal calls them.
     `include` are globs over file names, matched at the image set's top level. `image_set` picks one of
-    several the portal offers. `voxel_size_nm` fills in or overrides what the files say.
+    several the portal offers, or one image of a container by its path inside. `voxel_size_nm` fills in or
+    overrides what the files say. `raw_layout` describes a file without a header.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,6 +78,7 @@ class DatasetSpec(BaseModel):
     label_images: tuple[str, ...] = ()
     voxel_size_nm: PartialVoxelSize | None = None
     voxel_size_reason: str = ""
+    raw_layout: RawLayout | None = None
     codec: str | None = None
     overrides: dict[str, Override] = {}
     curated: dict[str, Curated] = {}

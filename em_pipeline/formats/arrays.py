@@ -18,6 +18,7 @@ from em_pipeline.domain.errors import InputRefused, NotFound, UnsupportedFormat
 from em_pipeline.domain.evidence import Claim
 from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize, Shape
 from em_pipeline.formats.base import ClaimSheet, jsonable
+from em_pipeline.formats.gaps import in_voxels
 from em_pipeline.formats.units import length_nm
 
 # Key below the container → its bytes, or None where there is certainly no such object.
@@ -168,13 +169,8 @@ class ArrayLayout:
         size = self.object_shape
         ranges = (range(a // n, -(-b // n)) for a, b, n in zip(box.start, box.stop, size, strict=True))
         for index in product(*ranges):
-            yield self.key(Shape(*index)), self.covered(Shape(*index), Shape(*(i + 1 for i in index)))
-
-    def covered(self, start: Shape, stop: Shape) -> BoundingBox:
-        """Voxels of the objects `start` to `stop` (half-open, in objects, z-y-x), clipped to the array."""
-        size = self.object_shape
-        last = (min(b * n, s) for b, n, s in zip(stop, size, self.shape, strict=True))
-        return BoundingBox(start=Shape(*(a * n for a, n in zip(start, size, strict=True))), stop=Shape(*last))
+            cell = BoundingBox.at(Shape(*index), (1, 1, 1))
+            yield self.key(cell.start), in_voxels(cell, size, self.shape)
 
     def key(self, index: Shape) -> str:
         """Key of the object at `index` of the grid, z-y-x."""
@@ -279,6 +275,33 @@ def choose_level(levels: Sequence[ArrayLayout], level: int | str | None) -> Arra
             return layout
     there = ", ".join(f"{it.level} ({it.name}, {'×'.join(map(str, it.shape))})" for it in levels)
     raise NotFound(f"Choose level {level!r}", f"the image has the levels {there}", "Name one of them")
+
+
+def spatial_axes(lengths: Sequence[int]) -> tuple[str, ...]:
+    """Names for axes that nothing names, slowest first: z, y, x are the last, and others are called d0, d1 …
+
+    While there are more than three, the slowest of length 1 is none of them.
+    """
+    kept = list(range(len(lengths)))
+    for dim, length in enumerate(lengths):
+        if len(kept) > 3 and length == 1:
+            kept.remove(dim)
+    kept = kept[-3:]
+    spatial = dict(zip(kept, SPATIAL[3 - len(kept) :], strict=True))
+    return tuple(spatial.get(dim, f"d{dim}") for dim in range(len(lengths)))
+
+
+def stored_index(
+    box: BoundingBox, axes: Sequence[str], at: Mapping[str, int] | None = None
+) -> tuple[tuple[slice | int, ...], tuple[int, ...]]:
+    """Index of `box` (z-y-x) in an array of these `axes`, and the transposition that then gives z-y-x.
+
+    Axes other than z, y, x are indexed `at`, by default at 0. Where z is no axis, the result is y-x.
+    """
+    spans = dict(zip(SPATIAL, box.slices, strict=True))
+    index = tuple(spans[axis] if axis in spans else (at or {}).get(axis, 0) for axis in axes)
+    stored = [axis for axis in axes if axis in SPATIAL]
+    return index, tuple(stored.index(axis) for axis in SPATIAL if axis in stored)
 
 
 def joined(*parts: str) -> str:

@@ -1,17 +1,16 @@
-"""Which objects of an array a folder holds, and the part of the array that it does not, as few boxes."""
+"""Which objects of an array a folder holds, and which part of the array it lacks."""
 
 import os
 from array import array as packed
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from em_pipeline.domain.geometry import BoundingBox, Shape
+from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.formats.arrays import ArrayLayout, StoredArray
+from em_pipeline.formats.gaps import gaps, in_voxels
 
 
 class HeldObjects:
@@ -30,36 +29,15 @@ class HeldObjects:
             if index is not None:
                 found.extend(index)
         present = np.frombuffer(found, np.int64).reshape(-1, 3)
+        size, shape = self.layout.object_shape, self.layout.shape
         grid = BoundingBox.of_shape(self.layout.grid_shape)
-        return tuple(self.layout.covered(box.start, box.stop) for box in gaps(grid, present))
+        return tuple(in_voxels(box, size, shape) for box in gaps(grid, present))
 
     def vanished(self, key: str, covered: BoundingBox) -> bool:
         """Whether the object `key` was there when `missing` was asked for, and is gone."""
         if "missing" not in self.__dict__ or (self.root / key).exists():
             return False
         return not any(_contains(gap, covered) for gap in self.missing)
-
-
-class MissingBoxes(Sequence[BoundingBox]):
-    """The boxes of `HeldObjects.missing`, found when first looked at: a container may have 10⁶ files."""
-
-    def __init__(self, held: HeldObjects) -> None:
-        self._held = held
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._held.missing[index]
-
-    def __len__(self) -> int:
-        return len(self._held.missing)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and tuple(self) == tuple(other)
-
-    def __hash__(self) -> int:
-        return hash(self._held.missing)
-
-    def __repr__(self) -> str:
-        return repr(self._held.missing)
 
 
 def object_names(folder: Path, array: StoredArray, inside: str = "") -> Iterator[str]:
@@ -76,51 +54,6 @@ def object_names(folder: Path, array: StoredArray, inside: str = "") -> Iterator
                     yield from object_names(folder, array, f"{name}/")
             elif array.index(name) is not None:
                 yield name
-
-
-def gaps(grid: BoundingBox, present: NDArray[np.int64]) -> Iterator[BoundingBox]:
-    """Boxes that do not overlap and together hold every cell of `grid` that is not in `present`.
-
-    `present` are distinct cells inside `grid`, one row z-y-x each. The work grows with their number, not with
-    the grid's: empty margins are cut off whole, and only what is neither empty nor full is halved.
-    """
-    start, stop = np.array(grid.start), np.array(grid.stop)
-    if len(present):
-        yield from _margins(start, stop, present)
-    elif (stop > start).all():
-        yield _box(start, stop)
-        return
-    if len(present) == np.prod(stop - start, dtype=object):
-        return
-    axis = int(np.argmax(stop - start))
-    middle = (start[axis] + stop[axis]) // 2
-    lower, upper = stop.copy(), start.copy()
-    lower[axis] = upper[axis] = middle
-    below = present[:, axis] < middle
-    yield from gaps(_box(start, lower), present[below])
-    yield from gaps(_box(upper, stop), present[~below])
-
-
-def _margins(
-    start: NDArray[np.int64], stop: NDArray[np.int64], present: NDArray[np.int64]
-) -> Iterator[BoundingBox]:
-    """Cut the empty margins around `present` off, shrinking `start` and `stop` in place."""
-    first, last = present.min(axis=0), present.max(axis=0) + 1
-    for axis in range(3):
-        if first[axis] > start[axis]:
-            end = stop.copy()
-            end[axis] = first[axis]
-            yield _box(start, end)
-            start[axis] = first[axis]
-        if last[axis] < stop[axis]:
-            begin = start.copy()
-            begin[axis] = last[axis]
-            yield _box(begin, stop)
-            stop[axis] = last[axis]
-
-
-def _box(start: NDArray[np.int64], stop: NDArray[np.int64]) -> BoundingBox:
-    return BoundingBox(start=Shape(*start.tolist()), stop=Shape(*stop.tolist()))
 
 
 def _contains(outer: BoundingBox, inner: BoundingBox) -> bool:

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from em_pipeline.domain.errors import EmError, InputRefused, NotFound, UnsupportedFormat
 from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.formats import n5
-from em_pipeline.formats.arrays import SPATIAL, ArrayLayout, Fetch, choose_level, joined
+from em_pipeline.formats.arrays import SPATIAL, ArrayLayout, Fetch, choose_level, joined, stored_index
 from em_pipeline.formats.base import FileVolume, head_of
 from em_pipeline.formats.decoders import REFUSALS, Decoder, decoder, said
-from em_pipeline.formats.held import HeldObjects, MissingBoxes, object_names
+from em_pipeline.formats.gaps import LazyBoxes
+from em_pipeline.formats.held import HeldObjects, object_names
 from em_pipeline.formats.multiscale import read_multiscale
 
 AGAIN = "It is damaged: download or copy it again"
@@ -64,7 +65,7 @@ def open_layout(root: Path, layout: ArrayLayout) -> FileVolume:
         claims=layout.claims,
         metadata=layout.metadata,
         translation_nm=layout.translation_nm,
-        missing=MissingBoxes(held),
+        missing=LazyBoxes(lambda: held.missing),
     )
 
 
@@ -115,12 +116,8 @@ class StoredVoxels:
             n5.check_block(key, head_of(self.root / key, n5.HEAD_BYTES), lengths)
 
     def _read(self, box: BoundingBox, out: NDArray[Any]) -> None:
-        layout = self.layout
-        spans = dict(zip(SPATIAL, box.slices, strict=True))
-        index = tuple(spans[axis] if axis in spans else layout.at.get(axis, 0) for axis in layout.axes)
-        stored = [axis for axis in layout.axes if axis in SPATIAL]
-        order = tuple(stored.index(axis) for axis in SPATIAL if axis in stored)
-        self.decoder.read(index, order, out if "z" in stored else out[0])
+        index, order = stored_index(box, self.layout.axes, self.layout.at)
+        self.decoder.read(index, order, out if "z" in self.layout.axes else out[0])
 
     def _explained(self, box: BoundingBox, error: Exception) -> EmError:
         """Which object of `box` cannot be read: each is tried alone."""

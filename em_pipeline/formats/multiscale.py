@@ -8,7 +8,6 @@ from typing import Any
 from em_pipeline.domain.errors import NotFound
 from em_pipeline.formats import n5
 from em_pipeline.formats.arrays import (
-    SPATIAL,
     ArrayLayout,
     Calibration,
     Documents,
@@ -17,6 +16,7 @@ from em_pipeline.formats.arrays import (
     damaged,
     joined,
     lay_out,
+    spatial_axes,
 )
 from em_pipeline.formats.ngff import Multiscale, read_ngff
 from em_pipeline.formats.zarr_arrays import read_zarr_array, zarr_attributes
@@ -147,21 +147,13 @@ def _alone(documents: Documents, array: StoredArray, at: Mapping[str, int]) -> A
 
 
 def _plain_axes(array: StoredArray) -> tuple[str, ...]:
-    """Axes of an array that no multiscale describes: its own names, or z, y, x from the slowest.
-
-    Without names, slow axes of length 1 are dropped until three are left.
-    """
+    """Axes of an array that no multiscale describes: its own names, or z, y, x from the slowest."""
     names = tuple(name.lower() for name in array.axis_names or ())
     if {"y", "x"} <= set(names):
         return names
-    stored = range(len(array.shape))
-    slowest_first = list(stored)[:: -1 if array.driver == "n5" else 1]
-    kept = list(slowest_first)
-    for dim in slowest_first:
-        if len(kept) > 3 and array.shape[dim] == 1:
-            kept.remove(dim)
-    spatial = dict(zip(kept[-3:], SPATIAL[-min(len(kept), 3) :], strict=True))
-    return tuple(spatial.get(dim, f"d{dim}") for dim in stored)
+    if array.driver == "n5":
+        return spatial_axes(array.shape[::-1])[::-1]
+    return spatial_axes(array.shape)
 
 
 def _is_ngff(attributes: Mapping[str, Any]) -> bool:
