@@ -14,6 +14,17 @@ def file_names(page: str, url: str) -> list[str]:
     Sort links, the parent and sub-folders are left out, and so is every link that leads out of the folder.
     Raises `SourceUnavailable` for a page that is no listing: a portal in trouble sends one in its place.
     """
+    return sorted(name for name in _below(page, url) if plain(name))
+
+
+def folder_names(page: str, url: str) -> list[str]:
+    """Names of the sub-folders in the listing, without their `/`, sorted. Raises like `file_names`."""
+    inside = (name for name in _below(page, url) if name.endswith("/"))
+    return sorted(name[:-1] for name in inside if plain(name[:-1]))
+
+
+def _below(page: str, url: str) -> set[str]:
+    """What the listing's links lead to, as paths below the folder at `url`."""
     from bs4 import BeautifulSoup
 
     soup = BeautifulSoup(page, "html.parser")
@@ -31,9 +42,9 @@ def file_names(page: str, url: str) -> list[str]:
         if (target.scheme, target.netloc) != (folder.scheme, folder.netloc) or target.query:
             continue
         below = unquote(target.path).removeprefix(unquote(folder.path))
-        if below != unquote(target.path) and plain(below):
+        if below != unquote(target.path):
             names.add(below)
-    return sorted(names)
+    return names
 
 
 def plain(name: str) -> bool:
