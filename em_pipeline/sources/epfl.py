@@ -67,6 +67,7 @@ class EpflSource:
     licence_policy = "No licence is stated; the laboratory asks to cite Lucchi et al. 2013."
     max_connections = 8
     requests_per_second: float | None = None
+    control_accession = "volumedata"
 
     def __init__(
         self,

@@ -1,0 +1,213 @@
+"""IDR, the Image Data Resource (https://idr.openmicroscopy.org), one dataset per image.
+
+The record comes from the JSON API and the annotations, the file from EBI's mirror of the submitters' folders.
+Images of screens are not offered: nothing leads from one of them back to its study.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date
+from typing import Any
+
+from em_pipeline.domain.errors import InputRefused, RecordInvalid
+from em_pipeline.domain.files import RemoteFile
+from em_pipeline.domain.identity import check_revision, short_hash
+from em_pipeline.domain.lazy_volume import LazyVolume
+from em_pipeline.domain.spec import DatasetSpec
+from em_pipeline.formats.open import open_volume
+from em_pipeline.sources import idr_claims, idr_files
+from em_pipeline.sources.base import DatasetRef, HeldFile, PortalRecord
+from em_pipeline.sources.claimant import Claimant
+from em_pipeline.sources.documents import JsonDocument
+from em_pipeline.sources.idr_api import Annotation, IdrApi, Thing
+from em_pipeline.sources.idr_claims import EXTRACTOR
+from em_pipeline.storage.http import HeadResult, PortalClient
+
+ACCESSION = re.compile(r"^(?:idr-)?([1-9]\d{0,11})$", re.IGNORECASE)
+# Imaging methods of studies that are listed, as IDR's curators write them: any of these words.
+ELECTRON_MICROSCOPY = "electron,FIB-SEM,SBF-SEM,array tomography"
+# The same volume, once more along another axis.
+RESLICED = re.compile(r"_xz(?=\.\w+$)", re.IGNORECASE)
+
+
+class IdrSource:
+    """IDR over HTTPS. `base` is its server, `mirror` the root of EBI's copy of its files, `studies` that of
+    the studies' repositories.
+
+    `methods` are words, separated by commas, of which a study's imaging method must have one to be listed.
+    `timeout_s`, `retries` and `backoff_s` are as in `PortalClient`.
+    """
+
+    slug = "idr"
+    institution = "ome"
+    licence_policy = "Each study states its own licence, most of them CC BY 4.0; some state none."
+    # EBI allows 25 connections per address; one user of many should stay far below.
+    max_connections = 4
+    requests_per_second: float | None = None
+    control_accession = "9846137"
+
+    def __init__(
+        self,
+        *,
+        base: str = "https://idr.openmicroscopy.org",
+        mirror: str = "https://ftp.ebi.ac.uk/pub/databases/IDR",
+        studies: str = "https://raw.githubusercontent.com/IDR",
+        methods: str = ELECTRON_MICROSCOPY,
+        timeout_s: float | str = 12.0,
+        retries: int | str = 4,
+        backoff_s: float | str = 0.5,
+    ) -> None:
+        self._base, self._mirror, self._studies = (one.rstrip("/") for one in (base, mirror, studies))
+        self._methods = tuple(word.strip().casefold() for word in methods.split(",") if word.strip())
+        self._timeout_s, self._retries, self._backoff_s = float(timeout_s), int(retries), float(backoff_s)
+
+    def list_datasets(self, since: date | None = None) -> Iterable[DatasetRef]:
+        """Images of the electron-microscopy studies released on or after `since`, or at an unknown date.
+
+        Left out are single planes, and volumes that are another's reslicing.
+        """
+        with self._client() as client:
+            api = IdrApi(client, self._base)
+            projects = [
+                p for p in api.listed("project", "projects/") if idr_files.Experiment.of_project(p.name)
+            ]
+            for project, info in api.study_infos(projects):
+                day = idr_claims.released(info)
+                if self._wanted(info) and (since is None or day is None or day >= since):
+                    yield from _volumes(api, project, info)
+
+    def fetch_record(self, spec: DatasetSpec) -> PortalRecord:
+        """What the image, its dataset and its study are said to be, and where its file lies."""
+        number = _number(spec)
+        with self._client() as client:
+            api = IdrApi(client, self._base)
+            answer = api.image(number)
+            image = Thing("image", number, str(answer.value["data"]["Name"]))
+            dataset, project, extra = _context(api, answer, image)
+            annotations = [
+                note for thing in (image, dataset, project) if thing for note in api.annotations([thing])
+            ]
+            address = self._address(client, image, dataset, project)
+            head = client.head(address)
+        claims = [*idr_claims.image_claims(answer), *idr_claims.annotation_claims(annotations)]
+        if extra is not None:
+            claims += idr_claims.image_data_claims(extra)
+        if (info := idr_claims.study_info(annotations)) is not None:
+            claims += idr_claims.rights_claims(info)
+        raw = {"Content-Length": head.size, "Last-Modified": head.modified}
+        claims.append(Claimant(address, EXTRACTOR).says("provenance.download_url", address, "HEAD", raw))
+        return PortalRecord(
+            revision=_revision(answer, info, address, head),
+            claims=tuple(claims),
+            documents={"image.json": answer.text},
+            facts={"file": address, "dataset": dataset and dataset.name, "project": project and project.name},
+        )
+
+    def list_files(self, spec: DatasetSpec, record: PortalRecord) -> list[RemoteFile]:  # noqa: ARG002
+        """The one file that the image was imported from."""
+        address = str(record.facts["file"])
+        with self._client() as client:
+            head = client.head(address)
+        return [
+            RemoteFile(
+                url=address,
+                path=idr_files.file_name(address),
+                size=head.size,
+                etag=head.etag,
+                modified=head.modified,
+            )
+        ]
+
+    def open_volume(self, spec: DatasetSpec, files: Sequence[HeldFile]) -> LazyVolume:
+        """The volume in that file."""
+        return open_volume([held.path for held in files], name=spec.dataset_id)
+
+    def open_label_images(self, spec: DatasetSpec, files: Sequence[HeldFile]) -> Mapping[str, LazyVolume]:  # noqa: ARG002
+        """None: segmentations that IDR has are images or outlines of their own."""
+        return {}
+
+    def _client(self) -> PortalClient:
+        return PortalClient(
+            connections=self.max_connections,
+            requests_per_second=self.requests_per_second,
+            timeout_s=self._timeout_s,
+            retries=self._retries,
+            backoff_s=self._backoff_s,
+        )
+
+    def _wanted(self, info: Annotation) -> bool:
+        method = (info.value("Imaging Method") or "").casefold()
+        return any(word in method for word in self._methods)
+
+    def _address(
+        self, client: PortalClient, image: Thing, dataset: Thing | None, project: Thing | None
+    ) -> str:
+        """Where the image's file lies on the mirror."""
+        experiment = idr_files.Experiment.of_project(project.name) if project else None
+        if experiment is None:
+            raise RecordInvalid(
+                f"Find the study of the image {image.id} ({image.name})",
+                f"its project is {project.name!r}" if project else "the portal names no project for it",
+                "Look for its file on the mirror and ingest it by its address: em ingest URL",
+            )
+        table = f"{self._studies}/{experiment.paths_table}"
+        rows = client.get_text(table)
+        path = idr_files.path_of(rows, table, image.name, dataset.name if dataset else None)
+        return idr_files.locate(client, self._mirror, path)
+
+
+def _number(spec: DatasetSpec) -> int:
+    match = ACCESSION.match(spec.accession)
+    if match is None:
+        raise InputRefused(
+            f"Read {spec.accession!r} as an IDR image",
+            "it is not a number such as 9846137",
+            "Take it from the image's page, https://idr.openmicroscopy.org/webclient/?show=image-<number>",
+        )
+    return int(match[1])
+
+
+def _context(
+    api: IdrApi, answer: JsonDocument, image: Thing
+) -> tuple[Thing | None, Thing | None, JsonDocument | None]:
+    """The image's dataset and project, and the web client's answer where it had to be asked for more."""
+    dataset = api.parent(image, "dataset")
+    project = api.parent(dataset, "project") if dataset else None
+    if project is not None and len(idr_claims.physical_sizes(answer.value["data"]["Pixels"])) == len("zyx"):
+        return dataset, project, None
+    extra = api.image_data(image.id)
+    meta = extra.value.get("meta") if extra else None
+    if isinstance(meta, Mapping):
+        dataset, project = dataset or _named(meta, "dataset"), project or _named(meta, "project")
+    return dataset, project, extra
+
+
+def _named(meta: Mapping[str, Any], kind: str) -> Thing | None:
+    """A dataset or project as the web client names it: without a number where there are several."""
+    number, name = meta.get(f"{kind}Id"), meta.get(f"{kind}Name")
+    return Thing(kind, number, str(name)) if isinstance(number, int) and name else None
+
+
+def _volumes(api: IdrApi, project: Thing, info: Annotation) -> Iterator[DatasetRef]:
+    day = idr_claims.released(info)
+    for dataset in api.listed("dataset", f"projects/{project.id}/datasets/"):
+        images = list(api.objects(f"datasets/{dataset.id}/images/"))
+        names = {str(image["Name"]) for image in images}
+        for image in images:
+            name = str(image["Name"])
+            depth = (image.get("Pixels") or {}).get("SizeZ")
+            resliced = RESLICED.sub("_xy", name)
+            if depth == 1 or (resliced != name and resliced in names):
+                continue
+            content = short_hash(project.name, dataset.name, name, *(f"{k}={v}" for k, v in info.values))
+            revision = f"{day.isoformat() if day else 'undated'}-{content}"
+            yield DatasetRef(str(image["@id"]), revision, day, f"{name} ({project.name})")
+
+
+def _revision(answer: JsonDocument, info: Annotation | None, address: str, head: HeadResult) -> str:
+    """Changes with the image's description, its study's and the file on the mirror."""
+    day = idr_claims.released(info) if info else None
+    pairs = [f"{key}={value}" for key, value in info.values] if info else []
+    file = f"{address} {head.size} {head.etag} {head.modified}"
+    content = short_hash(answer.text, *pairs, file)
+    return check_revision(f"{day.isoformat() if day else 'undated'}-{content}")
