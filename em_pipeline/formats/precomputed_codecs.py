@@ -1,0 +1,96 @@
+"""Stored chunks of precomputed volumes into voxels.
+
+Encodings: https://github.com/google/neuroglancer/blob/master/src/datasource/precomputed/volume.md
+Every one of them lists voxels with x fastest, so a chunk is a C-ordered z-y-x array.
+"""
+
+import zlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from em_pipeline.domain.errors import UnsupportedFormat
+from em_pipeline.domain.geometry import Shape
+from em_pipeline.formats.precomputed_info import Scale
+from em_pipeline.formats.precomputed_segmentation import decode_compressed_segmentation
+from em_pipeline.formats.sharded import GZIP_MAGIC
+
+
+def decode_chunk(data: bytes, scale: Scale, shape: Shape, name: str) -> NDArray[Any]:
+    """Voxels (z-y-x, native byte order) of a chunk of `shape` as it is stored, gzipped or not.
+
+    Raises `UnsupportedFormat` naming the chunk (`name`) where it is damaged or of another size.
+    """
+    try:
+        plain = _unpacked(data, scale, shape)
+        voxels = _decoded(plain, scale, shape)
+    except (ValueError, IndexError, EOFError, zlib.error, RuntimeError) as error:
+        raise _damaged(name, scale, str(error) or type(error).__name__) from error
+    if voxels.size != shape.voxels or voxels.dtype != scale.dtype:
+        found = f"it holds {voxels.shape} voxels of {voxels.dtype}, not {tuple(shape)} of {scale.dtype}"
+        raise _damaged(name, scale, found)
+    return voxels.reshape(shape)
+
+
+def _unpacked(data: bytes, scale: Scale, shape: Shape) -> bytes:
+    """`data` without gzip around them, which sharding, web servers and cloud-volume each may add.
+
+    Raw voxels of the right number are never taken for gzip, whatever their first two values.
+    """
+    size = shape.voxels * scale.dtype.itemsize
+    if not data.startswith(GZIP_MAGIC) or (scale.encoding == "raw" and len(data) == size):
+        return data
+    # No encoding doubles voxels, so that more than this is no chunk but a bomb.
+    unpacker = zlib.decompressobj(wbits=31)
+    plain = unpacker.decompress(data, 2 * size + 65536)
+    if not unpacker.eof:
+        raise ValueError("its gzip stream is cut short or far too long")
+    return plain
+
+
+def _decoded(data: bytes, scale: Scale, shape: Shape) -> NDArray[Any]:
+    if scale.encoding == "raw":
+        if len(data) != shape.voxels * scale.dtype.itemsize:
+            raise ValueError(f"it has {len(data):,} bytes")
+        return np.frombuffer(data, scale.dtype.newbyteorder("<")).astype(scale.dtype, copy=False)
+    if scale.encoding == "compressed_segmentation":
+        return decode_compressed_segmentation(data, shape, scale.dtype, scale.block_size)
+    if scale.encoding == "compresso":
+        return _compresso(data, shape)
+    return _picture(data, scale.encoding)
+
+
+def _picture(data: bytes, encoding: str) -> NDArray[Any]:
+    """The grey values of an image of any width and height, row by row: voxels in order."""
+    import imagecodecs
+
+    decode = {"jpeg": imagecodecs.jpeg8_decode, "png": imagecodecs.png_decode}[encoding]
+    picture: NDArray[Any] = decode(data)
+    if picture.ndim != 2:
+        raise ValueError(f"its image has {picture.shape[-1]} channels")
+    return picture
+
+
+def _compresso(data: bytes, shape: Shape) -> NDArray[Any]:
+    """The header is checked first: the library trusts it when it takes memory and when it reads."""
+    import compresso
+
+    header = compresso.header(data)
+    stored = Shape(header["sz"], header["sy"], header["sx"])
+    if stored != shape:
+        raise ValueError(f"it holds {tuple(stored)} voxels, not {tuple(shape)}")
+    windows = header["value_size"] * -(-header["xstep"] * header["ystep"] * header["zstep"] // 8)
+    if len(data) < (header["id_size"] + header["location_size"]) * header["data_width"] + windows:
+        raise ValueError(f"it ends after {len(data):,} bytes, before its own tables do")
+    try:
+        voxels: NDArray[Any] = compresso.decompress(data)
+    except compresso.DecodeError as error:
+        raise ValueError(str(error)) from error
+    return voxels.transpose(2, 1, 0)
+
+
+def _damaged(name: str, scale: Scale, found: str) -> UnsupportedFormat:
+    return UnsupportedFormat(
+        f"Decode the {scale.encoding} chunk {name}", found, "It is damaged: download it again"
+    )
