@@ -43,6 +43,11 @@ class HeldImage:
     def url(self) -> str:
         return self.container.url(self.layout.path)
 
+    @property
+    def path(self) -> str:
+        """Path in the container of the image that the level belongs to."""
+        return self.layout.path.removesuffix(self.layout.name).rstrip("/")
+
 
 @dataclass(frozen=True)
 class Survey:
@@ -52,13 +57,16 @@ class Survey:
     files: list[RemoteFile] = field(repr=False)
 
 
-def image_at(container: Container, path: str, spec: DatasetSpec) -> HeldImage:
+def image_at(
+    container: Container, path: str, spec: DatasetSpec, at: Mapping[str, int] | None = None
+) -> HeldImage:
     """The image at `path` of a container, at the spec's level, and the spec's box of that.
 
+    `at` picks an index along axes other than z, y, x that are longer than 1.
     Raises `NotFound` where there is no such image or level, `InputRefused` for a box that leaves it,
     `UnsupportedFormat`, and like `Container.fetch`.
     """
-    layout = choose_level(read_multiscale(container.fetch, path), spec.level)
+    layout = choose_level(read_multiscale(container.fetch, path, at=at), spec.level)
     box = spec.bounding_box or BoundingBox.of_shape(layout.shape)
     if not box.within(layout.shape):
         raise InputRefused(

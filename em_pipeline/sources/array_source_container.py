@@ -4,23 +4,28 @@ An object store is listed; a web server is not, and only tells of an object when
 """
 
 import math
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 from em_pipeline.domain.errors import InputRefused, NotFound
 from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.formats.arrays import SPATIAL, ArrayLayout
 from em_pipeline.sources.documents import fetch_json, fetch_xml
 from em_pipeline.storage.http import PortalClient
+from em_pipeline.storage.ranged import web_address
 
 # Keys in one answer to a listing (ListObjectsV2 of S3, Objects: list of Google Cloud Storage).
 LISTED = 1000
 # Requests to a store at once, within what its client allows.
 CONNECTIONS = 8
+# Hosts that name one bucket; on others of a store, the bucket begins the path.
+# https://docs.aws.amazon.com/AmazonS3/latest/userguide/VirtualHosting.html
+VIRTUAL_HOST = re.compile(r"^.+\.s3[.-][a-z0-9.-]*amazonaws\.com$")
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,7 @@ class WebContainer:
 class StoreContainer:
     """A container in a public bucket of S3, of Google Cloud Storage, or of what speaks S3 at an http(s) URL.
 
-    `address` is s3://, gs://, or path-style http(s)://<host>/<bucket>/<prefix>.
+    `address` is s3://, gs://, or http(s)://, there with the bucket in the path unless the host is of one.
     """
 
     address: str
@@ -178,13 +183,15 @@ class StoreContainer:
     @property
     def _place(self) -> tuple[str, str]:
         """URL of the bucket, and the container's prefix in it."""
-        parts = urlsplit(self.address)
-        if parts.scheme == "s3":
-            return f"https://{parts.netloc}.s3.amazonaws.com", parts.path.strip("/")
-        bucket, _, prefix = parts.path.strip("/").partition("/")
-        if parts.scheme == "gs":
-            return f"https://storage.googleapis.com/{parts.netloc}", parts.path.strip("/")
-        return f"{parts.scheme}://{parts.netloc}/{bucket}", prefix
+        scheme, _, rest = self.address.rstrip("/").partition("://")
+        if scheme in ("s3", "gs"):
+            bucket, _, prefix = rest.partition("/")
+            return web_address(f"{scheme}://{bucket}").rstrip("/"), prefix
+        host, _, path = rest.partition("/")
+        if VIRTUAL_HOST.match(host):
+            return f"{scheme}://{host}", path
+        bucket, _, prefix = path.partition("/")
+        return f"{scheme}://{host}/{bucket}", prefix
 
     def _head(self, key: str) -> Stored | None:
         try:

@@ -1,0 +1,109 @@
+"""An image and its label images by their addresses: a folder here, s3://, gs://, or http(s)://."""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from urllib.parse import unquote
+
+from em_pipeline.domain.errors import InputRefused, NotFound
+from em_pipeline.domain.spec import DatasetSpec
+from em_pipeline.formats.arrays import joined
+from em_pipeline.formats.multiscale import list_labels, read_multiscale
+from em_pipeline.sources.array_source import HeldImage, image_at, label_image_at
+from em_pipeline.sources.array_source_container import (
+    Container,
+    FolderContainer,
+    StoreContainer,
+    WebContainer,
+)
+from em_pipeline.storage.http import PortalClient
+
+REMOTE = ("s3://", "gs://", "https://", "http://")
+# Web hosts that are object stores and list their public buckets.
+STORES = re.compile(
+    r"^https?://(?:[^/]+\.)?s3[.-][a-z0-9.-]*amazonaws\.com/"
+    r"|^https?://storage\.googleapis\.com/[^/]+/"
+    r"|^https?://uk1s3\.embassy\.ebi\.ac\.uk/[^/]+/",
+    re.IGNORECASE,
+)
+# Documents of which an image or array has at least one.
+DOCUMENTS = ("zarr.json", ".zattrs", ".zarray", "attributes.json")
+
+Containers = Callable[[str], Container]
+
+
+def container_at(address: str, client: PortalClient) -> Container:
+    """The container at an address. Raises `InputRefused` for addresses of other kinds."""
+    if not is_remote(address):
+        if "://" in address:
+            raise InputRefused(
+                f"Look for arrays at {address}", "addresses of that kind are not read", f"Read are {REMOTE}"
+            )
+        return FolderContainer(Path(address))
+    plain = address.rstrip("/")
+    if plain.startswith(("s3://", "gs://")) or STORES.match(plain):
+        return StoreContainer(unquote(plain), client)
+    return WebContainer(plain, client)
+
+
+def is_remote(address: str) -> bool:
+    return address.lower().startswith(REMOTE)
+
+
+def image_by_address(
+    address: str, spec: DatasetSpec, containers: Containers, at: Mapping[str, int] | None = None
+) -> HeldImage:
+    """The image at an address, or the array there as the level that the image above says it is.
+
+    `at` picks an index along axes other than z, y, x. Raises like `image_at`, and `NotFound` that tells what
+    was looked for and what is there instead.
+    """
+    container = containers(address)
+    above, _, name = address.rstrip("/").rpartition("/")
+    try:
+        held = image_at(container, "", spec, at)
+        is_array = held.layout.path == ""
+    except NotFound as error:
+        if _is_image(container):
+            raise
+        raise _nothing(address, container) from error
+    if not is_array or above.endswith(("/", ":")) or not above:
+        return held
+    # An array alone has no voxel size; the image above it may say one.
+    return image_at(containers(above), unquote(name) if is_remote(address) else name, spec, at)
+
+
+def label_image_by_name(entry: str, image: HeldImage, containers: Containers) -> HeldImage:
+    """The label image that an entry of `DatasetSpec.label_images` means: `name` or `name=address`.
+
+    A name alone is one of the label images that the image itself lists (OME-Zarr's `labels` group).
+    """
+    name, given, address = entry.partition("=")
+    if given:
+        return label_image_at(containers(address), "", name, image)
+    parent = image.path
+    listed = list_labels(image.container.fetch, parent)
+    if name not in listed:
+        raise NotFound(
+            f"Find the label image {name!r} of {image.url}",
+            f"the image lists {', '.join(listed) or 'none'}",
+            "Name one of them, or give the address of another as name=address",
+        )
+    return label_image_at(image.container, joined(parent, "labels", name), name, image)
+
+
+def _is_image(container: Container) -> bool:
+    try:
+        return bool(read_multiscale(container.fetch, ""))
+    except NotFound:
+        return False
+
+
+def _nothing(address: str, container: Container) -> NotFound:
+    names = [name for name in container.names("") if name not in DOCUMENTS]
+    there = f"; below it are {', '.join(names[:8])}" if names else ""
+    return NotFound(
+        f"Find an image at {address}",
+        f"there is no array and no multiscale image (looked for {', '.join(DOCUMENTS)}){there}",
+        "Give the address of the image itself: the folder that holds its levels, or one of its levels",
+    )
