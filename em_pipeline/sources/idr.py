@@ -39,7 +39,8 @@ class IdrSource:
     """
 
     slug = "idr"
-    institution = "ome"
+    # The Open Microscopy Environment makes it; the servers are those of EBI.
+    institution = "ebi"
     licence_policy = "Each study states its own licence, most of them CC BY 4.0; some state none."
     # EBI allows 25 connections per address; one user of many should stay far below.
     max_connections = 4
