@@ -25,8 +25,9 @@ VOLUME_EM = (
 )
 # EMPIAR's image-set categories (deposition schema, `category`) whose images are sections of a volume.
 VOLUMES = ("reconstructed volumes", "micrographs - single frame", "stitched maps")
-# Rules for a portal that says of its entries only that they are there.
-UNDESCRIBED = {"methods": "", "categories": "", "max_size": "none"}
+# Rules for a portal that says of its entries only that they are there: how they were imaged is not asked.
+# Their size stays asked for, so that nobody ingests a whole portal by switching its sensor on.
+UNDESCRIBED = {"methods": "", "categories": ""}
 WORD = re.compile(r"[^a-z0-9]+")
 
 
@@ -69,7 +70,8 @@ class DiscoveryPolicy(BaseModel):
     def of_source(cls, source: WatchedSource, options: Mapping[str, str]) -> "DiscoveryPolicy":
         """The policy that the settings `discovery.<slug>` make.
 
-        A portal whose listing says nothing but names is taken whole where the settings do not say otherwise.
+        Of a portal whose listing says nothing but names, nothing is taken until the settings waive
+        `max_size` or name accessions in `always`.
         Raises `InputRefused` for what cannot be meant.
         """
         slug = source.slug
@@ -117,7 +119,7 @@ class DiscoveryPolicy(BaseModel):
         if self.min_size is None and self.max_size is None:
             return ""
         if details.size is None:
-            return "its size is not stated"
+            return "its size is not stated (max_size=none does not ask for it)"
         shown = ByteSize(details.size).human_readable(decimal=True)
         if self.min_size is not None and details.size < self.min_size:
             return f"{shown} is less than {self.min_size.human_readable(decimal=True)}"

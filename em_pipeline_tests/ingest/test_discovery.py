@@ -197,7 +197,7 @@ class TestPolicy:
             (replace(FITS, available=False), {}, NOT_AVAILABLE),
             (replace(FITS, methods=("EMDB",)), {}, "imaged by EMDB, which is not asked for"),
             (replace(FITS, methods=()), {}, "imaged by an unknown method, which is not asked for"),
-            (replace(FITS, size=None), {}, "its size is not stated"),
+            (replace(FITS, size=None), {}, "its size is not stated (max_size=none does not ask for it)"),
             (replace(FITS, size=10**12), {}, "1.0TB is more than 50.0GB"),
             (replace(FITS, size=10), {"min_size": "1kB"}, "10B is less than 1.0KB"),
             (FITS, {"licences": "CC-BY-4.0"}, "its licence is CC0-1.0"),
@@ -244,11 +244,20 @@ class TestPolicy:
         assert policy.methods == ("FIB-SEM", "SBF-SEM")
         assert (policy.max_size, policy.cap, policy.since) == (2 * 10**9, 3, date(2026, 1, 31))
 
-    def test_a_portal_that_only_lists_is_taken_whole(self) -> None:
-        policy = DiscoveryPolicy.of_source(Lists(), {"cap": "3"})
-        assert policy.refusal(ref("10"), EntryDetails("r"), taken_before=False) == ""
-        strict = DiscoveryPolicy.of_source(Lists(), {"methods": "FIB-SEM"})
-        assert strict.refusal(ref("10"), EntryDetails("r"), taken_before=False)
+    @pytest.mark.parametrize(
+        ("options", "reason"),
+        [
+            ({}, "its size is not stated"),
+            ({"max_size": "none"}, ""),
+            ({"always": "10"}, ""),
+            ({"max_size": "none", "methods": "FIB-SEM"}, "imaged by an unknown method"),
+        ],
+    )
+    def test_a_portal_that_only_lists(self, options: dict[str, str], reason: str) -> None:
+        policy = DiscoveryPolicy.of_source(Lists(), options)
+        refusal = policy.refusal(ref("10"), EntryDetails("r"), taken_before=False)
+        assert refusal.startswith(reason)
+        assert bool(refusal) == bool(reason)
 
     @pytest.mark.parametrize(
         ("options", "message"),
