@@ -26,9 +26,12 @@ RETRIES = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL,
 RECHUNK_POOL = "rechunk"
 
 
-def host_pool(slug: str) -> str:
-    """Name of the pool that bounds how many steps talk to a source's portal at once."""
-    return f"{slug}_host"
+def host_pool(source: Source) -> str:
+    """Name of the pool that bounds how many runs talk to the servers of a source's institution at once.
+
+    EMPIAR and IDR are two portals on the same EBI servers, which count connections by address.
+    """
+    return f"{source.institution}_host"
 
 
 def ingest_job_name(slug: str) -> str:
@@ -46,8 +49,8 @@ def build_source_definitions(source: Source) -> dg.Definitions:
     report = dg.AssetKey([slug, "validation_report"])
     checks = [dg.AssetCheckSpec(name, asset=report, blocking=name not in WARNINGS) for name in CHECK_NAMES]
     assets = [
-        _asset(slug, "record", _record, pool=host_pool(slug), kind="json"),
-        _asset(slug, "raw_files", _raw_files, after="record", pool=host_pool(slug), kind="file"),
+        _asset(slug, "record", _record, pool=host_pool(source), kind="json"),
+        _asset(slug, "raw_files", _raw_files, after="record", pool=host_pool(source), kind="file"),
         _asset(slug, "ome_zarr", _ome_zarr, after="raw_files", pool=RECHUNK_POOL, kind="zarr"),
         _asset(
             slug,

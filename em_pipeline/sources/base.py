@@ -76,7 +76,8 @@ class HeldFile:
 class Source(Protocol):
     """A portal adapter. Downloading, retrying, hashing, chunking, validating, publishing are not its job.
 
-    `slug` is lower-case letters and digits. `max_connections` bounds the connections to the portal's
+    `slug` is lower-case letters and digits. `institution` says whose servers are asked: its sources share
+    one allowance of runs at a time. `max_connections` bounds the connections to the portal's
     hosts at once, `requests_per_second` the rate (None: no limit known). `licence_policy` says in a
     sentence what licence the portal's data has.
     """

@@ -20,6 +20,7 @@ from em_pipeline.ingest.specs import find_spec
 from em_pipeline.ingest.validate import CHECK_NAMES
 from em_pipeline.ingest.workspace import Workspace, open_catalog
 from em_pipeline.settings import load_settings
+from em_pipeline.sources.registry import load_sources
 from em_pipeline.storage.lock import dataset_lock
 
 ID = "empiar-11759"
@@ -64,12 +65,19 @@ def test_pools_bound_the_portal_and_the_rechunk(workspace: Workspace) -> None:
         for key in asset.keys
     }
     assert pools == {
-        "record": host_pool("empiar"),
-        "raw_files": host_pool("empiar"),
+        "record": "ebi_host",
+        "raw_files": "ebi_host",
         "ome_zarr": RECHUNK_POOL,
         "validation_report": RECHUNK_POOL,
         "catalog_entry": None,
     }
+
+
+def test_portals_on_the_same_servers_share_a_pool() -> None:
+    sources = load_sources()
+    for slug in sources.keys() & {"empiar", "idr"}:
+        assert host_pool(sources[slug]) == "ebi_host", slug
+    assert host_pool(sources["files"]) != "ebi_host"
 
 
 @pytest.mark.integration
