@@ -19,7 +19,7 @@ from em_pipeline.domain.geometry import VoxelSize
 EXIT_CODES = """Exit codes: 0 done · 1 failed · 2 refused input · 3 unreadable record or format ·
 4 portal unavailable · 5 corrupt or mismatched data · 6 not publishable · 7 not found ·
 8 catalogue schema · 9 own service unavailable · 10 busy · 11 disk refused a write ·
-130 interrupted."""
+12 reading budget spent · 130 interrupted."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 

@@ -127,3 +127,10 @@ class StorageFailed(EmError):
     exit_code = 11
     status = 507
     slug = "storage-failed"
+
+
+class BudgetSpent(EmError):
+    """Finding out would take more bytes or requests than were allowed; what was found out until then holds."""
+
+    exit_code = 12
+    slug = "budget-spent"

@@ -112,7 +112,8 @@ def tiff_volume(path: Path, tif: tifffile.TiffFile, size: int) -> FileVolume:
 
 def compression_of(page: tifffile.TiffPage) -> str:
     """How the strips or tiles of a page are compressed, as records name it."""
-    return tifffile.COMPRESSION(page.compression).name.lower().removeprefix("adobe_")
+    name: str = tifffile.COMPRESSION(page.compression).name
+    return name.lower().removeprefix("adobe_")
 
 
 def headers_of(tif: tifffile.TiffFile) -> dict[str, Any]:

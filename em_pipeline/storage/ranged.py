@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
-from em_pipeline.domain.errors import EmError, InputRefused, RecordInvalid, SourceUnavailable
+from em_pipeline.domain.errors import BudgetSpent, EmError, InputRefused, RecordInvalid, SourceUnavailable
 from em_pipeline.storage.transport import Fault, Transport, looks_like_html
 
 if TYPE_CHECKING:
@@ -27,10 +27,6 @@ LOOK_BACK = 8 * 1024
 # Reading on where the last block ended doubles it up to this: then it is a long table, not a jump.
 LONGEST_BLOCK = 512 * 1024
 WEB_PAGES = (".html", ".htm", ".xhtml")
-
-
-class BudgetSpent(EmError):
-    """Finding out would take more bytes or requests than were allowed."""
 
 
 @dataclass
