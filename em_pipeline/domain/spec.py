@@ -33,8 +33,8 @@ class RawLayout(BaseModel):
     """How the voxels of a file without a header lie, which only a person can say.
 
     `shape` is z-y-x. `dtype` is numpy's name, with `<` or `>` where it matters (`>u2`; little-endian if
-    neither). `offset` are bytes before the first voxel. `order` is C where x runs fastest in the file, F where
-    z does. Raises a pydantic `ValidationError` for types that are not real numbers, and for empty shapes.
+    neither). `offset` are bytes before the first voxel. `order` is C where x runs fastest in the file, F
+    where z does. Raises a pydantic `ValidationError` for types that are not real numbers and empty shapes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

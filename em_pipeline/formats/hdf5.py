@@ -27,6 +27,7 @@ IMARIS_SECOND = ("DataSet/ResolutionLevel 0/TimePoint 1", "DataSet/ResolutionLev
 SVI_UNKNOWN = (111, 112)
 # Names that h5py.Dataset.compression does not give.
 UNNAMED_FILTER = "other"
+MOST_LISTED = 20
 
 
 def open_hdf5(path: Path, dataset: str | None = None) -> FileVolume:
@@ -86,8 +87,8 @@ def _chosen(path: Path, file: Any, wanted: str | None) -> str:
 
 
 def _offer(found: Mapping[str, Sequence[int]]) -> str:
-    named = [f"{name} ({'×'.join(map(str, shape))})" for name, shape in list(found.items())[:20]]
-    return f"Choose with --image-set: {', '.join(named)}" if named else ""
+    named = [f"{name} ({'×'.join(map(str, shape))})" for name, shape in found.items() if _spatial(shape)]
+    return f"Choose with --image-set: {', '.join(named[:MOST_LISTED])}" if named else ""
 
 
 def _numeric(file: Any) -> Iterator[tuple[str, tuple[int, ...]]]:

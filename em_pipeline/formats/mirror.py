@@ -19,6 +19,8 @@ from em_pipeline.formats.gaps import LazyBoxes
 from em_pipeline.formats.held import HeldObjects, object_names
 from em_pipeline.formats.multiscale import read_multiscale
 
+# More would hide the sentence that says what to do with them.
+MOST_LISTED = 20
 AGAIN = "It is damaged: download or copy it again"
 
 
@@ -69,24 +71,48 @@ def open_layout(root: Path, layout: ArrayLayout) -> FileVolume:
     )
 
 
+def open_container(root: Path, path: str | None = None, level: int | str | None = None) -> FileVolume:
+    """`open_array`, with the only image of the container where no `path` is given.
+
+    Raises `InputRefused`, listing the images, where there are several, and `NotFound` where there is none.
+    """
+    if path is not None:
+        return open_array(root, path, level=level)
+    refusals: list[UnsupportedFormat] = []
+    images = list(_images_below(root, "", refusals))
+    tried = f"Open {root.name} as a volume"
+    if len(images) > 1:
+        shown = ", ".join(images[:MOST_LISTED]) + (", …" if len(images) > MOST_LISTED else "")
+        raise InputRefused(
+            tried,
+            f"{len(images)} images are in it, and one makes a volume",
+            f"Choose with --image-set: {shown}",
+        )
+    if not images and refusals:
+        raise refusals[0]
+    if not images:
+        raise NotFound(tried, "there is no image or array in it", "Name the container's own folder")
+    return open_array(root, images[0], level=level)
+
+
 def images_in(root: Path) -> tuple[str, ...]:
     """Paths of the images and single arrays in the container `root` that are read; "" is `root` itself.
 
     Label images belong to their image and are not listed.
     """
-    return tuple(_images_below(root, ""))
+    return tuple(_images_below(root, "", []))
 
 
-def _images_below(root: Path, path: str) -> Iterator[str]:
+def _images_below(root: Path, path: str, refusals: list[UnsupportedFormat]) -> Iterator[str]:
     try:
         read_multiscale(folder_fetch(root), path)
         yield path
     except NotFound:
         for name in sorted(entry.name for entry in os.scandir(root / path) if entry.is_dir()):
-            yield from _images_below(root, joined(path, name))
-    except UnsupportedFormat:
+            yield from _images_below(root, joined(path, name), refusals)
+    except UnsupportedFormat as refusal:
         # One damaged or foreign image must not hide the others; it says why when it is named.
-        return
+        refusals.append(refusal)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Which reader a file needs, by its first bytes; and one volume from one file or many.
 
-A format is one line of `FORMATS`: adding one is adding that line and its reader.
+A format is one line of `FORMATS` or `FOLDERS`: adding one is adding that line and its reader.
 """
 
 import struct
@@ -9,17 +9,22 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from em_pipeline.domain.errors import NotFound, UnsupportedFormat
+from em_pipeline.domain.errors import InputRefused, NotFound, UnsupportedFormat
 from em_pipeline.domain.lazy_volume import LazyVolume
+from em_pipeline.domain.spec import RawLayout
 from em_pipeline.formats.base import FileVolume, head_of
 from em_pipeline.formats.stack import open_stack
 
 HEAD_BYTES = 1024
+RAW_SUFFIXES = (".raw", ".dat", ".bin")
 
 
 @dataclass(frozen=True)
 class Format:
-    """A file format: how to know it, and its reader as `module:function`, or what to do without one."""
+    """A file format: how to know it, and its reader as `module:function`, or what to do without one.
+
+    A file of a format with `images` may hold several: its reader takes the name of one, or None, as well.
+    """
 
     slug: str
     title: str
@@ -27,6 +32,7 @@ class Format:
     matches: Callable[[bytes], bool]
     reader: str | None = None
     to_do: str = ""
+    images: bool = False
 
 
 def _starts(*magics: bytes) -> Callable[[bytes], bool]:
@@ -55,15 +61,16 @@ _LFS = "Fetch the file itself with `git lfs pull`"
 _PART = "Give the image file itself, or the folder it is in"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _CONVERT = "Convert it to TIFF, MRC or DM first"
+_UNPACK = "Unpack it first; or say with --raw-shape and --raw-dtype how the voxels in it lie"
 FORMATS = (
     Format("tiff", "TIFF", (".tif", ".tiff", ".btf"), _starts(*_TIFF), "tiff:open_tiff"),
     Format("dm", "DM3/DM4", (".dm3", ".dm4"), _is_dm, "dm:open_dm"),
     Format("png", "PNG", (".png",), _starts(b"\x89PNG\r\n\x1a\n"), "png:open_png"),
     Format("jpeg", "JPEG", (".jpg", ".jpeg"), _starts(b"\xff\xd8\xff"), "png:open_jpeg"),
-    Format("emd", "EMD (HDF5)", (".emd",), _starts(b"\x89HDF\r\n\x1a\n"), to_do=_CONVERT),
-    Format("hdf5", "HDF5", (".h5", ".hdf5", ".hdf", ".ims"), _starts(b"\x89HDF\r\n\x1a\n"), to_do=_CONVERT),
+    Format("hdf5", "HDF5", (".h5", ".hdf5", ".hdf", ".ims", ".emd"), _starts(b"\x89HDF\r\n\x1a\n"),
+           "hdf5:open_hdf5", images=True),
     Format("ser", "FEI SER", (".ser",), _starts(b"II\x97\x01"), to_do=_CONVERT),
-    Format("gzip", "gzip", (".gz",), _starts(b"\x1f\x8b"), to_do="Unpack it first"),
+    Format("gzip", "gzip", (".gz",), _starts(b"\x1f\x8b"), to_do=_UNPACK),
     Format("zip", "ZIP", (".zip", ".npz"), _starts(b"PK\x03\x04", b"PK\x05\x06"), to_do="Unpack it first"),
     Format("npy", "NumPy", (".npy",), _starts(b"\x93NUMPY"), to_do=_CONVERT),
     Format("html", "HTML", (".html", ".htm"), _is_text(b"<!doctype html", b"<html"), to_do=_PAGE),
@@ -72,20 +79,21 @@ FORMATS = (
     Format("lfs", "Git LFS pointer", (), _starts(b"version https://git-lfs"), to_do=_LFS),
     Format("mrc", "MRC", (".mrc", ".rec", ".st", ".ali", ".map", ".mrcs"), _is_mrc, "mrc:open_mrc"),
 )  # fmt: skip
-# Folders that are one array or image, by a file that only they have.
+# Folders that are one array or image, or a container of them, by a file that only they have.
 FOLDERS = {
     "zarr": ("zarr.json", ".zgroup", ".zarray", ".zattrs"),
     "n5": ("attributes.json",),
     "precomputed": ("info",),
 }
-READ_TODAY = ", ".join(f.title for f in FORMATS if f.reader)
+FOLDER_TITLES = {"zarr": "OME-Zarr", "n5": "N5", "precomputed": "precomputed"}
+READ_TODAY = ", ".join((*(f.title for f in FORMATS if f.reader), *FOLDER_TITLES.values(), "raw"))
 
 
 def sniff(path: Path) -> str:
     """Slug of the format of a file or folder, by its content: `tiff`, `dm`, `mrc`, `hdf5`, `html`, `zarr`…
 
-    The suffix decides only where content cannot: between formats with one magic number (EMD and HDF5),
-    and for MRC files older than their magic number.
+    The suffix decides only where content cannot: between formats with one magic number, for MRC files older
+    than theirs, and for containers whose outermost folder holds nothing but folders.
     Raises `NotFound`, or `UnsupportedFormat` for empty and unknown content.
     """
     if path.is_dir():
@@ -93,34 +101,83 @@ def sniff(path: Path) -> str:
     return _format_of(path).slug
 
 
-def open_volume(paths: Sequence[Path], *, name: str = "") -> LazyVolume:
+def open_volume(
+    paths: Sequence[Path],
+    *,
+    name: str = "",
+    image: str | None = None,
+    level: int | str | None = None,
+    raw: RawLayout | None = None,
+) -> LazyVolume:
     """One volume from one file (3-D or a single plane), from many 2-D files, or from a folder of those.
 
     Many files become planes in natural order (`slice_2` before `slice_10`); files that a folder holds
     besides images are passed over. `name` says in messages and evidence what the files are together.
+    A folder may be an array container, and `image` the path of an image or array in it or in an HDF5 file,
+    needed where there are several; `level` is that of a multiscale image. `raw` describes a file without a
+    header.
     Raises `UnsupportedFormat` for formats not read, naming those that are, for planes that differ and
-    for several 3-D files; `NotFound`; `InputRefused` where there is no file.
+    for several 3-D files; `NotFound`; `InputRefused` where there is no file, for an `image` or `level` of
+    what has only one, and where a choice is needed, naming what there is.
     """
     paths = [Path(path) for path in paths]
-    if len(paths) == 1 and paths[0].is_dir():
-        folder = paths[0]
-        slug = sniff(folder)
-        if slug != "folder":
-            raise _not_read(folder, slug, _CONVERT)
-        name = name or folder.name
-        paths = [p for p in folder.iterdir() if p.is_file() and p.suffix.lower() in _readable_suffixes()]
-    elif len(paths) == 1:
-        return _open_file(paths[0])
+    alone = paths[0] if len(paths) == 1 else None
+    if alone is not None and not alone.is_dir():
+        return _open_raw(alone, raw) if raw or _is_raw(alone) else _open_file(alone, image, level)
+    slug = sniff(alone) if alone is not None else "folder"
+    if alone is not None and slug in FOLDERS:
+        return _open_folder(slug, alone, image, level)
+    if image is not None or level is not None or raw is not None:
+        raise _not_several(
+            name or str(alone or "files"), "it is a stack of files, each of one image and level"
+        )
+    if alone is not None:
+        name = name or alone.name
+        paths = [p for p in alone.iterdir() if p.is_file() and p.suffix.lower() in _readable_suffixes()]
     return open_stack(paths, _open_file, name)
 
 
-def _open_file(path: Path) -> FileVolume:
+def _open_file(path: Path, image: str | None = None, level: int | str | None = None) -> FileVolume:
     found = _format_of(path)
     if found.reader is None:
         raise _not_read(path, found.title, found.to_do)
+    if level is not None or (image is not None and not found.images):
+        raise _not_several(path.name, f"a {found.title} file is read as one image of one level")
     module, function = found.reader.split(":")
-    volume: FileVolume = getattr(import_module(f"em_pipeline.formats.{module}"), function)(path)
-    return volume
+    read: Callable[..., FileVolume] = getattr(import_module(f"em_pipeline.formats.{module}"), function)
+    return read(path, image) if found.images else read(path)
+
+
+def _open_folder(slug: str, folder: Path, image: str | None, level: int | str | None) -> FileVolume:
+    if slug == "precomputed":
+        from em_pipeline.formats.precomputed import open_precomputed
+
+        if image is not None:
+            raise _not_several(folder.name, "a precomputed volume is one image")
+        return open_precomputed(folder, level=level)
+    from em_pipeline.formats.mirror import open_container
+
+    return open_container(folder, image, level)
+
+
+def _open_raw(path: Path, layout: RawLayout | None) -> FileVolume:
+    from em_pipeline.formats.raw import open_raw
+
+    return open_raw(path, layout)
+
+
+def _is_raw(path: Path) -> bool:
+    """Whether only a person can say what the file is: its suffix promises no header, its content has none."""
+    if not path.is_file() or path.suffix.lower() not in RAW_SUFFIXES:
+        return False
+    head = head_of(path, HEAD_BYTES)
+    return bool(head) and not any(f.matches(head) for f in FORMATS)
+
+
+def _not_several(name: str, found: str) -> InputRefused:
+    return InputRefused(
+        f"Choose an image or level of {name}", found, "Leave --image-set, --level and --raw-shape out"
+    )
 
 
 def _format_of(path: Path) -> Format:
@@ -155,7 +212,7 @@ def _sniff_folder(path: Path) -> str:
     for slug, markers in FOLDERS.items():
         if any((path / marker).is_file() for marker in markers):
             return slug
-    return "n5" if path.suffix == ".n5" else "folder"
+    return {".n5": "n5", ".zarr": "zarr"}.get(path.suffix, "folder")
 
 
 def _mrc() -> Format:

@@ -16,7 +16,6 @@ from em_pipeline.domain.spec import RawLayout
 from em_pipeline.formats.base import ClaimSheet, FileVolume, RawVoxels, Voxels, head_of
 
 EXTRACTOR = "formats.raw"
-SUFFIXES = (".raw", ".dat", ".bin")
 GZIP = b"\x1f\x8b"
 # gzip has no index: such a file is unpacked whole when it is opened, so it must be small.
 LARGEST_UNPACKED = 1 << 30
