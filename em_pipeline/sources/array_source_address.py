@@ -1,7 +1,7 @@
 """An image and its label images by their addresses: a folder here, s3://, gs://, or http(s)://."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -50,27 +50,28 @@ def is_remote(address: str) -> bool:
     return address.lower().startswith(REMOTE)
 
 
-def image_by_address(
-    address: str, spec: DatasetSpec, containers: Containers, at: Mapping[str, int] | None = None
-) -> HeldImage:
+def image_by_address(address: str, spec: DatasetSpec, containers: Containers) -> HeldImage:
     """The image at an address, or the array there as the level that the image above says it is.
 
-    `at` picks an index along axes other than z, y, x. Raises like `image_at`, and `NotFound` that tells what
-    was looked for and what is there instead.
+    A text as `spec.image_set` is the image's path below the address, a number the channel to take of it.
+    Raises like `image_at`, and `NotFound` that tells what was looked for and what is there instead.
     """
-    container = containers(address)
-    above, _, name = address.rstrip("/").rpartition("/")
+    container, at = containers(address), channel_of(spec)
+    path = spec.image_set.strip("/") if isinstance(spec.image_set, str) else ""
     try:
-        held = image_at(container, "", spec, at)
-        is_array = held.layout.path == ""
+        levels = read_multiscale(container.fetch, path, at=at)
     except NotFound as error:
-        if _is_image(container):
-            raise
-        raise _nothing(address, container) from error
-    if not is_array or above.endswith(("/", ":")) or not above:
-        return held
+        raise _nothing(address, path, container) from error
+    above, _, name = address.rstrip("/").rpartition("/")
+    if path or levels[0].path or not above or above.endswith(("/", ":")):
+        return image_at(container, path, spec, at)
     # An array alone has no voxel size; the image above it may say one.
     return image_at(containers(above), unquote(name) if is_remote(address) else name, spec, at)
+
+
+def channel_of(spec: DatasetSpec) -> dict[str, int]:
+    """Which entry of the channel axis a number as `spec.image_set` means; empty where it is no number."""
+    return {"c": spec.image_set} if isinstance(spec.image_set, int) else {}
 
 
 def label_image_by_name(entry: str, image: HeldImage, containers: Containers) -> HeldImage:
@@ -92,18 +93,12 @@ def label_image_by_name(entry: str, image: HeldImage, containers: Containers) ->
     return label_image_at(image.container, joined(parent, "labels", name), name, image)
 
 
-def _is_image(container: Container) -> bool:
-    try:
-        return bool(read_multiscale(container.fetch, ""))
-    except NotFound:
-        return False
-
-
-def _nothing(address: str, container: Container) -> NotFound:
-    names = [name for name in container.names("") if name not in DOCUMENTS]
+def _nothing(address: str, path: str, container: Container) -> NotFound:
+    names = [name for name in container.names(f"{path}/" if path else "") if name not in DOCUMENTS]
     there = f"; below it are {', '.join(names[:8])}" if names else ""
     return NotFound(
-        f"Find an image at {address}",
+        f"Find an image at {address}" + f", path {path!r}" * bool(path),
         f"there is no array and no multiscale image (looked for {', '.join(DOCUMENTS)}){there}",
-        "Give the address of the image itself: the folder that holds its levels, or one of its levels",
+        "Give the address of the image itself, the folder that holds its levels; or its path below with "
+        "`image_set`",
     )

@@ -14,7 +14,12 @@ from em_pipeline.domain.lazy_volume import LazyVolume
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.sources import array_source
 from em_pipeline.sources.array_source import HeldImage
-from em_pipeline.sources.array_source_address import container_at, image_by_address, label_image_by_name
+from em_pipeline.sources.array_source_address import (
+    channel_of,
+    container_at,
+    image_by_address,
+    label_image_by_name,
+)
 from em_pipeline.sources.base import DatasetRef, HeldFile, PortalRecord
 from em_pipeline.sources.claimant import Claimant
 from em_pipeline.storage.http import PortalClient
@@ -25,9 +30,9 @@ EXTRACTOR = "em_pipeline.sources.omezarr"
 class OmeZarrSource:
     """The image at `spec.location`: s3://, gs://, http(s):// or a folder; OME-Zarr 0.1 to 0.5, and N5.
 
-    `spec.level` is one of its levels, `spec.label_images` are names that it lists or `name=address`. Of an
-    image with several channels, `spec.image_set` is the number of the one to take. What the image does not
-    say of itself (licence, citation, organism) belongs into the spec, as `curated`.
+    `spec.level` is one of its levels, `spec.label_images` are names that it lists or `name=address`.
+    A text as `spec.image_set` is the image's path below the location, a number the channel to take of it.
+    What the image does not say of itself (licence, citation, organism) belongs into the spec, as `curated`.
     """
 
     slug = "omezarr"
@@ -63,7 +68,7 @@ class OmeZarrSource:
 
     def open_volume(self, spec: DatasetSpec, files: Sequence[HeldFile]) -> LazyVolume:
         """The whole level that the spec names."""
-        return array_source.open_image(files, _channel(spec))
+        return array_source.open_image(files, channel_of(spec))
 
     def open_label_images(self, spec: DatasetSpec, files: Sequence[HeldFile]) -> Mapping[str, LazyVolume]:
         """The label images that the spec names, at the level whose voxels are as large as the image's."""
@@ -84,7 +89,7 @@ class OmeZarrSource:
             backoff_s=self._backoff_s,
         ) as client:
             containers = partial(container_at, client=client)
-            image = image_by_address(spec.location, spec, containers, _channel(spec))
+            image = image_by_address(spec.location, spec, containers)
             yield [
                 image,
                 *(label_image_by_name(entry, image, containers) for entry in spec.label_images),
@@ -108,13 +113,3 @@ def image_claims(image: HeldImage, location: str, extractor: str) -> Iterator[Cl
 def _claims(image: HeldImage, spec: DatasetSpec) -> Iterator[Claim]:
     claims = image_claims(image, spec.location or "", EXTRACTOR)
     return (claim for claim in claims if claim.field != "core.title" or "core.title" not in spec.curated)
-
-
-def _channel(spec: DatasetSpec) -> dict[str, int]:
-    if isinstance(spec.image_set, str):
-        raise InputRefused(
-            f"Choose a channel of {spec.dataset_id}",
-            f"{spec.image_set!r} is no number",
-            "Set `image_set` to the number of the channel, counted from 0",
-        )
-    return {} if spec.image_set is None else {"c": spec.image_set}
