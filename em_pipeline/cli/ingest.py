@@ -10,6 +10,8 @@ from em_pipeline.cli.options import (
     LevelOption,
     NameOption,
     RandomCropOption,
+    RawDtypeOption,
+    RawShapeOption,
     RoiOption,
     SeedOption,
     Target,
@@ -33,6 +35,8 @@ def ingest(
     seed: SeedOption = None,
     label: LabelOption = None,
     image_set: ImageSetOption = None,
+    raw_shape: RawShapeOption = None,
+    raw_dtype: RawDtypeOption = None,
     voxel_size: VoxelSizeOption = None,
     name: NameOption = None,
     include: IncludeOption = None,
@@ -56,6 +60,8 @@ def ingest(
             seed=seed,
             label=label,
             image_set=image_set,
+            raw_shape=raw_shape,
+            raw_dtype=raw_dtype,
         )
         settings = load_settings().settings
         with Bars(errors) as bars, open_workspace(settings, bars) as workspace:
@@ -96,6 +102,8 @@ def register(
     seed: SeedOption = None,
     label: LabelOption = None,
     image_set: ImageSetOption = None,
+    raw_shape: RawShapeOption = None,
+    raw_dtype: RawDtypeOption = None,
     voxel_size: VoxelSizeOption = None,
     name: NameOption = None,
     include: IncludeOption = None,
@@ -117,6 +125,8 @@ def register(
             seed=seed,
             label=label,
             image_set=image_set,
+            raw_shape=raw_shape,
+            raw_dtype=raw_dtype,
         )
         settings = load_settings().settings
         with Bars(errors) as bars, open_workspace(settings, bars) as workspace:

@@ -55,6 +55,16 @@ ImageSetOption = Annotated[
     str | None,
     typer.Option("--image-set", help="Which of several image sets of an entry, by number or exact name."),
 ]
+RawShapeOption = Annotated[
+    str | None,
+    typer.Option("--raw-shape", metavar="Z,Y,X", help="Voxels of a file without a header."),
+]
+RawDtypeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--raw-dtype", metavar="DTYPE", help="Type of such voxels: uint8, or >u2 where byte order counts."
+    ),
+]
 
 
 def asked(
@@ -68,10 +78,12 @@ def asked(
     seed: int | None,
     label: list[str] | None,
     image_set: str | None,
+    raw_shape: str | None,
+    raw_dtype: str | None,
 ) -> "Asked":
     """The options, read. Raises `InputRefused` for one that cannot be, and for a box and a crop at once."""
     from em_pipeline.ingest.asked import Asked
-    from em_pipeline.ingest.regions import parse_level, parse_random_crop, parse_roi
+    from em_pipeline.ingest.regions import parse_level, parse_random_crop, parse_raw_layout, parse_roi
 
     if roi is not None and random_crop is not None:
         raise InputRefused("Choose a region", "--roi and --random-crop are both given", "Give one of them")
@@ -84,6 +96,7 @@ def asked(
         include=tuple(include or ()),
         label_images=tuple(label or ()),
         voxel_size=parse_voxel_size(voxel_size),
+        raw_layout=parse_raw_layout(raw_shape, raw_dtype),
     )
 
 

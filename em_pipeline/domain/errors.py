@@ -130,7 +130,7 @@ class StorageFailed(EmError):
 
 
 class BudgetSpent(EmError):
-    """Finding out would take more bytes or requests than were allowed; what was found out until then holds."""
+    """To know more would take more bytes or requests than were allowed; what was found until then holds."""
 
     exit_code = 12
     slug = "budget-spent"

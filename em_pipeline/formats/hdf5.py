@@ -39,20 +39,24 @@ def open_hdf5(path: Path, dataset: str | None = None) -> FileVolume:
     `UnsupportedFormat` for files without an image, for voxels kept in other files, and damaged files.
     """
     with opened_hdf5(path) as file:
-        name = _chosen(path, file, dataset)
-        stored = file[name]
-        _refuse_foreign(path, name, stored)
-        axes = _axes(path, name, stored)
-        lengths = dict(zip(axes, _used(file, name, stored), strict=True))
-        shape = Shape(*(lengths.get(axis, 1) for axis in SPATIAL))
-        chunks = dict(zip(axes, stored.chunks or _plane(axes, stored.shape), strict=True))
-        chunk = Shape(*(min(chunks.get(axis, 1), getattr(shape, axis)) for axis in SPATIAL))
-        native = stored.dtype.newbyteorder("=")
-        dtype = WIDENED.get(native, native)
-        sheet = ClaimSheet(path, EXTRACTOR)
-        sheet.layout(shape, dtype, chunk, "HDF5", _compression(stored), name)
-        offset = _calibrate(file, name, stored, axes, shape, sheet)
-        metadata = _metadata(name, stored, axes)
+        return hdf5_volume(path, file, _chosen(path, file, dataset))
+
+
+def hdf5_volume(path: Path, file: Any, name: str) -> FileVolume:
+    """The dataset `name` of an open `h5py.File`; its voxels are read from `path`. Raises like `open_hdf5`."""
+    stored = file[name]
+    _refuse_foreign(path, name, stored)
+    axes = _axes(path, name, stored)
+    lengths = dict(zip(axes, _used(file, name, stored), strict=True))
+    shape = Shape(*(lengths.get(axis, 1) for axis in SPATIAL))
+    chunks = dict(zip(axes, stored.chunks or _plane(axes, stored.shape), strict=True))
+    chunk = Shape(*(min(chunks.get(axis, 1), getattr(shape, axis)) for axis in SPATIAL))
+    native = stored.dtype.newbyteorder("=")
+    dtype = WIDENED.get(native, native)
+    sheet = ClaimSheet(path, EXTRACTOR)
+    sheet.layout(shape, dtype, chunk, "HDF5", _compression(stored), name)
+    offset = _calibrate(file, name, stored, axes, shape, sheet)
+    metadata = _metadata(name, stored, axes)
     voxels = Hdf5Voxels(path, name, axes, dtype)
     missing = LazyBoxes(lambda: never_written(path, name, axes, shape))
     return FileVolume(shape, dtype, chunk, voxels, tuple(sheet.claims), metadata, offset, missing)
@@ -61,7 +65,7 @@ def open_hdf5(path: Path, dataset: str | None = None) -> FileVolume:
 def _chosen(path: Path, file: Any, wanted: str | None) -> str:
     import h5py
 
-    found = dict(_numeric(file))
+    found = dict(numeric_datasets(file))
     if wanted is not None:
         link = file.get(wanted, getlink=True)
         if isinstance(link, h5py.HardLink) and isinstance(file[wanted], h5py.Dataset):
@@ -91,7 +95,7 @@ def _offer(found: Mapping[str, Sequence[int]]) -> str:
     return f"Choose with --image-set: {', '.join(named[:MOST_LISTED])}" if named else ""
 
 
-def _numeric(file: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
+def numeric_datasets(file: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Name and shape of every dataset of real numbers that lies in this file itself."""
     import h5py
 

@@ -59,10 +59,10 @@ def read_headers(file: BinaryIO, name: str, size: int) -> tuple[ImageHeaders, ..
         return (of_volume(mrc_volume(path, head, size)),)
     if found.slug in ("png", "jpeg"):
         return (_picture(found.slug, path, file, head),)
-    if found.slug in ("hdf5", "emd"):
+    if found.slug == "hdf5":
         from em_pipeline.formats.hdf5_headers import hdf5_headers
 
-        return hdf5_headers(file, name)
+        return hdf5_headers(file, path)
     raise UnsupportedFormat(
         f"Inspect {name}", f"it is {found.title}", found.to_do or f"Formats read: {READ_TODAY}"
     )

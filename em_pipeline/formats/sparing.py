@@ -13,9 +13,9 @@ CONSOLIDATED = ".zmetadata"
 class Sparing:
     """Asks `fetch` only for what may be there.
 
-    One container has one kind of documents, so the first that is found rules the other kinds out. Consolidated
-    metadata (zarr-python's `.zmetadata` of v2, and `consolidated_metadata` in zarr v3) answers for all below
-    it, which is what it is for.
+    One container has one kind of documents, so the first that is found rules the other kinds out.
+    Consolidated metadata (zarr-python's `.zmetadata` of v2, and `consolidated_metadata` in zarr v3) answers
+    for all below it, which is what it is for.
     """
 
     def __init__(self, fetch: Fetch) -> None:

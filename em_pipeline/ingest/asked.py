@@ -1,14 +1,14 @@
 """From what a person names and says to the spec of one dataset."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from em_pipeline.domain.errors import InputRefused
 from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize
 from em_pipeline.domain.identity import dataset_id
-from em_pipeline.domain.spec import DatasetSpec
+from em_pipeline.domain.spec import DatasetSpec, RawLayout
 from em_pipeline.ingest.regions import RandomCrop, part_name, portal_shape
 from em_pipeline.ingest.specs import is_url, spec_from_id, unknown
 from em_pipeline.sources.base import Source
@@ -34,7 +34,7 @@ class Asked:
     include: tuple[str, ...] = ()
     label_images: tuple[str, ...] = ()
     voxel_size: PartialVoxelSize | None = None
-    more: Mapping[str, Any] = field(default_factory=dict)
+    raw_layout: RawLayout | None = None
 
     @property
     def names_a_part(self) -> bool:
@@ -107,21 +107,16 @@ def _of_another_level(whole: DatasetSpec) -> dict[str, Any]:
 
 
 def _changes(asked: Asked) -> dict[str, Any]:
-    changes: dict[str, Any] = dict(asked.more)
+    plain = ("level", "image_set", "include", "label_images", "raw_layout")
+    changes: dict[str, Any] = {
+        name: said for name in plain if (said := getattr(asked, name)) not in (None, ())
+    }
     if asked.voxel_size is not None:
         given = any(asked.voxel_size)
         changes["voxel_size_nm"] = asked.voxel_size if given else None
         changes["voxel_size_reason"] = "given with --voxel-size" if given else ""
     if asked.box is not None:
         changes |= {"bounding_box": asked.box, "bounding_box_reason": "given with --roi"}
-    if asked.level is not None:
-        changes["level"] = asked.level
-    if asked.image_set is not None:
-        changes["image_set"] = asked.image_set
-    if asked.include:
-        changes["include"] = asked.include
-    if asked.label_images:
-        changes["label_images"] = asked.label_images
     return changes
 
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from em_pipeline.domain.errors import InputRefused, RecordInvalid
 from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.domain.record import DatasetRecord
-from em_pipeline.domain.spec import DatasetSpec
+from em_pipeline.domain.spec import DatasetSpec, RawLayout
 from em_pipeline.ingest.claims import spec_claims
 from em_pipeline.sources.base import Source
 
@@ -101,6 +101,21 @@ def parse_random_crop(size: str | None, seed: int | None) -> RandomCrop | None:
             "Draw a random crop", f"{missing} is missing", "Give both, so that it can be drawn again"
         )
     return RandomCrop(parse_shape(size, "--random-crop"), seed)
+
+
+def parse_raw_layout(shape: str | None, dtype: str | None) -> RawLayout | None:
+    """The layout of a file without a header, from its two options. Raises `InputRefused` like the others."""
+    if shape is None and dtype is None:
+        return None
+    if shape is None or dtype is None:
+        missing = "--raw-shape Z,Y,X" if shape is None else "--raw-dtype DTYPE"
+        raise InputRefused("Read a file without a header", f"{missing} is missing", "Give both")
+    try:
+        return RawLayout(shape=parse_shape(shape, "--raw-shape"), dtype=dtype)
+    except ValidationError as error:
+        raise InputRefused(
+            f"Read --raw-dtype {dtype!r}", "it is no type of real numbers", "Write it like uint8, >u2 or <f4"
+        ) from error
 
 
 def portal_shape(source: Source, spec: DatasetSpec) -> Shape:

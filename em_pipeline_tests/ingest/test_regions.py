@@ -10,6 +10,7 @@ from em_pipeline.ingest.regions import (
     RandomCrop,
     parse_level,
     parse_random_crop,
+    parse_raw_layout,
     parse_roi,
     parse_shape,
     part_name,
@@ -58,6 +59,19 @@ def test_sizes_are_three_numbers_above_zero(text: str) -> None:
 def test_a_crop_without_a_seed_could_not_be_drawn_again(size: str | None, seed: int | None) -> None:
     with pytest.raises(InputRefused, match="missing"):
         parse_random_crop(size, seed)
+
+
+def test_a_file_without_a_header_is_described_by_two_options() -> None:
+    layout = parse_raw_layout("4,5,6", ">u2")
+    assert layout is not None
+    assert (layout.shape, layout.dtype) == ((4, 5, 6), ">u2")
+    assert parse_raw_layout(None, None) is None
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [("1,1,1", None), (None, "u1"), ("1,1,1", "colour")])
+def test_what_describes_no_voxels_is_refused(shape: str | None, dtype: str | None) -> None:
+    with pytest.raises(InputRefused, match="--raw-"):
+        parse_raw_layout(shape, dtype)
 
 
 @given(st.tuples(extents, extents, extents), st.data(), st.integers())
