@@ -14,7 +14,7 @@ BREKER = "idr0003-breker-plasticity/screenA"
 # The first stands for the whole of a study and is empty. Screens and projects share numbers.
 PROJECTS = {1158: "idr0086-miron-micrographs", 51: LAWO, 1161: MIRON}
 SCREENS = {51: BREKER}
-FOLDER = "idr0086-miron-micrographs/20200610-ftp/experimentD/Miron_FIB-SEM/Miron_FIB-SEM_processed"
+FOLDER = "idr0086-miron-micrographs/20200610-ftp/experimentD/Miron_FIB-SEM/Miron_FIB-SEM"
 INFOS = {
     MIRON: (
         ("Sample Type", "cell"),
@@ -59,8 +59,8 @@ class DemoImage:
 def _miron(
     number: int, name: str, dataset: tuple[int, str], seed: int, cell_line: str, **more: Any
 ) -> DemoImage:
-    mirrored = more.pop("mirrored", f"{FOLDER}/{name}")
-    return DemoImage(number, name, dataset, 1161, f"{FOLDER}/{name}", mirrored, seed, cell_line, **more)
+    more = {"path": f"{FOLDER}_processed/{name}", "mirrored": f"{FOLDER}_processed/{name}", **more}
+    return DemoImage(number, name, dataset, 1161, seed=seed, cell_line=cell_line, **more)
 
 
 _U2OS, _HELA = (10740, "U2OS_chromatin"), (10739, "HeLa_chromatin")
@@ -75,7 +75,8 @@ IMAGES = (
         14,
         "HeLa",
         sized=False,
-        mirrored=f"{FOLDER.replace('miron', 'Miron').replace('processed', 'Processed')}/{_INSET}",
+        path=f"{FOLDER}_inset/{_INSET}",
+        mirrored=f"{FOLDER}_Inset/{_INSET}",
     ),
     DemoImage(
         1884807, "Centrin.dv", (51, "CDK5RAP2-C"), 51, "idr0021/Centrin.dv", "idr0021/Centrin.dv", 15, "HeLa"

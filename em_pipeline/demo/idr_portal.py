@@ -38,7 +38,8 @@ class IdrPortal(Replay):
     """The server, the repositories and the mirror in one. `shape` (z-y-x) sizes every volume.
 
     `max_limit` is the longest page of a list. `migrating` is whether `imgData` answers with an exception, as
-    it does while IDR moves its images; `parents_known` whether the API leads from an image to its dataset.
+    it does while IDR moves its images; `parents_known` whether the API leads from an image to its dataset;
+    `answers_for_one` whether annotations of only the last of several parents are given.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class IdrPortal(Replay):
         self.max_limit = MAX_LIMIT
         self.migrating = True
         self.parents_known = True
+        self.answers_for_one = False
 
     @property
     def options(self) -> dict[str, str]:
@@ -136,7 +138,8 @@ class IdrPortal(Replay):
             if number in IMAGE_BY_ID:
                 found += annotations_of(IMAGE_BY_ID[number])
         for kind, names in (("project", PROJECTS), ("screen", SCREENS)):
-            for number in map(int, request.query.get(kind, [])):
+            numbers = [int(number) for number in request.query.get(kind, [])]
+            for number in numbers[-1:] if self.answers_for_one else numbers:
                 if names.get(number) in INFOS:
                     found.append(study_annotation(kind, number, names[number]))
         namespaces = request.query.get("ns", [])

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from typing import Any
 
-from em_pipeline.domain.errors import InputRefused, RecordInvalid
+from em_pipeline.domain.errors import InputRefused, RecordInvalid, SourceUnavailable
 from em_pipeline.domain.files import RemoteFile
 from em_pipeline.domain.identity import check_revision, short_hash
 from em_pipeline.domain.lazy_volume import LazyVolume
@@ -69,10 +69,15 @@ class IdrSource:
         """
         with self._client() as client:
             api = IdrApi(client, self._base)
-            projects = [
-                p for p in api.listed("project", "projects/") if idr_files.Experiment.of_project(p.name)
-            ]
-            for project, info in api.study_infos(projects):
+            projects = list(api.listed("project", "projects/"))
+            if not projects:
+                raise SourceUnavailable(
+                    f"List the studies of {self._base}",
+                    "it has no project at all, which cannot be",
+                    "Nothing is concluded from it; try again later",
+                )
+            experiments = [one for one in projects if idr_files.Experiment.of_project(one.name)]
+            for project, info in api.study_infos(experiments):
                 day = idr_claims.released(info)
                 if self._wanted(info) and (since is None or day is None or day >= since):
                     yield from _volumes(api, project, info)

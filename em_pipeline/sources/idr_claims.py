@@ -1,4 +1,4 @@
-"""Claims from IDR's answers: the image as OMERO describes it, and what annotations say of it and its study."""
+"""Claims from IDR's answers: the image as OMERO describes it, and what annotations say of it."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -112,7 +112,7 @@ def rights_claims(info: Annotation) -> Iterator[Claim]:
 
 
 def spdx(written: str) -> str:
-    """The SPDX identifier of a Creative Commons licence such as `CC BY 4.0 https://…`, else the text itself."""
+    """The SPDX identifier of a Creative Commons licence such as `CC BY 4.0 https://…`, else the text."""
     match = LICENCE.match(written)
     if match is None:
         return written
