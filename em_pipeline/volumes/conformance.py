@@ -1,8 +1,8 @@
 """Whether a volume is what OME-Zarr 0.5 says, judged apart from the writer's own parser.
 
-Rules of the group: OME-NGFF 0.5, "multiscales" metadata. Arrays are opened by tensorstore, whose zarr v3
-driver refuses what the zarr v3 core specification does not allow. The tests hold this module and
-ome-zarr-models to the same verdicts.
+Rules of the groups: OME-NGFF 0.5, "multiscales" and "labels" metadata. Arrays are opened by tensorstore,
+whose zarr v3 driver refuses what the zarr v3 core specification does not allow. The tests hold this module
+and ome-zarr-models to the same verdicts.
 """
 
 import json
@@ -23,12 +23,41 @@ AXES = ("z", "y", "x")
 
 
 def ngff_faults(volume: Path) -> list[str]:
-    """What is wrong with the metadata of a volume, one line each; empty where nothing is."""
+    """What is wrong with the metadata of a volume and its label images, one line each; empty: nothing."""
     try:
         group = json.loads((volume / "zarr.json").read_text(encoding="utf-8"))
-        return list(_group_faults(volume, group))
+        faults = list(_group_faults(volume, group))
+        if (volume / "labels").exists():
+            (multiscale,) = group["attributes"]["ome"]["multiscales"]
+            faults += _labels_faults(volume / "labels", len(multiscale["datasets"]))
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         return [f"{type(error).__name__}: {error}"]
+    return faults
+
+
+def _labels_faults(labels: Path, levels: int) -> Iterator[str]:
+    group = json.loads((labels / "zarr.json").read_text(encoding="utf-8"))
+    if (group["zarr_format"], group["node_type"]) != (3, "group"):
+        yield "labels/zarr.json is not that of a zarr v3 group"
+    listed = group["attributes"]["ome"]["labels"]
+    there = sorted(path.name for path in labels.iterdir() if path.is_dir())
+    if there != sorted(listed):
+        yield f"labels/zarr.json lists {sorted(listed)}, there are {there}"
+    for name in there:
+        found = ngff_faults(labels / name) or _label_faults(labels / name, levels)
+        yield from (f"labels/{name}: {fault}" for fault in found)
+
+
+def _label_faults(label: Path, levels: int) -> Iterator[str]:
+    ome = json.loads((label / "zarr.json").read_text(encoding="utf-8"))["attributes"]["ome"]
+    source = ome.get("image-label", {}).get("source", {}).get("image")
+    if source != "../../":
+        yield f"the source of its image-label is {source!r}, not the image it lies in"
+    datasets = ome["multiscales"][0]["datasets"]
+    if len(datasets) != levels:
+        yield f"it has {len(datasets)} levels, its image {levels}"
+    if np.dtype(_open(label / datasets[0]["path"]).dtype.numpy_dtype).kind not in "iu":
+        yield "its voxels are not integers"
 
 
 def read_elsewhere(volume: Path, level: str, box: BoundingBox) -> "NDArray[Any]":

@@ -1,8 +1,8 @@
 """The ledger: one row for each chunk of each level, written when the chunk was, in parquet beside the volume.
 
 Rows are complete and in C order (level, z, y, x). The file's key-value metadata holds the SHA-256 of every
-zarr.json, the statistics and histogram of level 0, and the digest of the plan. The same volume makes the
-same bytes: no times, no machine.
+zarr.json, the statistics and histogram of level 0, the digest of the plan and, where there are any, the
+voxels of level 0 that the source does not hold. The same volume makes the same bytes: no times, no machine.
 """
 
 import hashlib
@@ -26,6 +26,7 @@ from em_pipeline.domain.errors import ChunkCorrupt, NotFound
 from em_pipeline.domain.geometry import Shape
 from em_pipeline.volumes.arrow import from_numpy, strings, to_numpy
 from em_pipeline.volumes.durable import write_whole
+from em_pipeline.volumes.missing import Missing
 from em_pipeline.volumes.statistics import SUMMARY_FIELDS, Summary, VolumeStatistics, bin_count
 
 FORMAT: Final = 1
@@ -35,10 +36,11 @@ _KEY: Final = b"em_pipeline.ledger"
 class ChunkState(StrEnum):
     """What a chunk holds.
 
-    `data`: voxels, all inside the volume. `padded`: voxels, but the chunk reaches past the volume's edge and
-    is filled up with the fill value (`valid_fraction` < 1). `fill`: every voxel is the fill value, nothing is
-    stored (at an edge, too). `absent`: the source has no voxels there. `corrupt`: the source's voxels cannot
-    be read. A source that cannot be read stops a rechunk, so volumes written here hold the first three only.
+    `data`: voxels of the source, all of them. `padded`: voxels of the source in part (`valid_fraction` < 1),
+    for the chunk reaches past the volume's edge or into what the source does not hold; the rest is the fill
+    value. `fill`: every voxel of the source there is the fill value; nothing is stored (`valid_fraction` as
+    before). `absent`: the source holds no voxel there; nothing is stored, `valid_fraction` is 0. `corrupt`:
+    the source's voxels cannot be read. That stops a rechunk, so volumes written here have none.
     """
 
     DATA = "data"
@@ -50,6 +52,7 @@ class ChunkState(StrEnum):
 
 STATES: Final = tuple(ChunkState)
 STORED: Final = frozenset((ChunkState.DATA, ChunkState.PADDED))
+NOTHING_STORED: Final = frozenset((ChunkState.FILL, ChunkState.ABSENT))
 
 ROW: Final = np.dtype(
     [
@@ -81,7 +84,10 @@ class LedgerRow:
 
 
 class Ledger:
-    """A ledger file, read and checked for completeness."""
+    """A ledger file, read and checked for completeness.
+
+    `missing` are the voxels of level 0 that the source does not hold, None where it holds them all.
+    """
 
     def __init__(self, table: pa.Table, sha256: str, where: str) -> None:
         self.table = table
@@ -90,6 +96,8 @@ class Ledger:
         self._facts: dict[str, Any] = json.loads(table.schema.metadata[_KEY])
         self.grids = tuple(Shape(*grid) for grid in self._facts["grids"])
         self._starts = np.cumsum([0, *(grid.voxels for grid in self.grids)])
+        missing = self._facts.get("missing")
+        self.missing = None if missing is None else Missing.from_json(missing)
         self._check_complete()
 
     @classmethod
@@ -115,6 +123,11 @@ class Ledger:
     @property
     def plan_digest(self) -> str:
         return str(self._facts["plan"])
+
+    @property
+    def coverage(self) -> float:
+        """Share of the voxels of level 0 that the source holds, 0–1."""
+        return 1.0 if self.missing is None else 1 - self.missing.voxels / self.missing.shape.voxels
 
     @cached_property
     def statistics(self) -> VolumeStatistics:
@@ -194,11 +207,12 @@ def write_ledger(
     documents: Mapping[str, bytes],
     statistics: VolumeStatistics,
     plan_digest: str,
+    missing: Missing | None = None,
 ) -> None:
     """Write `rows` (`ROW`, any order) and the facts beside them, atomically. Raises `StorageFailed`."""
     rows = np.sort(rows, order=["level", "z", "y", "x"])
     bins = np.flatnonzero(statistics.histogram)
-    facts = {
+    facts: dict[str, Any] = {
         "format": FORMAT,
         "plan": plan_digest,
         "dtype": statistics.dtype.name,
@@ -207,6 +221,8 @@ def write_ledger(
         "statistics": dict(_json_numbers(statistics)),
         "histogram": {"bins": bins.tolist(), "counts": statistics.histogram[bins].tolist()},
     }
+    if missing is not None:
+        facts["missing"] = missing.to_json()
     schema = pa.schema([_field(name) for name in ROW.names or ()])
     columns = [_column(name, rows[name]) for name in schema.names]
     metadata = {_KEY: json.dumps(facts, separators=(",", ":"))}

@@ -1,7 +1,7 @@
 """The zarr.json documents of a volume: OME-Zarr 0.5 on zarr v3, written strictly, read back as strictly.
 
-Sources: NGFF 0.5 (multiscales, axes, coordinateTransformations); zarr v3 core specification; the zarr v3
-codecs `sharding_indexed`, `bytes`, `crc32c`, `zstd`, `blosc`.
+Sources: NGFF 0.5 (multiscales, axes, coordinateTransformations, labels, image-label); zarr v3 core
+specification; the zarr v3 codecs `sharding_indexed`, `bytes`, `crc32c`, `zstd`, `blosc`.
 """
 
 import json
@@ -19,7 +19,9 @@ from em_pipeline.volumes.plan import LevelPlan, RechunkPlan, grid
 
 AXES: Final = ("z", "y", "x")
 GROUP: Final = "zarr.json"
+LABELS: Final = "labels/zarr.json"
 FILL_VALUE: Final = 0
+VERSION: Final = "0.5"
 _METHODS: Final = {
     "image": ("mean", "mean_2x", "Mean of the voxels of each cell, halves rounded up"),
     "labels": ("mode", "mode_2x", "Most frequent label of each cell, the smallest id among equals"),
@@ -85,6 +87,9 @@ def array_path(level: int) -> str:
 def documents(plan: RechunkPlan, name: str) -> dict[str, bytes]:
     """Every zarr.json of the planned volume, by path below it; the same bytes for the same plan."""
     texts = {GROUP: _group(plan, name)} | {array_path(lv.index): _array(plan, lv) for lv in plan.levels}
+    if plan.labels:
+        ome = {"version": VERSION, "labels": list(plan.labels)}
+        texts[LABELS] = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}
     return {path: f"{json.dumps(document, indent=2)}\n".encode() for path, document in texts.items()}
 
 
@@ -111,9 +116,18 @@ def read_documents(volume: Path) -> dict[str, bytes]:
         for dataset in _multiscale(json.loads(found[GROUP]))["datasets"]:
             path = f"{dataset['path']}/zarr.json"
             found[path] = (volume / path).read_bytes()
+        if (volume / LABELS).exists():
+            found[LABELS] = (volume / LABELS).read_bytes()
     except (FileNotFoundError, ValueError, KeyError, TypeError, IndexError) as error:
         raise ChunkCorrupt(f"Read the documents of {volume}", f"{type(error).__name__}: {error}") from error
     return found
+
+
+def labels(found: Mapping[str, bytes]) -> tuple[str, ...]:
+    """Folders of the label images that documents which `documents` made list."""
+    if LABELS not in found:
+        return ()
+    return tuple(json.loads(found[LABELS])["attributes"]["ome"]["labels"])
 
 
 def parse(found: Mapping[str, bytes]) -> VolumeInfo:
@@ -144,7 +158,9 @@ def _group(plan: RechunkPlan, name: str) -> dict[str, Any]:
             "factors": [list(level.factors) for level in plan.levels[:-1]],
         },
     }
-    ome = {"version": "0.5", "multiscales": [multiscale]}
+    ome: dict[str, Any] = {"version": VERSION, "multiscales": [multiscale]}
+    if plan.kind == "labels":
+        ome["image-label"] = {"version": VERSION, "source": {"image": "../../"}}
     return {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}
 
 

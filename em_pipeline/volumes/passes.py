@@ -22,6 +22,7 @@ from em_pipeline.volumes.downsample import reduction
 from em_pipeline.volumes.durable import storage_errors, sync_folders
 from em_pipeline.volumes.ledger import ROW, STATES, ChunkState
 from em_pipeline.volumes.metadata import level_info, shard_path
+from em_pipeline.volumes.missing import Missing
 from em_pipeline.volumes.plan import LevelPlan, RechunkPlan, Unit, grid
 from em_pipeline.volumes.scratch import Scratch
 from em_pipeline.volumes.shard import ShardWriter
@@ -36,7 +37,7 @@ STEP = "rechunk"
 
 @dataclass(frozen=True)
 class _Encoded:
-    """A chunk ready to be stored; `payload` is None where all of it is the fill value."""
+    """A chunk ready to be stored; `payload` is None where no voxel of the source is in it but fill values."""
 
     index: Shape
     payload: bytes | None
@@ -46,7 +47,10 @@ class _Encoded:
 
 
 class LevelPass:
-    """Writes the units of one level. `read` gives its voxels, `coarser` takes those of the next level."""
+    """Writes the units of one level. `read` gives its voxels, `coarser` takes those of the next level.
+
+    `missing` are the level's voxels that the source does not hold.
+    """
 
     def __init__(
         self,
@@ -55,6 +59,7 @@ class LevelPass:
         workspace: Workspace,
         read: Read,
         read_granule: int,
+        missing: Missing | None,
         coarser: Scratch | None,
         progress: Progress,
     ) -> None:
@@ -65,6 +70,7 @@ class LevelPass:
         self._workspace = workspace
         self._read = read
         self._granule = read_granule
+        self._missing = missing
         self._coarser = coarser
         self._progress = progress
         self._reduce = reduction(plan.kind)
@@ -120,15 +126,19 @@ class LevelPass:
             chunk.fill(0)
         valid = chunk[BoundingBox.of_shape(tile.shape).slices]
         valid[...] = voxels[BoundingBox.at(origin, tile.shape).slices]
-        summary, counts = measure(valid)
+        gone = self._missing.within(tile) if self._missing else None
+        if gone is not None:
+            valid[gone] = 0  # the source's own fill value may be another
+        held = valid if gone is None else valid[~gone]
+        summary, counts = measure(held)
         if coarse is not None:
             part = self._reduce(valid, factors)
             start = Shape(*(a // f for a, f in zip(origin, factors, strict=True)))
             coarse[BoundingBox.at(start, Shape(*part.shape)).slices] = part
         return _Encoded(
             index=Shape(*(a // c for a, c in zip(tile.start, chunk_shape, strict=True))),
-            payload=None if _is_fill(summary, chunk) else self._codec.encode(chunk),
-            valid_fraction=tile.shape.voxels / chunk_shape.voxels,
+            payload=None if not held.size or _is_fill(summary, chunk) else self._codec.encode(chunk),
+            valid_fraction=held.size / chunk_shape.voxels,
             summary=summary,
             counts=counts,
         )
@@ -165,7 +175,8 @@ class _UnitOutput:
         if self._counts.size:
             self._counts += chunk.counts
         path, place = self._info.locate(chunk.index)
-        nbytes, checksum, state = 0, 0, ChunkState.FILL
+        nbytes, checksum = 0, 0
+        state = ChunkState.FILL if chunk.valid_fraction else ChunkState.ABSENT
         if chunk.payload is not None:
             self._shards[path].append(place, chunk.payload)
             nbytes, checksum = len(chunk.payload), crc32c(chunk.payload)

@@ -19,6 +19,7 @@ from numpy.typing import DTypeLike
 from em_pipeline.domain.errors import InputRefused
 from em_pipeline.domain.geometry import BoundingBox, Shape, VoxelSize
 from em_pipeline.volumes.codec import ChunkCodec, Kind, check_data_type
+from em_pipeline.volumes.missing import Missing
 
 CHUNK: Final = Shape(128, 128, 128)
 SHARD: Final = Shape(512, 512, 512)
@@ -91,7 +92,10 @@ class LevelPlan:
 
 @dataclass(frozen=True)
 class RechunkPlan:
-    """Everything that decides the bytes of a volume, and how it is worked through."""
+    """Everything that decides the bytes of a volume, and how it is worked through.
+
+    `labels` are the folders of the label images that go with it.
+    """
 
     shape: Shape
     dtype: np.dtype[Any]
@@ -99,21 +103,22 @@ class RechunkPlan:
     codec: str
     levels: tuple[LevelPlan, ...]
     threads: int
+    labels: tuple[str, ...] = ()
 
     @property
     def chunk_codec(self) -> ChunkCodec:
         return ChunkCodec(self.codec, self.dtype)
 
-    def digest(self, *, name: str, box: BoundingBox) -> str:
+    def digest(self, *, name: str, box: BoundingBox, missing: Missing | None = None) -> str:
         """SHA-256 of what decides the bytes written; equal digests give equal volumes."""
-        return _sha256(self._content(name, box))
+        return _sha256(self._content(name, box, missing))
 
-    def work_digest(self, *, name: str, box: BoundingBox) -> str:
+    def work_digest(self, *, name: str, box: BoundingBox, missing: Missing | None = None) -> str:
         """SHA-256 of that and of the division into units, which a resumed run must share."""
         units = [[list(level.slab_shape), list(level.unit_shape)] for level in self.levels]
-        return _sha256([self._content(name, box), units])
+        return _sha256([self._content(name, box, missing), units])
 
-    def _content(self, name: str, box: BoundingBox) -> list[Any]:
+    def _content(self, name: str, box: BoundingBox, missing: Missing | None) -> list[Any]:
         levels = [
             [
                 list(v)
@@ -128,7 +133,12 @@ class RechunkPlan:
             ]
             for lv in self.levels
         ]
-        return [WRITER, name, box.model_dump(mode="json"), self.dtype.str, self.kind, self.codec, levels]
+        content = [WRITER, name, box.model_dump(mode="json"), self.dtype.str, self.kind, self.codec, levels]
+        if self.labels:
+            content.append({"labels": self.labels})
+        if missing is not None:
+            content.append({"missing": missing.to_json()})
+        return content
 
 
 def grid(shape: tuple[int, int, int], tile: tuple[int, int, int]) -> Shape:
@@ -147,13 +157,17 @@ def plan_rechunk(
     threads: int,
     codec: str | None = None,
     kind: Kind = "image",
+    labels: tuple[str, ...] = (),
+    level_count: int | None = None,
     chunk_shape: Shape = CHUNK,
     shard_shape: Shape = SHARD,
 ) -> RechunkPlan:
     """Plan the pyramid and the passes for a volume of `shape` voxels (z-y-x).
 
     `source_chunk` is what the source decodes whole (z-y-x voxels), `memory_budget` the bytes that voxels in
-    flight may take, `translation_nm` the centre of the first voxel. Raises `InputRefused` for an unknown
+    flight may take, `translation_nm` the centre of the first voxel, `labels` the folders of the label images
+    that go with it. The pyramid has `level_count` levels, without one as many as lead to a single chunk.
+    Raises `InputRefused` for an unknown
     codec, a type that volumes are not written in, or a budget too small for one chunk per thread.
     """
     native = check_data_type(dtype)
@@ -170,7 +184,8 @@ def plan_rechunk(
     levels: list[LevelPlan] = []
     size, first = tuple(voxel_size), translation_nm
     while True:
-        factors = _factors(shape, size, chunk_shape)
+        last = len(levels) + 1 == level_count if level_count else _fits(shape, chunk_shape)
+        factors = Shape(1, 1, 1) if last else _factors(shape, size)
         shard = Shape(
             *(min(s, math.ceil(n / c) * c) for n, c, s in zip(shape, chunk_shape, shard_shape, strict=True))
         )
@@ -190,22 +205,23 @@ def plan_rechunk(
                 bytes_to_read=decoded * native.itemsize,
             )
         )
-        if factors.voxels == 1:
-            return RechunkPlan(levels[0].shape, native, kind, chosen.name, tuple(levels), threads)
+        if last:
+            return RechunkPlan(levels[0].shape, native, kind, chosen.name, tuple(levels), threads, labels)
         first = tuple(t + (f - 1) / 2 * v for t, f, v in zip(first, factors, size, strict=True))  # type: ignore[assignment]
         size = tuple(v * f for v, f in zip(size, factors, strict=True))
         shape = grid(shape, factors)
 
 
-def _factors(shape: Shape, size: tuple[float, ...], chunk: Shape) -> Shape:
+def _fits(shape: Shape, chunk: Shape) -> bool:
+    return all(n <= c for n, c in zip(shape, chunk, strict=True))
+
+
+def _factors(shape: Shape, size: tuple[float, ...]) -> Shape:
     """Halve toward isotropy: an axis is halved where its voxels are at most √2 times the smallest.
 
-    √2 is the geometric midpoint between a factor of 1 and of 2. Axes of one voxel stay; a level that one
-    chunk holds is the last.
+    √2 is the geometric midpoint between a factor of 1 and of 2. Axes of one voxel stay.
     """
-    if all(n <= c for n, c in zip(shape, chunk, strict=True)):
-        return Shape(1, 1, 1)
-    limit = math.sqrt(2) * min(v for v, n in zip(size, shape, strict=True) if n > 1)
+    limit = math.sqrt(2) * min((v for v, n in zip(size, shape, strict=True) if n > 1), default=0.0)
     return Shape(*(2 if n > 1 and v <= limit else 1 for v, n in zip(size, shape, strict=True)))
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from em_pipeline.domain.errors import ChunkCorrupt, InputRefused, NotFound
 from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.volumes.codec import crc32c
-from em_pipeline.volumes.ledger import STORED, ChunkState, Ledger, LedgerRow
+from em_pipeline.volumes.ledger import NOTHING_STORED, STORED, ChunkState, Ledger, LedgerRow
 from em_pipeline.volumes.metadata import LevelInfo, VolumeInfo, parse, read_documents
 from em_pipeline.volumes.shard import ShardIndex, read_shard_index
 
@@ -37,7 +37,9 @@ class ChunkRead:
 class Block:
     """Voxels of any box of a level, z-y-x; where the box reaches past the volume they are the fill value.
 
-    `states` are those of the chunks it was cut from, by chunk index.
+    So they are where the source holds nothing: `absent` marks those voxels (z, y, x), None where there are
+    none. `valid_fraction` is the share of the box that is the source's voxels; `states` are those of the
+    chunks it was cut from, by chunk index.
     """
 
     data: NDArray[Any]
@@ -45,6 +47,7 @@ class Block:
     box: BoundingBox
     valid_fraction: float
     states: Mapping[Shape, ChunkState]
+    absent: NDArray[np.bool_] | None = None
 
 
 class VolumeReader:
@@ -54,6 +57,8 @@ class VolumeReader:
         self.volume = volume
         self.ledger = ledger
         self.info = info
+        shapes = [level.shape for level in info.levels]
+        self._missing = ledger.missing.pyramid(shapes) if ledger.missing else None
         self._closed = False
         self._shard_index = lru_cache(maxsize=_INDICES_HELD)(self._read_shard_index)
 
@@ -78,13 +83,14 @@ class VolumeReader:
         return self.info.levels
 
     def read_chunk(self, level: int, index: tuple[int, int, int]) -> ChunkRead:
-        """One chunk, decoded. `index` is z, y, x in chunks.
+        """One chunk, decoded; where its state is `absent`, its voxels mean nothing.
 
-        Raises `NotFound` for a chunk that does not exist, `ChunkCorrupt` for one that is missing or altered.
+        `index` is z, y, x in chunks. Raises `NotFound` for a chunk that does not exist, `ChunkCorrupt` for
+        one that is missing or altered.
         """
         row = self.ledger.row(level, index)
         info = self.levels[level]
-        if row.state is ChunkState.FILL:
+        if row.state in NOTHING_STORED:
             return ChunkRead(row.state, np.zeros(info.chunk_shape, info.dtype), row.valid_fraction)
         payload = self._payload(row)
         try:
@@ -94,12 +100,12 @@ class VolumeReader:
         return ChunkRead(row.state, data, row.valid_fraction)
 
     def read_chunk_encoded(self, level: int, index: tuple[int, int, int]) -> bytes:
-        """One chunk as stored, checked but not decoded; empty for a chunk whose state is `fill`.
+        """One chunk as stored, checked but not decoded; empty where its state is `fill` or `absent`.
 
         Raises like `read_chunk`.
         """
         row = self.ledger.row(level, index)
-        return b"" if row.state is ChunkState.FILL else self._payload(row)
+        return b"" if row.state in NOTHING_STORED else self._payload(row)
 
     def read_block(self, level: int, box: BoundingBox) -> Block:
         """Voxels of `box` (of that level, z-y-x), which may reach past the volume's far edges.
@@ -119,10 +125,12 @@ class VolumeReader:
             index = Shape(*(a // c for a, c in zip(part.start, info.chunk_shape, strict=True)))
             chunk = self.read_chunk(level, index)
             states[index] = chunk.state
-            if chunk.state is not ChunkState.FILL:
+            if chunk.state in STORED:
                 in_chunk = _relative(part, tuple(i * c for i, c in zip(index, info.chunk_shape, strict=True)))
                 data[_relative(part, box.start)] = chunk.data[in_chunk]
-        return Block(data, level, box, inside.shape.voxels / box.shape.voxels, states)
+        absent = self._absent(level, box, inside)
+        held = inside.shape.voxels - (0 if absent is None else np.count_nonzero(absent))
+        return Block(data, level, box, held / box.shape.voxels, states, absent)
 
     def close(self) -> None:
         """Forget what is cached; later reads raise `InputRefused`."""
@@ -134,6 +142,15 @@ class VolumeReader:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def _absent(self, level: int, box: BoundingBox, inside: BoundingBox) -> NDArray[np.bool_] | None:
+        """Which voxels of `box` the source does not hold, though they are `inside` the volume."""
+        found = self._missing[level].within(inside) if self._missing else None
+        if found is None:
+            return None
+        absent = np.zeros(box.shape, bool)
+        absent[_relative(inside, box.start)] = found
+        return absent
 
     def _level(self, level: int) -> LevelInfo:
         if not 0 <= level < len(self.levels):

@@ -23,6 +23,7 @@ from em_pipeline.domain.progress import Progress
 from em_pipeline.volumes.durable import write_whole
 from em_pipeline.volumes.ledger import ChunkState, Ledger, write_ledger
 from em_pipeline.volumes.metadata import LevelInfo, documents, parse, read_documents
+from em_pipeline.volumes.missing import Missing
 from em_pipeline.volumes.passes import STEP, LevelPass, Read
 from em_pipeline.volumes.plan import LevelPlan, RechunkPlan, Unit
 from em_pipeline.volumes.resume import unfinished
@@ -52,40 +53,41 @@ class WrittenVolume:
     units_resumed: int = 0
 
 
-def open_written(folder: Path) -> WrittenVolume | None:
-    """The complete volume in `folder`, or None where none is complete.
-
-    Raises `NotFound` or `ChunkCorrupt` where there is a ledger but not the documents, or either is altered.
-    """
-    workspace = Workspace(folder)
-    if not workspace.ledger.exists():
-        return None
-    return _written(workspace, Ledger.read(workspace.ledger), _Tally())
-
-
 def rechunk(
-    source: LazyVolume, box: BoundingBox, plan: RechunkPlan, folder: Path, *, name: str, progress: Progress
+    source: LazyVolume,
+    box: BoundingBox,
+    plan: RechunkPlan,
+    folder: Path,
+    *,
+    name: str,
+    progress: Progress,
+    label: str | None = None,
 ) -> WrittenVolume:
     """Write the voxels of `box` (of `source`, z-y-x) as planned: `folder`/volume.ome.zarr and ledger.parquet.
 
-    `name` is the multiscale's. A folder whose volume is complete by the same plan is returned at once; one
-    that was begun with another plan starts afresh. The bytes written depend on the voxels and the plan's
-    shapes and codec alone. Raises `InputRefused` where plan and source do not fit, `Busy` where another
-    process works in the folder, `StorageFailed` where the disk refuses, and whatever reading raises.
+    With `label`, they become labels/`label` of that volume, with a ledger of their own beside the volume's.
+    `name` is the multiscale's. What the source lacks (`LazyVolume.missing`) is written as the fill value and
+    recorded as absent, at every level. A folder whose volume is complete by the same plan is returned at
+    once; one that was begun with another plan starts afresh. The bytes written depend on the voxels and the
+    plan's shapes and codec alone. Raises `InputRefused` where plan and source do not fit, `Busy` where
+    another process works in the folder, `StorageFailed` where the disk refuses, and whatever reading raises.
     """
     _check_fit(source, box, plan)
-    workspace = Workspace(folder)
+    workspace = Workspace(folder, label)
+    missing = Missing.of(source.missing, box)
     with workspace.locked():
-        digest = plan.digest(name=name, box=box)
+        digest = plan.digest(name=name, box=box, missing=missing)
         if (complete := _complete_already(workspace, digest, progress)) is not None:
             return complete
-        workspace.begin(plan.work_digest(name=name, box=box), progress)
+        workspace.begin(plan.work_digest(name=name, box=box, missing=missing), progress)
         tally = _Tally()
         started = time.monotonic()
         progress.start(STEP, sum(lv.shape.voxels for lv in plan.levels) * plan.dtype.itemsize, "bytes")
-        for level, todo in zip(plan.levels, unfinished(plan, workspace, progress), strict=True):
-            _write_level(source, box, plan, level, todo, workspace, progress, tally)
-        ledger = _complete(plan, workspace, name, digest)
+        holes = missing.pyramid([lv.shape for lv in plan.levels]) if missing else [None] * len(plan.levels)
+        work = zip(plan.levels, unfinished(plan, workspace, progress), holes, strict=True)
+        for level, todo, gone in work:
+            _write_level(source, box, plan, level, todo, gone, workspace, progress, tally)
+        ledger = _complete(plan, workspace, name, digest, missing)
         tally.seconds = time.monotonic() - started
         return _written(workspace, ledger, tally)
 
@@ -136,6 +138,7 @@ def _write_level(
     plan: RechunkPlan,
     level: LevelPlan,
     todo: list[Unit],
+    missing: Missing | None,
     workspace: Workspace,
     progress: Progress,
     tally: _Tally,
@@ -151,7 +154,7 @@ def _write_level(
         with ExitStack() as opened:
             coarser = _coarser(plan, level, workspace, opened)
             read, granule = _reader(source, box, plan, level, workspace, opened)
-            LevelPass(plan, level, workspace, read, granule, coarser, progress).run(todo)
+            LevelPass(plan, level, workspace, read, granule, missing, coarser, progress).run(todo)
         if level.index == 0:
             tally.bytes_read = _voxels(todo) * plan.dtype.itemsize
         tally.units_done += len(todo)
@@ -190,7 +193,9 @@ def _voxels(units: list[Unit]) -> int:
     return sum(unit.box.shape.voxels for unit in units)
 
 
-def _complete(plan: RechunkPlan, workspace: Workspace, name: str, digest: str) -> Ledger:
+def _complete(
+    plan: RechunkPlan, workspace: Workspace, name: str, digest: str, missing: Missing | None
+) -> Ledger:
     """Write the documents and, last, the ledger; then clear the work away."""
     records = [
         [workspace.read_record(level.index, index) for index in range(level.unit_count)]
@@ -210,6 +215,7 @@ def _complete(plan: RechunkPlan, workspace: Workspace, name: str, digest: str) -
         documents=found,
         statistics=combine(finest, counts, plan.dtype),
         plan_digest=digest,
+        missing=missing,
     )
     ledger = Ledger.read(workspace.ledger)
     workspace.finish()

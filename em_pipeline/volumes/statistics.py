@@ -79,6 +79,8 @@ def bin_edges(dtype: np.dtype[Any]) -> NDArray[np.float64]:
 def measure(values: NDArray[Any]) -> tuple[Summary, Counts]:
     """Summary and histogram counts of all `values` of one chunk, any shape."""
     flat = np.ascontiguousarray(values).reshape(-1)
+    if not flat.size:
+        return _nothing(0), np.zeros(bin_count(flat.dtype), np.int64)
     if _exact(flat.dtype):
         counts = _value_counts(flat)
         return _from_counts(counts, flat.dtype), counts

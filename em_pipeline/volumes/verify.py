@@ -1,12 +1,13 @@
 """Whether a stored volume is, byte for byte, the one its ledger describes.
 
 `verify_stored` reads every byte and compares checksums; `verify_decoded` also decodes every chunk and
-measures its voxels again. Both look for what is missing, altered and not expected, and name each fault.
+measures its voxels again. Both look for what is missing, altered and not expected, and name each fault. A
+volume's label images are volumes of their own: each is verified by itself, with its own ledger.
 """
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,7 +23,8 @@ from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.domain.progress import Progress
 from em_pipeline.volumes.codec import crc32c
 from em_pipeline.volumes.ledger import Ledger, LedgerRow
-from em_pipeline.volumes.metadata import LevelInfo, VolumeInfo, parse, read_documents, shard_path
+from em_pipeline.volumes.metadata import LevelInfo, VolumeInfo, labels, parse, read_documents, shard_path
+from em_pipeline.volumes.missing import Missing
 from em_pipeline.volumes.shard import NOT_STORED, decode_index, encode_index, index_nbytes
 from em_pipeline.volumes.statistics import measure
 
@@ -84,22 +86,20 @@ def verify_stored(
 
     Never raises for what it finds: a fault is a result.
     """
-    return _verify(volume, ledger, lambda _: _accept, threads, progress, ledger_sha256)
+    return _verify(volume, ledger, lambda *_: _accept, threads, progress, ledger_sha256)
 
 
 def verify_decoded(
     volume: Path, ledger: Path, *, threads: int, progress: Progress, ledger_sha256: str | None = None
 ) -> VerifyResult:
     """Like `verify_stored`, and decode every chunk: its voxels must have the statistics the ledger holds."""
-    return _verify(
-        volume, ledger, lambda info: partial(_check_voxels, info), threads, progress, ledger_sha256
-    )
+    return _verify(volume, ledger, _voxel_check, threads, progress, ledger_sha256)
 
 
 def _verify(
     volume: Path,
     ledger: Path,
-    checker: Callable[[VolumeInfo], CheckChunk],
+    checker: Callable[[VolumeInfo, Ledger], CheckChunk],
     threads: int,
     progress: Progress,
     ledger_sha256: str | None,
@@ -128,9 +128,9 @@ def _verify(
         faults.append(Fault(None, None, None, FaultKind.DOCUMENT, message))
         return VerifyResult(0, 0, monotonic() - started, tuple(faults))
     shards = [shard for level in info.levels for shard in _shards(book, level)]
-    faults += _unexpected(volume, {*found, *(shard.path for shard in shards if shard.nbytes)})
+    faults += _unexpected(volume, {*found, *(shard.path for shard in shards if shard.nbytes)}, labels(found))
     progress.start(STEP, sum(shard.nbytes for shard in shards), "bytes")
-    check = partial(_check_shard, volume, checker(info), progress)
+    check = partial(_check_shard, volume, checker(info, book), progress)
     with ThreadPoolExecutor(threads, "verify") as pool:
         for shard_faults in pool.map(check, (shard for shard in shards if shard.nbytes)):
             faults += shard_faults
@@ -228,18 +228,33 @@ def _accept(level: LevelInfo, row: LedgerRow, payload: bytes) -> str | None:  # 
     return None
 
 
-def _check_voxels(info: VolumeInfo, level: LevelInfo, row: LedgerRow, payload: bytes) -> str | None:
+def _voxel_check(info: VolumeInfo, ledger: Ledger) -> CheckChunk:
+    missing = ledger.missing.pyramid([level.shape for level in info.levels]) if ledger.missing else None
+    return partial(_check_voxels, info, missing)
+
+
+def _check_voxels(
+    info: VolumeInfo,
+    missing: Sequence[Missing] | None,
+    level: LevelInfo,
+    row: LedgerRow,
+    payload: bytes,
+) -> str | None:
     try:
         data = info.codec.decode(payload, level.dtype, level.chunk_shape)
     except ChunkCorrupt as error:
         return error.found
-    inside = BoundingBox.of_shape(level.valid_shape(row.index)).slices
-    summary, _ = measure(data[inside])
+    valid = level.valid_shape(row.index)
+    start = Shape(*(i * c for i, c in zip(row.index, level.chunk_shape, strict=True)))
+    gone = missing[level.index].within(BoundingBox.at(start, valid)) if missing else None
+    voxels = data[BoundingBox.of_shape(valid).slices]
+    held = np.ones(valid, bool) if gone is None else ~gone
+    summary, _ = measure(voxels[held])
     # repr tells every float apart and takes two NaNs for the same.
     if repr(summary) != repr(row.summary):
         return f"its voxels are {summary}, the ledger says {row.summary}"
-    data[inside] = 0
-    return "the padding past the volume's edge is not the fill value" if data.any() else None
+    voxels[held] = 0
+    return "what is not the source's (past the edge, or absent) is not the fill value" if data.any() else None
 
 
 def _document_faults(ledger: Ledger, found: dict[str, bytes]) -> Iterator[Fault]:
@@ -250,9 +265,11 @@ def _document_faults(ledger: Ledger, found: dict[str, bytes]) -> Iterator[Fault]
             yield Fault(None, None, None, FaultKind.DOCUMENT, f"{path} is not the one that was written")
 
 
-def _unexpected(volume: Path, expected: Iterable[str]) -> Iterator[Fault]:
+def _unexpected(volume: Path, expected: Iterable[str], labels: Sequence[str]) -> Iterator[Fault]:
+    """Files that no document and no ledger knows; label images answer for themselves."""
     known = set(expected)
+    theirs = tuple(f"labels/{label}/" for label in labels)
     for path in sorted(volume.rglob("*")):
         name = path.relative_to(volume).as_posix()
-        if (path.is_symlink() or not path.is_dir()) and name not in known:
+        if (path.is_symlink() or not path.is_dir()) and name not in known and not name.startswith(theirs):
             yield Fault(None, None, name, FaultKind.UNEXPECTED_FILE, f"{name} is not part of the volume")

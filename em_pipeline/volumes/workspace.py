@@ -1,10 +1,13 @@
 """The folder a volume is written in.
 
     volume.ome.zarr/                 the volume: shards appear whole, documents last
+    volume.ome.zarr/labels/L/        its label image L, written the same way
     ledger.parquet                   written after everything else: its presence means complete
+    labels.L.ledger.parquet          the label image's
     work/begun.json                  digest of the plan this work belongs to
     work/level-N.raw                 voxels of level N waiting to be written
     work/level-N/unit-NNNNNN.npz     record of a finished unit: arrays, then their CRC-32C
+    work.labels.L/                   the same for the label image
 
 Only one process works in a folder at a time (flock on the folder itself, which a killed process releases).
 """
@@ -46,13 +49,14 @@ class UnitRecord:
 
 
 class Workspace:
-    """Paths and records of one folder."""
+    """Paths and records of one folder: of its volume or, with `label`, of that label image of it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, label: str | None = None) -> None:
+        volume = folder / "volume.ome.zarr"
         self.folder = folder
-        self.volume = folder / "volume.ome.zarr"
-        self.ledger = folder / "ledger.parquet"
-        self.work = folder / "work"
+        self.volume = volume if label is None else volume / "labels" / label
+        self.ledger = folder / ("ledger.parquet" if label is None else f"labels.{label}.ledger.parquet")
+        self.work = folder / ("work" if label is None else f"work.labels.{label}")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -82,12 +86,21 @@ class Workspace:
             reason = "does not say how it was begun" if found is None else "was begun with another plan"
             progress.note(f"{self.folder} {reason}: starting afresh")
         with storage_errors(f"Clear {self.folder}"):
-            # The ledger first: without it nothing here counts as complete.
-            self.forget_ledger()
-            for tree in (self.work, self.volume):
+            # The ledgers first: without them nothing here counts as complete.
+            for place in [self, *self._labels()]:
+                place.forget_ledger()
+            for tree in (self.work, *(place.work for place in self._labels()), self.volume):
                 if tree.exists():
                     shutil.rmtree(tree)
         write_whole(begun, text)
+
+    def _labels(self) -> list["Workspace"]:
+        """Label images whose voxels lie in this volume, begun or complete."""
+        if self.volume.parent != self.folder:
+            return []
+        names = {path.name.removeprefix("work.labels.") for path in self.folder.glob("work.labels.*")}
+        names |= {path.name for path in self.volume.glob("labels/*") if path.is_dir()}
+        return [Workspace(self.folder, name) for name in sorted(names)]
 
     def finish(self) -> None:
         """Remove what only the writing needed."""

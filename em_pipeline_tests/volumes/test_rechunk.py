@@ -17,7 +17,7 @@ from em_pipeline.domain.geometry import BoundingBox, Shape, VoxelSize
 from em_pipeline.domain.progress import Silent
 from em_pipeline.volumes.codec import RECIPES
 from em_pipeline.volumes.ledger import ChunkState, Ledger
-from em_pipeline.volumes.rechunk import WrittenVolume, open_written, rechunk
+from em_pipeline.volumes.rechunk import WrittenVolume, rechunk
 from em_pipeline_tests.volumes.arrays import ArrayVolume, FailingVolume
 from em_pipeline_tests.volumes.written import (
     DTYPES,
@@ -26,6 +26,7 @@ from em_pipeline_tests.volumes.written import (
     random_voxels,
     reference_pyramid,
     small_plan,
+    stored_in,
     write,
 )
 
@@ -198,10 +199,10 @@ def test_a_complete_volume_is_returned_at_once(tmp_path: Path) -> None:
     again = rechunk(broken, box, small_plan(array), tmp_path, name="test", progress=Silent())
     assert again.ledger_sha256 == first.ledger_sha256
     assert (again.units_done, again.bytes_read) == (0, 0)
-    opened = open_written(tmp_path)
+    opened = stored_in(tmp_path)
     assert opened is not None
-    assert opened.statistics == first.statistics
-    assert open_written(tmp_path / "elsewhere") is None
+    assert opened.ledger.statistics == first.statistics
+    assert stored_in(tmp_path / "elsewhere") is None
 
 
 def test_a_source_that_fails_is_heard_and_leaves_nothing_visible(tmp_path: Path) -> None:
@@ -210,7 +211,7 @@ def test_a_source_that_fails_is_heard_and_leaves_nothing_visible(tmp_path: Path)
     plan = small_plan(array, memory_budget=8_000, threads=1)
     with pytest.raises(UnsupportedFormat, match="page 3"):
         rechunk(source, BoundingBox.of_shape(array.shape), plan, tmp_path, name="x", progress=Silent())
-    assert open_written(tmp_path) is None
+    assert stored_in(tmp_path) is None
     assert not list(tmp_path.rglob("zarr.json"))
     assert not list(tmp_path.rglob("*.partial"))
 
@@ -229,7 +230,7 @@ def test_a_full_disk_is_a_clear_error_and_the_rest_can_follow(tmp_path: Path, mo
         patched.setattr("os.pwrite", pwrite)
         with pytest.raises(StorageFailed, match="No space left"):
             write(array, tmp_path / "full", memory_budget=8_000, threads=1)
-    assert open_written(tmp_path / "full") is None
+    assert stored_in(tmp_path / "full") is None
     assert not list(tmp_path.rglob("*.partial"))
     resumed = write(array, tmp_path / "full", memory_budget=8_000, threads=1)
     assert resumed.units_resumed > 0

@@ -18,10 +18,10 @@ from em_pipeline.domain.errors import Busy
 from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.domain.progress import Silent
 from em_pipeline.volumes.pyramid_check import coarser_faults
-from em_pipeline.volumes.rechunk import WrittenVolume, open_written, rechunk
+from em_pipeline.volumes.rechunk import WrittenVolume, rechunk
 from em_pipeline.volumes.workspace import UnitRecord, Workspace
 from em_pipeline_tests.volumes.arrays import ArrayVolume, FailingVolume
-from em_pipeline_tests.volumes.written import hashes, random_voxels, small_plan, write
+from em_pipeline_tests.volumes.written import hashes, random_voxels, small_plan, stored_in, write
 
 ARRAY = random_voxels((17, 20, 33), "uint16")
 SCARCE = {"memory_budget": 9_000, "threads": 1}
@@ -84,7 +84,7 @@ def test_runs_that_fail_add_up_to_the_same_bytes(reads: list[int], threads: int)
             try:
                 rechunk(source, box, plan, Path(broken), name="test", progress=Silent())
             except RuntimeError:
-                assert open_written(Path(broken)) is None
+                assert stored_in(Path(broken)) is None
             assert before.items() <= shards(Path(broken)).items()
         write(ARRAY, Path(broken), memory_budget=20_000, threads=threads)
         assert hashes(Path(clean)) == hashes(Path(broken))
@@ -103,7 +103,7 @@ def test_killed_runs_add_up_to_the_same_bytes(tmp_path: Path, seed: int) -> None
         assert run.returncode in (0, -signal.SIGKILL)
         if run.returncode == 0:
             break
-        assert open_written(folder) is None
+        assert stored_in(folder) is None
         assert before.items() <= shards(folder).items()
     before = finished_shards(folder)
     write(ARRAY, folder, **SCARCE)

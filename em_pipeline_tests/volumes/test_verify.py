@@ -9,10 +9,9 @@ import pytest
 
 from em_pipeline.domain.progress import Silent
 from em_pipeline.volumes.codec import ChunkCodec
-from em_pipeline.volumes.rechunk import open_written
 from em_pipeline.volumes.shard import decode_index, encode_index, index_nbytes
 from em_pipeline.volumes.verify import FaultKind, VerifyResult, verify_decoded, verify_stored
-from em_pipeline_tests.volumes.written import random_voxels, write
+from em_pipeline_tests.volumes.written import random_voxels, stored_in, write
 
 ARRAY = random_voxels((13, 20, 33), "uint16")
 Verify = Callable[..., VerifyResult]
@@ -45,12 +44,12 @@ def flip(path: Path, place: int) -> None:
 
 @BOTH
 def test_a_sound_volume_has_no_faults(verify: Verify, pristine: Path) -> None:
-    written = open_written(pristine)
+    written = stored_in(pristine)
     assert written is not None
-    result = run(verify, pristine, ledger_sha256=written.ledger_sha256)
+    result = run(verify, pristine, ledger_sha256=written.ledger.sha256)
     assert result.passed
-    assert result.chunks == sum(written.chunks.values())
-    assert result.bytes > written.bytes_stored
+    assert result.chunks == len(written.ledger.rows)
+    assert result.bytes > written.ledger.rows["nbytes"].sum()
 
 
 def test_a_flipped_byte_is_found_wherever_it_is(folder: Path) -> None:
@@ -69,7 +68,7 @@ def test_a_flipped_byte_is_found_wherever_it_is(folder: Path) -> None:
 
 
 def _chunks(path: Path, folder: Path) -> Any:
-    written = open_written(folder)
+    written = stored_in(folder)
     assert written is not None
     return written.levels[int(path.relative_to(folder / "volume.ome.zarr").parts[0])].chunks_per_shard
 
@@ -150,12 +149,12 @@ def test_a_missing_or_unreadable_document(verify: Verify, folder: Path, name: st
 
 @BOTH
 def test_a_ledger_that_is_not_the_expected_one(verify: Verify, folder: Path) -> None:
-    written = open_written(folder)
+    written = stored_in(folder)
     assert written is not None
     ledger = folder / "ledger.parquet"
     pq.write_table(pq.read_table(ledger), ledger, compression="none")
     assert run(verify, folder).passed
-    (fault,) = run(verify, folder, ledger_sha256=written.ledger_sha256).faults
+    (fault,) = run(verify, folder, ledger_sha256=written.ledger.sha256).faults
     assert fault.kind is FaultKind.LEDGER
 
 

@@ -12,7 +12,9 @@ from em_pipeline.domain.geometry import BoundingBox, Shape, VoxelSize
 from em_pipeline.domain.progress import Silent
 from em_pipeline.volumes.codec import Kind
 from em_pipeline.volumes.plan import RechunkPlan, plan_rechunk
+from em_pipeline.volumes.reader import VolumeReader
 from em_pipeline.volumes.rechunk import WrittenVolume, rechunk
+from em_pipeline.volumes.workspace import Workspace
 from em_pipeline_tests.volumes.arrays import ArrayVolume
 
 CHUNK, SHARD = Shape(4, 4, 4), Shape(8, 8, 8)
@@ -38,6 +40,12 @@ def write(array: NDArray[Any], folder: Path, **options: Any) -> WrittenVolume:
     return rechunk(
         ArrayVolume(array), box, small_plan(array, **options), folder, name="test", progress=Silent()
     )
+
+
+def stored_in(folder: Path, label: str | None = None) -> VolumeReader | None:
+    """The complete volume in `folder`, or its label image; None where none is complete."""
+    place = Workspace(folder, label)
+    return VolumeReader.open(place.volume, place.ledger) if place.ledger.exists() else None
 
 
 def random_voxels(shape: tuple[int, int, int], dtype: str, seed: int = 0) -> NDArray[Any]:
