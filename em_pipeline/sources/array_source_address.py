@@ -8,6 +8,7 @@ from urllib.parse import unquote
 from em_pipeline.domain.errors import InputRefused, NotFound
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.formats.arrays import joined
+from em_pipeline.formats.mirror import images_in
 from em_pipeline.formats.multiscale import list_labels, read_multiscale
 from em_pipeline.sources.array_source import HeldImage, image_at, label_image_at
 from em_pipeline.sources.array_source_container import (
@@ -61,7 +62,10 @@ def image_by_address(address: str, spec: DatasetSpec, containers: Containers) ->
     try:
         levels = read_multiscale(container.fetch, path, at=at)
     except NotFound as error:
-        raise _nothing(address, path, container) from error
+        inside = _only_image(container) if not path else None
+        if inside is None:
+            raise _nothing(address, path, container) from error
+        return image_at(container, inside, spec, at)
     above, _, name = address.rstrip("/").rpartition("/")
     if path or levels[0].path or not above or above.endswith(("/", ":")):
         return image_at(container, path, spec, at)
@@ -91,6 +95,28 @@ def label_image_by_name(entry: str, image: HeldImage, containers: Containers) ->
             "Name one of them, or give the address of another as name=address",
         )
     return label_image_at(image.container, joined(parent, "labels", name), name, image)
+
+
+def label_names(spec: DatasetSpec) -> list[str]:
+    """Names of the spec's label images, without their addresses."""
+    return [entry.partition("=")[0] for entry in spec.label_images]
+
+
+def _only_image(container: Container) -> str | None:
+    """Path of the only image inside a container that is a folder here, where looking around costs nothing.
+
+    Raises `InputRefused` where there are several.
+    """
+    if not isinstance(container, FolderContainer):
+        return None
+    inside = images_in(container.folder)
+    if len(inside) > 1:
+        raise InputRefused(
+            f"Find an image at {container.folder}",
+            f"there are {len(inside)}: {', '.join(inside[:8])}" + ", …" * (len(inside) > 8),
+            "Choose one by its path with `image_set` (--image-set)",
+        )
+    return inside[0] if inside else None
 
 
 def _nothing(address: str, path: str, container: Container) -> NotFound:

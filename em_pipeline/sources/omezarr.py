@@ -19,6 +19,7 @@ from em_pipeline.sources.array_source_address import (
     container_at,
     image_by_address,
     label_image_by_name,
+    label_names,
 )
 from em_pipeline.sources.base import DatasetRef, HeldFile, PortalRecord
 from em_pipeline.sources.claimant import Claimant
@@ -94,11 +95,6 @@ class OmeZarrSource:
                 image,
                 *(label_image_by_name(entry, image, containers) for entry in spec.label_images),
             ]
-
-
-def label_names(spec: DatasetSpec) -> list[str]:
-    """Names of the spec's label images, without their addresses."""
-    return [entry.partition("=")[0] for entry in spec.label_images]
 
 
 def image_claims(image: HeldImage, location: str, extractor: str) -> Iterator[Claim]:
