@@ -6,7 +6,7 @@ from typing import cast
 
 import typer
 
-from em_pipeline.cli import catalogue, dev, ingest, services, volume
+from em_pipeline.cli import catalogue, dev, ingest, inspect, services, volume
 from em_pipeline.cli.output import EXIT_CODES, fail
 from em_pipeline.domain.errors import InputRefused
 
@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 app.command("ingest")(ingest.ingest)
 app.command("register")(ingest.register)
+app.command("inspect")(inspect.inspect)
 app.command("ls")(catalogue.ls)
 app.command("show")(catalogue.show)
 app.command("verify")(volume.verify)

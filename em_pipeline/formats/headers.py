@@ -16,7 +16,8 @@ class ImageHeaders:
     """One image as its headers describe it.
 
     `shape` and `chunk_shape` (stored and decoded whole) are z-y-x; a length is None where it was not found
-    out. `byte_order` is `<`, `>` or None. `claims` hold the evidence, voxel sizes in nm; `notes` are
+    out. `axes` are named as stored. `byte_order` is `<`, `>` or None. `translation_nm` is the position of the
+    first voxel's centre, z-y-x. `claims` hold the evidence, voxel sizes in nm; `notes` are
     sentences on what is unusual or was not looked at; `metadata` is the raw headers, JSON-ready.
     """
 
@@ -31,6 +32,7 @@ class ImageHeaders:
     notes: tuple[str, ...] = ()
     name: str = ""
     axes: tuple[str, ...] = ("z", "y", "x")
+    translation_nm: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def with_metadata(self, **more: Any) -> Self:
         return replace(self, metadata={**self.metadata, **more})
@@ -83,6 +85,7 @@ def of_volume(volume: FileVolume) -> ImageHeaders:
         claims=volume.claims,
         metadata=metadata,
         notes=tuple(notes),
+        translation_nm=volume.translation_nm,
     )
 
 

@@ -62,11 +62,11 @@ def opened_tiff(file: Path | BinaryIO, name: str) -> Iterator[tifffile.TiffFile]
     Raises `UnsupportedFormat` where they, or what the caller reads meanwhile, are damaged.
     """
     try:
-        tif = tifffile.TiffFile(file, name=name)
+        tif = tifffile.TiffFile(file, name=name, offset=0)
         if _other_files(tif.ome_metadata):
             # tifffile would open every file of the set for each of its members; take this one's own pages.
             tif.close()
-            tif = tifffile.TiffFile(file, name=name, is_ome=False)
+            tif = tifffile.TiffFile(file, name=name, offset=0, is_ome=False)
         with tif:
             yield tif
     except BROKEN as error:

@@ -115,6 +115,11 @@ class RangedFile(io.RawIOBase):
         if self.failure is not None:
             raise self.failure
 
+    def check_outage(self) -> None:
+        """Raise the first error that a read had, but for a spent budget, which the reader may live with."""
+        if not isinstance(self.failure, BudgetSpent):
+            self.check()
+
     def _block(self, at: int, stop: int) -> tuple[int, bytes]:
         """Start and bytes of a block that holds the byte `at`; fetched for a read up to `stop` if need be."""
         place = bisect_right(self._starts, at) - 1

@@ -1,0 +1,167 @@
+"""`em inspect`: what a file, container, address or dataset holds, without downloading it."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from em_pipeline.cli.output import Json, answering, console, errors, print_json, size, table
+from em_pipeline.settings import load_settings
+
+if TYPE_CHECKING:
+    from em_pipeline.formats.headers import ImageHeaders
+    from em_pipeline.ingest.inspection import Inspection
+
+# Without --headers: this many, of those that fit on a line.
+SHOWN_HEADERS = 14
+SHORT = 60
+BYTE_ORDERS = {"<": "little-endian", ">": "big-endian"}
+
+
+def inspect(
+    target: Annotated[
+        str, typer.Argument(metavar="PATH|URL|ID", help="A file, folder, address or dataset id.")
+    ],
+    headers: Annotated[bool, typer.Option("--headers", help="Print all headers, whole.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show shape, voxel size, chunks, encoding and headers without downloading the data.
+
+    Of any address at most 2 MB are read, in at most 20 requests. A dataset id is asked for at its portal.
+    """
+    with answering(as_json):
+        from em_pipeline.ingest.inspection import inspect as inspect_target
+        from em_pipeline.ingest.inspection_target import address_of
+        from em_pipeline.storage.transport import HttpPolicy
+
+        settings = load_settings().settings
+        policy = HttpPolicy(
+            connections=1, read_timeout_s=settings.download_timeout_s, retries=settings.download_retries
+        )
+        address, note = address_of(target, settings)
+        found = inspect_target(address, policy, errors.print)
+        if as_json:
+            print_json(document(found, [note] if note else []))
+        else:
+            _print(found, [note] if note else [], every_header=headers)
+
+
+def document(found: "Inspection", notes: list[str]) -> dict[str, Any]:
+    """The JSON answer: axes z-y-x, lengths in nm, None for what is not known."""
+    from em_pipeline.ingest.inspection import voxel_size_of
+
+    return {
+        "target": found.target,
+        "kind": found.kind,
+        "size_bytes": found.size,
+        "images": [
+            {
+                "name": image.name,
+                "shape": list(image.shape),
+                "dtype": image.dtype,
+                "voxel_size_nm": list(voxel_size_of(image)),
+                "translation_nm": list(image.translation_nm),
+                "axes": list(image.axes),
+                "chunk_shape": list(image.chunk_shape) if image.chunk_shape else None,
+                "compression": image.compression or None,
+                "byte_order": BYTE_ORDERS.get(image.byte_order or ""),
+                "format": image.file_format,
+                "notes": list(image.notes),
+                "evidence": [claim.model_dump(mode="json") for claim in image.claims],
+                "headers": image.metadata,
+            }
+            for image in found.images
+        ],
+        "labels": list(found.labels),
+        "notes": [*notes, *found.notes],
+        "bytes_read": found.bytes_read,
+        "requests": found.requests,
+    }
+
+
+def _print(found: "Inspection", notes: list[str], *, every_header: bool) -> None:
+    of_size = f", {size(found.size)}" if found.size is not None else ""
+    console.print(f"[bold]{escape(found.target)}[/]  {escape(found.kind)}{of_size}", soft_wrap=True)
+    if found.images:
+        _print_images(found.images)
+        _print_evidence(found.images[0])
+    if found.labels:
+        console.print(f"[bold]Label images[/]  {escape(', '.join(found.labels))}")
+    for note in dict.fromkeys(
+        [*notes, *found.notes, *(note for image in found.images for note in image.notes)]
+    ):
+        console.print(f"[yellow]•[/] {escape(note)}")
+    if found.images:
+        console.print()
+        _print_headers(found.images[0], every_header=every_header)
+    of = f" of {size(found.size)}" if found.size is not None else ""
+    console.print(f"[dim]Read {found.bytes_read:,} bytes{of} in {found.requests} requests.[/]")
+
+
+def _print_images(images: "tuple[ImageHeaders, ...]") -> None:
+    from em_pipeline.ingest.inspection import voxel_size_of
+
+    rows = [
+        [
+            image.name,
+            _lengths(image.shape),
+            image.dtype,
+            _lengths(voxel_size_of(image)),
+            _lengths(image.chunk_shape or ()),
+            image.compression,
+            BYTE_ORDERS.get(image.byte_order or "", "").removesuffix("-endian"),
+            ",".join(image.axes),
+        ]
+        for image in images
+    ]
+    columns = ["name", "shape z×y×x", "dtype", "voxel nm", "chunks", "encoding", "bytes", "axes"]
+    kept = [n for n, _ in enumerate(columns) if any(row[n] for row in rows)]
+    table(
+        "",
+        [columns[n] for n in kept],
+        [[row[n] for n in kept] for row in rows],
+        whole={"shape z×y×x", "voxel nm"},
+    )
+
+
+def _print_evidence(image: "ImageHeaders") -> None:
+    from em_pipeline.ingest.inspection import voxel_size_of
+
+    sizes = voxel_size_of(image)
+    known = {axis: value for axis, value in zip("zyx", sizes, strict=True) if value is not None}
+    for axis, value in known.items():
+        claim = next(c for c in image.claims if c.field == f"core.voxel_size_nm.{axis}")
+        raw = "" if claim.evidence.raw is None else f" = {json.dumps(claim.evidence.raw, ensure_ascii=False)}"
+        console.print(f"voxel size {axis}: {value:.6g} nm  [dim]{escape(claim.evidence.field + raw)}[/]")
+    if len(known) < 3:
+        missing = ", ".join(axis for axis in "zyx" if axis not in known)
+        console.print(
+            f"[yellow]•[/] nothing says the voxel size along {missing}: ingest it with --voxel-size"
+        )
+
+
+def _print_headers(image: "ImageHeaders", *, every_header: bool) -> None:
+    lines = [(name, value) for name, value in _leaves(image.metadata) if value not in (None, "", [])]
+    shown = lines
+    if not every_header:
+        shown = [(name, value) for name, value in lines if len(str(value)) <= SHORT][:SHOWN_HEADERS]
+    table("Headers", ["field", "value"], shown)
+    if len(shown) < len(lines):
+        console.print(f"[dim]… and {len(lines) - len(shown)} more with --headers[/]")
+
+
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            yield from _leaves(part, f"{prefix}.{name}" if prefix else str(name))
+    else:
+        yield prefix, value
+
+
+def _lengths(values: Any) -> str:
+    values = tuple(values)
+    if all(value is None for value in values):
+        return ""
+    return "×".join("?" if v is None else f"{v:.6g}" if isinstance(v, float) else str(v) for v in values)
