@@ -11,8 +11,9 @@ Shape3 = tuple[int, int, int]
 SCHEMA = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 MIRON, LAWO = "idr0086-miron-micrographs/experimentD", "idr0021-lawo-pericentriolarmaterial/experimentA"
 BREKER = "idr0003-breker-plasticity/screenA"
+CONVERTED = "idr0999-demonstration-volumes/experimentA"
 # The first stands for the whole of a study and is empty. Screens and projects share numbers.
-PROJECTS = {1158: "idr0086-miron-micrographs", 51: LAWO, 1161: MIRON}
+PROJECTS = {1158: "idr0086-miron-micrographs", 51: LAWO, 1161: MIRON, 3001: CONVERTED}
 SCREENS = {51: BREKER}
 FOLDER = "idr0086-miron-micrographs/20200610-ftp/experimentD/Miron_FIB-SEM/Miron_FIB-SEM"
 INFOS = {
@@ -33,13 +34,20 @@ INFOS = {
         ("Release Date", "2016-05-26"),
         ("License", "CC BY 4.0 https://creativecommons.org/licenses/by/4.0/"),
     ),
+    CONVERTED: (
+        ("Imaging Method", "focused ion beam scanning electron microscopy (FIB-SEM)"),
+        ("Organism", "Mus musculus"),
+        ("Release Date", "2026-01-15"),
+        ("License", "CC0 1.0 https://creativecommons.org/publicdomain/zero/1.0/"),
+    ),
     BREKER: (("License", "CC BY-NC-SA 3.0 https://creativecommons.org/licenses/by-nc-sa/3.0/"),),
 }
 
 
 @dataclass(frozen=True)
 class DemoImage:
-    """An image, where its file lies on IDR's server and how the mirror spells that path.
+    """An image, where its file lies on IDR's server and how the mirror spells that path; both empty for one
+    that is only held as OME-Zarr, at `converted` below the object store's images.
 
     One that is `sized` has physical sizes in the API; others lack the keys.
     """
@@ -54,6 +62,7 @@ class DemoImage:
     cell_line: str
     sized: bool = True
     resliced: bool = False
+    converted: str = ""
 
 
 def _miron(
@@ -77,6 +86,18 @@ IMAGES = (
         sized=False,
         path=f"{FOLDER}_inset/{_INSET}",
         mirrored=f"{FOLDER}_Inset/{_INSET}",
+    ),
+    DemoImage(
+        16000001,
+        "tissue.zarr",
+        (16000, "tissue"),
+        3001,
+        "",
+        "",
+        16,
+        "",
+        sized=False,
+        converted="idr0999A/16000001.zarr",
     ),
     DemoImage(
         1884807, "Centrin.dv", (51, "CDK5RAP2-C"), 51, "idr0021/Centrin.dv", "idr0021/Centrin.dv", 15, "HeLa"
@@ -141,7 +162,7 @@ def _annotation(
 def paths_tables() -> dict[str, str]:
     """The studies' tables of file paths, by their path below the repositories' address."""
     tables: dict[str, str] = {}
-    for image in IMAGES:
+    for image in filter(lambda one: one.path, IMAGES):
         study, experiment = PROJECTS[image.project].split("/")
         key = f"{study}/HEAD/{experiment}/{study[:7]}-{experiment}-filePaths.tsv"
         row = f"Dataset:name:{image.dataset[1]}\t/uod/idr/filesets/{image.path}\n"

@@ -20,12 +20,14 @@ from em_pipeline.demo.idr_entries import (
     paths_tables,
     study_annotation,
 )
+from em_pipeline.demo.idr_zarr import write_ome_zarr
 from em_pipeline.demo.replay import Replay, Reply, Request, not_found, text
 from em_pipeline.demo.specimen import specimen
 from em_pipeline.demo.tiff_writers import write_imagej
 
 MIRROR = "/pub/databases/IDR/"
 STUDIES = "/IDR/"
+OBJECTS = "/idr/zarr/v0.4/"
 SHAPE: Shape3 = (46, 194, 280)
 VOXEL_UM = 0.02
 DEFAULT_LIMIT, MAX_LIMIT = 200, 1000
@@ -63,6 +65,7 @@ class IdrPortal(Replay):
             "base": self.url,
             "mirror": f"{self.url}{MIRROR.rstrip('/')}",
             "studies": f"{self.url}{STUDIES.rstrip('/')}",
+            "zarr": f"{self.url}{OBJECTS.rstrip('/')}",
         }
 
     def heal(self) -> None:
@@ -81,6 +84,7 @@ class IdrPortal(Replay):
             "/webgateway/archived_files/download/": lambda *_: _login(),
             STUDIES: self._study,
             MIRROR: self._mirror,
+            OBJECTS: self._object,
         }
         for prefix, route in routes.items():
             if request.path.startswith(prefix):
@@ -173,12 +177,19 @@ class IdrPortal(Replay):
         return not_found() if table is None else text(table, "text/plain; charset=utf-8")
 
     def _mirror(self, path: str, request: Request) -> Reply:
-        target = self.tree.joinpath(*[part for part in path.split("/") if part])
+        target = (self.tree / "files").joinpath(*[part for part in path.split("/") if part])
         if not target.resolve().is_relative_to(self.tree.resolve()) or not target.exists():
             return not_found()
         if target.is_dir():
             return text(apache_index(request.path, target))
         return Reply(target, "image/tiff")
+
+    def _object(self, path: str, _request: Request) -> Reply:
+        """An object, by its key: an object store has no folders."""
+        target = self.tree / "zarr" / path
+        if not target.resolve().is_relative_to(self.tree.resolve()) or not target.is_file():
+            return not_found()
+        return Reply(target)
 
 
 def _json(value: Any) -> Reply:
@@ -203,10 +214,13 @@ def _generate(folder: Path, shape: Shape3) -> Path:
 
 
 def _write(tree: Path, image: DemoImage, shape: Shape3) -> None:
-    path = tree / image.mirrored
-    path.parent.mkdir(parents=True, exist_ok=True)
     size = 1000 * VOXEL_UM
     volume = specimen(shape, seed=image.seed, voxel_size_nm=(size, size, size))
     if image.resliced:
         volume = volume.transpose(1, 0, 2).copy()
+    if image.converted:
+        write_ome_zarr(tree / "zarr" / image.converted, volume, VOXEL_UM)
+        return
+    path = tree / "files" / image.mirrored
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_imagej(path, volume, VOXEL_UM)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SHORT, LONG, ASCII, RATIONAL = 3, 4, 2, 5
-SIZES = {SHORT: 2, LONG: 4, ASCII: 1, RATIONAL: 8}
+
 HEADER_BYTES, ENTRY_BYTES = 8, 12
 # libtiff's default size of a strip (TIFFDefaultStripSize).
 STRIP_BYTES = 8192

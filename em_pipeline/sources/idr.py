@@ -1,6 +1,7 @@
 """IDR, the Image Data Resource (https://idr.openmicroscopy.org), one dataset per image.
 
-The record comes from the JSON API and the annotations, the file from EBI's mirror of the submitters' folders.
+The record comes from the JSON API and the annotations, the voxels from EBI's mirror of the submitters' files,
+or from IDR's OME-Zarr of the image where it has one and no such file, or where a level is asked for.
 Images of screens are not offered: nothing leads from one of them back to its study.
 """
 
@@ -9,19 +10,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from typing import Any
 
-from em_pipeline.domain.errors import InputRefused, RecordInvalid, SourceUnavailable
+from em_pipeline.domain.errors import EmError, InputRefused, NotFound, RecordInvalid, SourceUnavailable
 from em_pipeline.domain.files import RemoteFile
 from em_pipeline.domain.identity import check_revision, short_hash
 from em_pipeline.domain.lazy_volume import LazyVolume
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.formats.open import open_volume
-from em_pipeline.sources import idr_claims, idr_files
+from em_pipeline.sources import array_source, idr_claims, idr_files, idr_zarr
+from em_pipeline.sources.array_source_address import channel_of
 from em_pipeline.sources.base import DatasetRef, HeldFile, PortalRecord
-from em_pipeline.sources.claimant import Claimant
 from em_pipeline.sources.documents import JsonDocument
 from em_pipeline.sources.idr_api import Annotation, IdrApi, Thing
-from em_pipeline.sources.idr_claims import EXTRACTOR
-from em_pipeline.storage.http import HeadResult, PortalClient
+from em_pipeline.sources.idr_files import Place
+from em_pipeline.storage.http import PortalClient
 
 ACCESSION = re.compile(r"^(?:idr-)?([1-9]\d{0,11})$", re.IGNORECASE)
 # Imaging methods of studies that are listed, as IDR's curators write them: any of these words.
@@ -32,7 +33,7 @@ RESLICED = re.compile(r"_xz(?=\.\w+$)", re.IGNORECASE)
 
 class IdrSource:
     """IDR over HTTPS. `base` is its server, `mirror` the root of EBI's copy of its files, `studies` that of
-    the studies' repositories.
+    the studies' repositories, `zarr` that of the images that IDR has as OME-Zarr.
 
     `methods` are words, separated by commas, of which a study's imaging method must have one to be listed.
     `timeout_s`, `retries` and `backoff_s` are as in `PortalClient`.
@@ -53,12 +54,14 @@ class IdrSource:
         base: str = "https://idr.openmicroscopy.org",
         mirror: str = "https://ftp.ebi.ac.uk/pub/databases/IDR",
         studies: str = "https://raw.githubusercontent.com/IDR",
+        zarr: str = "https://uk1s3.embassy.ebi.ac.uk/idr/zarr/v0.4",
         methods: str = ELECTRON_MICROSCOPY,
         timeout_s: float | str = 12.0,
         retries: int | str = 4,
         backoff_s: float | str = 0.5,
     ) -> None:
-        self._base, self._mirror, self._studies = (one.rstrip("/") for one in (base, mirror, studies))
+        self._base, self._mirror = base.rstrip("/"), mirror.rstrip("/")
+        self._studies, self._zarr = studies.rstrip("/"), zarr.rstrip("/")
         self._methods = tuple(word.strip().casefold() for word in methods.split(",") if word.strip())
         self._timeout_s, self._retries, self._backoff_s = float(timeout_s), int(retries), float(backoff_s)
 
@@ -93,44 +96,49 @@ class IdrSource:
             annotations = [
                 note for thing in (image, dataset, project) if thing for note in api.annotations([thing])
             ]
-            address = self._address(client, image, dataset, project)
-            head = client.head(address)
+            place = self._place(client, spec, image, dataset, project)
         claims = [*idr_claims.image_claims(answer), *idr_claims.annotation_claims(annotations)]
         if extra is not None:
             claims += idr_claims.image_data_claims(extra)
         if (info := idr_claims.study_info(annotations)) is not None:
             claims += idr_claims.rights_claims(info)
-        raw = {"Content-Length": head.size, "Last-Modified": head.modified}
-        claims.append(Claimant(address, EXTRACTOR).says("provenance.download_url", address, "HEAD", raw))
         return PortalRecord(
-            revision=_revision(answer, info, address, head),
-            claims=tuple(claims),
+            revision=_revision(answer, info, place),
+            claims=(*claims, *place.claims),
             documents={"image.json": answer.text},
-            facts={"file": address, "dataset": dataset and dataset.name, "project": project and project.name},
+            facts={
+                "dataset": dataset.name if dataset else None,
+                "project": project.name if project else None,
+                **place.facts,
+            },
         )
 
-    def list_files(self, spec: DatasetSpec, record: PortalRecord) -> list[RemoteFile]:  # noqa: ARG002
-        """The one file that the image was imported from."""
-        address = str(record.facts["file"])
+    def list_files(self, spec: DatasetSpec, record: PortalRecord) -> list[RemoteFile]:
+        """The one file that the image was imported from, or the objects of its OME-Zarr.
+
+        Raises `InputRefused` for label images of an image in a file: IDR keeps them as images of their own.
+        """
         with self._client() as client:
-            head = client.head(address)
-        return [
-            RemoteFile(
-                url=address,
-                path=idr_files.file_name(address),
-                size=head.size,
-                etag=head.etag,
-                modified=head.modified,
-            )
-        ]
+            if "zarr" in record.facts:
+                images = idr_zarr.images_at(client, str(record.facts["zarr"]), spec)
+                return array_source.files_at(str(record.facts["objects"]), images, spec.dataset_id)
+            if spec.label_images:
+                raise InputRefused(
+                    f"Take the label images {', '.join(spec.label_images)} of {spec.dataset_id}",
+                    "the image is one file, which has none",
+                    "Ingest them as datasets of their own",
+                )
+            return [idr_files.remote_file(client, str(record.facts["file"]))]
 
     def open_volume(self, spec: DatasetSpec, files: Sequence[HeldFile]) -> LazyVolume:
-        """The volume in that file."""
+        """The volume in that file, or the level of the OME-Zarr that the spec names."""
+        if _is_zarr(files):
+            return array_source.open_image(files, channel_of(spec))
         return open_volume([held.path for held in files], name=spec.dataset_id)
 
-    def open_label_images(self, spec: DatasetSpec, files: Sequence[HeldFile]) -> Mapping[str, LazyVolume]:  # noqa: ARG002
-        """None: segmentations that IDR has are images or outlines of their own."""
-        return {}
+    def open_label_images(self, spec: DatasetSpec, files: Sequence[HeldFile]) -> Mapping[str, LazyVolume]:
+        """Those of an OME-Zarr that the spec names."""
+        return array_source.open_label_images(spec.label_images, files)
 
     def _client(self) -> PortalClient:
         return PortalClient(
@@ -145,10 +153,15 @@ class IdrSource:
         method = (info.value("Imaging Method") or "").casefold()
         return any(word in method for word in self._methods)
 
-    def _address(
-        self, client: PortalClient, image: Thing, dataset: Thing | None, project: Thing | None
-    ) -> str:
-        """Where the image's file lies on the mirror."""
+    def _place(
+        self,
+        client: PortalClient,
+        spec: DatasetSpec,
+        image: Thing,
+        dataset: Thing | None,
+        project: Thing | None,
+    ) -> Place:
+        """The file on the mirror; the OME-Zarr where there is no such file or the spec names a level."""
         experiment = idr_files.Experiment.of_project(project.name) if project else None
         if experiment is None:
             raise RecordInvalid(
@@ -156,6 +169,26 @@ class IdrSource:
                 f"its project is {project.name!r}" if project else "the portal names no project for it",
                 "Look for its file on the mirror and ingest it by its address: em ingest URL",
             )
+        missing: EmError = NotFound(
+            f"Find levels of the image {image.id}",
+            "it is not among the images that IDR has as OME-Zarr",
+            "Leave `level` out of the spec to take its file",
+        )
+        if spec.level is None:
+            try:
+                address = self._address(client, experiment, image, dataset)
+                return idr_files.place_of(client, address)
+            except (NotFound, RecordInvalid) as error:
+                missing = error
+        root = idr_zarr.find(client, self._zarr, experiment, image.id)
+        if root is None:
+            raise missing
+        return idr_zarr.place_of(client, root, spec)
+
+    def _address(
+        self, client: PortalClient, experiment: idr_files.Experiment, image: Thing, dataset: Thing | None
+    ) -> str:
+        """Where the image's file lies on the mirror."""
         table = f"{self._studies}/{experiment.paths_table}"
         rows = client.get_text(table)
         path = idr_files.path_of(rows, table, image.name, dataset.name if dataset else None)
@@ -210,10 +243,13 @@ def _volumes(api: IdrApi, project: Thing, info: Annotation) -> Iterator[DatasetR
             yield DatasetRef(str(image["@id"]), revision, day, f"{name} ({project.name})")
 
 
-def _revision(answer: JsonDocument, info: Annotation | None, address: str, head: HeadResult) -> str:
-    """Changes with the image's description, its study's and the file on the mirror."""
+def _is_zarr(files: Sequence[HeldFile]) -> bool:
+    return any(held.file.path.startswith(f"{array_source.IMAGE}/") for held in files)
+
+
+def _revision(answer: JsonDocument, info: Annotation | None, place: Place) -> str:
+    """Changes with the image's description, its study's and the voxels' files."""
     day = idr_claims.released(info) if info else None
     pairs = [f"{key}={value}" for key, value in info.values] if info else []
-    file = f"{address} {head.size} {head.etag} {head.modified}"
-    content = short_hash(answer.text, *pairs, file)
+    content = short_hash(answer.text, *pairs, place.mark)
     return check_revision(f"{day.isoformat() if day else 'undated'}-{content}")

@@ -8,10 +8,15 @@ EBI under the same names, but for the case of some folders.
 import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from em_pipeline.domain.errors import NotFound, RecordInvalid, SourceUnavailable
+from em_pipeline.domain.evidence import Claim
+from em_pipeline.domain.files import RemoteFile
 from em_pipeline.sources import autoindex
+from em_pipeline.sources.claimant import Claimant
+from em_pipeline.sources.idr_claims import EXTRACTOR
 from em_pipeline.storage.http import PortalClient
 
 PROJECT = re.compile(r"^(idr\d{4})-[^/]+/[^/]+$")
@@ -36,9 +41,39 @@ class Experiment:
         return cls(match[1], *project.split("/")) if match else None
 
     @property
+    def letter(self) -> str:
+        """`D` of experimentD; empty where it ends otherwise."""
+        return self.name[-1] if self.name[-1].isupper() else ""
+
+    @property
     def paths_table(self) -> str:
         """Path of its table below the address of the studies' repositories."""
         return f"{self.study}/HEAD/{self.name}/{self.accession}-{self.name}-filePaths.tsv"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an image's voxels lie: what `list_files` needs to know of it, what is said there of the image,
+    and a text that changes when they do."""
+
+    facts: dict[str, Any]
+    claims: tuple[Claim, ...]
+    mark: str
+
+
+def place_of(client: PortalClient, address: str) -> Place:
+    """An image in one file at `address`."""
+    head = client.head(address)
+    raw = {"Content-Length": head.size, "Last-Modified": head.modified}
+    claim = Claimant(address, EXTRACTOR).says("provenance.download_url", address, "HEAD", raw)
+    return Place({"file": address}, (claim,), f"{address} {head.size} {head.etag} {head.modified}")
+
+
+def remote_file(client: PortalClient, address: str) -> RemoteFile:
+    """The file at a quoted address, under its own name."""
+    head = client.head(address)
+    name = unquote(urlsplit(address).path).rpartition("/")[2]
+    return RemoteFile(url=address, path=name, size=head.size, etag=head.etag, modified=head.modified)
 
 
 def path_of(table: str, url: str, image: str, dataset: str | None) -> str:
@@ -88,11 +123,6 @@ def locate(client: PortalClient, mirror: str, path: str) -> str:
     except NotFound:
         return _spelled_otherwise(client, mirror, parts)
     return address
-
-
-def file_name(address: str) -> str:
-    """The name of the file at a quoted address."""
-    return unquote(urlsplit(address).path).rpartition("/")[2]
 
 
 def _spelled_otherwise(client: PortalClient, mirror: str, parts: list[str]) -> str:

@@ -18,15 +18,17 @@ from em_pipeline.demo.specimen import specimen
 from em_pipeline.demo.tiff_writers import imagej_size, write_imagej
 from em_pipeline.domain.errors import InputRefused, NotFound, RecordInvalid, SourceUnavailable
 from em_pipeline.domain.geometry import BoundingBox
+from em_pipeline.domain.progress import Silent
 from em_pipeline.domain.record import DatasetRecord
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.formats.open import open_volume
 from em_pipeline.ingest.claims import spec_claims
-from em_pipeline.sources.base import PortalRecord
+from em_pipeline.sources.base import HeldFile, PortalRecord
 from em_pipeline.sources.curated import curated_specs
 from em_pipeline.sources.idr import IdrSource
 from em_pipeline.sources.idr_claims import NANOMETRES, spdx
 from em_pipeline.sources.idr_files import Experiment, path_of
+from em_pipeline.storage.download import DownloadPolicy, download
 
 CHROMATIN = DatasetSpec(source="idr", accession="9846137")
 INSET = DatasetSpec(source="idr", accession="9846132")
@@ -261,12 +263,77 @@ class TestTheFile:
         with IdrPortal(tmp_path, shape=(2, 10, 12)) as portal:
             idr = IdrSource(**portal.options, retries=0)
             before = idr.fetch_record(CHROMATIN).revision
-            write_imagej(portal.tree / IMAGE_BY_ID[9846137].mirrored, specimen((3, 10, 12)), VOXEL_UM)
+            write_imagej(
+                portal.tree / "files" / IMAGE_BY_ID[9846137].mirrored, specimen((3, 10, 12)), VOXEL_UM
+            )
             assert idr.fetch_record(CHROMATIN).revision != before
 
     def test_nothing_is_asked_of_the_server_that_it_refuses(self, idr: IdrSource, portal: IdrPortal) -> None:
         idr.list_files(CHROMATIN, idr.fetch_record(CHROMATIN))
         assert not [path for path in portal.requests if path.startswith("/webgateway/")]
+
+
+class TestOmeZarr:
+    """Images of converted studies, on the object store."""
+
+    CONVERTED = DatasetSpec(source="idr", accession="16000001")
+
+    def held(self, idr: IdrSource, spec: DatasetSpec, folder: Path) -> list[HeldFile]:
+        record = idr.fetch_record(spec)
+        manifest = download(
+            idr.list_files(spec, record),
+            folder,
+            dataset_id=spec.dataset_id,
+            revision=record.revision,
+            policy=DownloadPolicy(retries=0),
+            progress=Silent(),
+        )
+        return [HeldFile(file, folder / file.path) for file in manifest.files]
+
+    def test_an_image_without_a_file_is_read_from_there(self, idr: IdrSource, tmp_path: Path) -> None:
+        record = idr.fetch_record(self.CONVERTED)
+        assert said(record, "core.voxel_size_nm.z") == [pytest.approx(20.0)]
+        assert said(record, "rights.licence") == ["CC0-1.0"]
+        with idr.open_volume(self.CONVERTED, self.held(idr, self.CONVERTED, tmp_path)) as volume:
+            assert volume.shape == SHAPE
+            voxels = volume.read(BoundingBox.of_shape(SHAPE))
+        assert np.array_equal(voxels, specimen(SHAPE, seed=16, voxel_size_nm=(20.0, 20.0, 20.0)))
+
+    @pytest.mark.parametrize("level", [1, "1"])
+    def test_a_level(self, level: int | str, idr: IdrSource, tmp_path: Path) -> None:
+        spec = self.CONVERTED.model_copy(update={"level": level})
+        with idr.open_volume(spec, self.held(idr, spec, tmp_path)) as volume:
+            assert volume.shape == tuple(-(-n // 2) for n in SHAPE)
+            assert tuple(volume.voxel_size_nm) == pytest.approx((40.0, 40.0, 40.0))
+
+    def test_only_the_chunks_of_a_box(self, idr: IdrSource) -> None:
+        box = BoundingBox.at((0, 0, 0), (10, 10, 10))
+        spec = self.CONVERTED.model_copy(update={"bounding_box": box})
+        paths = [file.path for file in idr.list_files(spec, idr.fetch_record(spec))]
+        assert [path for path in paths if path.endswith("/0/0/0/0")] == ["image/0/0/0/0/0"]
+        assert not [path for path in paths if path.endswith("/1/0")]
+
+    def test_a_level_of_an_image_that_is_only_a_file(self, idr: IdrSource) -> None:
+        with pytest.raises(NotFound, match="not among the images that IDR has as OME-Zarr"):
+            idr.fetch_record(CHROMATIN.model_copy(update={"level": 1}))
+
+    def test_label_images_of_an_image_in_a_file_are_refused(self, idr: IdrSource) -> None:
+        spec = CHROMATIN.model_copy(update={"label_images": ("nuclei",)})
+        with pytest.raises(InputRefused, match="is one file"):
+            idr.list_files(spec, idr.fetch_record(spec))
+
+    def test_newer_studies_have_no_letter(self, idr: IdrSource, portal: IdrPortal) -> None:
+        (portal.tree / "zarr" / "idr0999A").rename(portal.tree / "zarr" / "idr0999")
+        try:
+            root = idr.fetch_record(self.CONVERTED).facts["zarr"]
+        finally:
+            (portal.tree / "zarr" / "idr0999").rename(portal.tree / "zarr" / "idr0999A")
+        assert root == f"{portal.url}/idr/zarr/v0.4/idr0999/16000001.zarr"
+
+    def test_an_outage_of_the_store_is_no_absence(self, idr: IdrSource, portal: IdrPortal) -> None:
+        portal.trouble(Trouble.UNAVAILABLE, "/idr/zarr/")
+        with pytest.raises(SourceUnavailable):
+            idr.fetch_record(self.CONVERTED)
 
 
 class TestThePathsTable:
@@ -307,7 +374,7 @@ class TestTheListing:
 
     def test_reslicings_other_methods_and_empty_projects_are_left_out(self, idr: IdrSource) -> None:
         listed = {ref.accession: ref for ref in idr.list_datasets()}
-        assert set(listed) == {"9846137", "9846132"}
+        assert set(listed) == {"9846137", "9846132", "16000001"}
         assert listed["9846137"].released == date(2020, 7, 22)
         assert listed["9846137"].title == f"{NAME} ({MIRON})"
 
@@ -316,8 +383,9 @@ class TestTheListing:
         assert [ref.accession for ref in light.list_datasets()] == ["1884807"]
 
     def test_since_is_the_study_s_release(self, idr: IdrSource) -> None:
-        assert len(list(idr.list_datasets(date(2020, 7, 22)))) == 2
-        assert list(idr.list_datasets(date(2020, 7, 23))) == []
+        assert len(list(idr.list_datasets(date(2020, 7, 22)))) == 3
+        assert [ref.accession for ref in idr.list_datasets(date(2020, 7, 23))] == ["16000001"]
+        assert list(idr.list_datasets(date(2026, 1, 16))) == []
 
     def test_pages_are_put_together(self, idr: IdrSource, portal: IdrPortal) -> None:
         whole = list(idr.list_datasets())
@@ -356,7 +424,7 @@ class TestImageJFiles:
     """The bytes that ImageJ 1.52p wrote."""
 
     def test_the_unit_is_six_characters_and_a_letter(self, idr: IdrSource, portal: IdrPortal) -> None:
-        path = portal.tree / IMAGE_BY_ID[9846137].mirrored
+        path = portal.tree / "files" / IMAGE_BY_ID[9846137].mirrored
         assert b"unit=\\u00B5m\n" in path.read_bytes()[:400]
         with tifffile.TiffFile(path) as tif:
             page = tif.pages.first
@@ -366,7 +434,7 @@ class TestImageJFiles:
             assert len(page.tags) == 13
 
     def test_they_are_twenty_nanometres_and_z_y_x(self, portal: IdrPortal) -> None:
-        with open_volume([portal.tree / IMAGE_BY_ID[9846137].mirrored]) as volume:
+        with open_volume([portal.tree / "files" / IMAGE_BY_ID[9846137].mirrored]) as volume:
             assert volume.shape == SHAPE
             assert volume.dtype == np.uint8
             assert tuple(volume.voxel_size_nm) == pytest.approx((20.0, 20.0, 20.0))
@@ -382,13 +450,14 @@ class TestImageJFiles:
         with tifffile.TiffFile(path) as tif:
             assert [page.dataoffsets[0] for page in list(tif.pages)[:2]] == [278, 869_053]
         with open_volume([path]) as volume:
-            assert (tuple(volume.shape), volume.dtype) == ((184, 775, 1121), np.uint8)
+            assert volume.shape == (184, 775, 1121)
+            assert volume.dtype == np.uint8
             assert tuple(volume.voxel_size_nm) == pytest.approx((20.0, 20.0, 20.0))
             assert volume.read(BOX)[0, 0, 0] == voxels[BOX.slices][0, 0, 0]
 
     def test_portal_and_file_agree(self, idr: IdrSource, portal: IdrPortal) -> None:
         record = idr.fetch_record(CHROMATIN)
-        with open_volume([portal.tree / IMAGE_BY_ID[9846137].mirrored]) as volume:
+        with open_volume([portal.tree / "files" / IMAGE_BY_ID[9846137].mirrored]) as volume:
             resolved = DatasetRecord.resolve("idr-9846137", "r", [*record.claims, *volume.claims])
         assert resolved.conflicts == ()
 
