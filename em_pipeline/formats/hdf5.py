@@ -5,7 +5,7 @@ Conventions: `resolution` and `offset` in nm, z-y-x (CREMI, https://cremi.org/da
 (https://imaris.oxinst.com/support/imaris-file-format).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,12 +71,7 @@ def _chosen(path: Path, file: Any, wanted: str | None) -> str:
         if isinstance(link, h5py.HardLink) and isinstance(file[wanted], h5py.Dataset):
             return wanted.strip("/")
         raise NotFound(f"Read {wanted!r} of {path.name}", "there is no such dataset", _offer(found))
-    if "Data/Image" in file and any(name.endswith("/FrameLookupTable") for name in found):
-        raise UnsupportedFormat(
-            f"Read {path.name}",
-            "it is a Velox EMD (HDF5) file, which is not read",
-            "Export it as TIFF or MRC",
-        )
+    refuse_velox(path, file, found)
     if IMARIS_FINEST in found and not any(second in file for second in IMARIS_SECOND):
         return IMARIS_FINEST
     for axes in (3, 2):
@@ -88,6 +83,16 @@ def _chosen(path: Path, file: Any, wanted: str | None) -> str:
                 f"Read {path.name}", f"it holds {len(images)} images, and one makes a volume", _offer(images)
             )
     raise UnsupportedFormat(f"Read {path.name}", "it holds no 3-D or 2-D dataset of numbers", _offer(found))
+
+
+def refuse_velox(path: Path, file: Any, names: Iterable[str]) -> None:
+    """Raise `UnsupportedFormat` for Velox EMD files, which keep frames as the last axis."""
+    if "Data/Image" in file and any(name.endswith("/FrameLookupTable") for name in names):
+        raise UnsupportedFormat(
+            f"Read {path.name}",
+            "it is a Velox EMD (HDF5) file, which is not read",
+            "Export it as TIFF or MRC",
+        )
 
 
 def _offer(found: Mapping[str, Sequence[int]]) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from em_pipeline.domain.errors import UnsupportedFormat
-from em_pipeline.formats.hdf5 import hdf5_volume, numeric_datasets
+from em_pipeline.formats.hdf5 import hdf5_volume, numeric_datasets, refuse_velox
 from em_pipeline.formats.headers import ImageHeaders, of_volume
 
 
@@ -20,7 +20,9 @@ def hdf5_headers(file: BinaryIO, path: Path) -> tuple[ImageHeaders, ...]:
     refusals: list[str] = []
     try:
         with h5py.File(file, "r") as opened:
-            for name, shape in numeric_datasets(opened):
+            datasets = dict(numeric_datasets(opened))
+            refuse_velox(path, opened, datasets)
+            for name, shape in datasets.items():
                 try:
                     volume = hdf5_volume(path, opened, name)
                     found.append(replace(of_volume(volume), name=name))
