@@ -55,7 +55,12 @@ def page_claims(url: str, html: str, *, finest: bool) -> list[Claim]:
     if soup.find("h6", string=DETAILS) is None:
         return []
     claimant = Claimant(url, EXTRACTOR)
-    claims = [*_prose(claimant, soup, values), *_parameters(claimant, values), *_dois(claimant, soup)]
+    claims = [
+        *_prose(claimant, soup, values),
+        *_parameters(claimant, values),
+        *_dois(claimant, soup),
+        *_citation(claimant, soup),
+    ]
     if finest:
         claims += _voxel_size(claimant, values)
     return claims
@@ -100,17 +105,29 @@ def _parameters(claimant: Claimant, values: dict[str, str]) -> Iterator[Claim]:
             )
 
 
-def _dois(claimant: Claimant, soup: "BeautifulSoup") -> Iterator[Claim]:
-    """The DOI of the micrographs: the first of the list that is not of something derived from them."""
-    heading = soup.find("strong", string="DOI")
-    listed = heading.find_next("ul") if heading is not None else None
+def _links(soup: "BeautifulSoup", heading: str) -> Iterator[tuple[str, str]]:
+    """Name and address of every entry of the list below a heading in bold."""
+    bold = soup.find("strong", string=heading)
+    listed = bold.find_next("ul") if bold is not None else None
     for item in listed.find_all("li") if listed is not None else ():
         link = item.find("a")
-        match = DOI.match(str(link.get("href", ""))) if link is not None else None
-        name = _plain(item.find("span") or item)
+        if link is not None:
+            yield _plain(item.find("span") or item), str(link.get("href", ""))
+
+
+def _dois(claimant: Claimant, soup: "BeautifulSoup") -> Iterator[Claim]:
+    """The DOI of the micrographs: the first of the list that is not of something derived from them."""
+    for name, address in _links(soup, "DOI"):
+        match = DOI.match(address)
         if match and not DERIVED.search(name):
-            yield claimant.says("rights.doi", match[1], f"{DETAILS} / DOI / {name}", match[0])
+            yield claimant.says("rights.doi", match[1], f"{DETAILS} / DOI / {name}", address)
             return
+
+
+def _citation(claimant: Claimant, soup: "BeautifulSoup") -> Iterator[Claim]:
+    papers = [f"{name}, {address}" for name, address in _links(soup, "Publications")]
+    if papers:
+        yield claimant.says("rights.citation", "; ".join(papers), f"{DETAILS} / Publications", papers)
 
 
 def _voxel_size(claimant: Claimant, values: dict[str, str]) -> Iterator[Claim]:
