@@ -11,12 +11,14 @@ from em_pipeline.cli.output import Json, answering, console, errors, print_json,
 from em_pipeline.settings import load_settings
 
 if TYPE_CHECKING:
+    from em_pipeline.domain.evidence import Claim
     from em_pipeline.formats.headers import ImageHeaders
     from em_pipeline.ingest.inspection import Inspection
 
 # Without --headers: this many, of those that fit on a line.
 SHOWN_HEADERS = 14
 SHORT = 60
+LONG = 160
 BYTE_ORDERS = {"<": "little-endian", ">": "big-endian"}
 
 
@@ -92,7 +94,7 @@ def _print(found: "Inspection", notes: list[str], *, every_header: bool) -> None
     for note in dict.fromkeys(
         [*notes, *found.notes, *(note for image in found.images for note in image.notes)]
     ):
-        console.print(f"[yellow]•[/] {escape(note)}")
+        console.print(f"[yellow]•[/] {escape(note)}", soft_wrap=True)
     if found.images:
         console.print()
         _print_headers(found.images[0], every_header=every_header)
@@ -127,19 +129,25 @@ def _print_images(images: "tuple[ImageHeaders, ...]") -> None:
 
 
 def _print_evidence(image: "ImageHeaders") -> None:
-    from em_pipeline.ingest.inspection import voxel_size_of
+    """Where each voxel size was read; axes that one entry speaks for share a line."""
+    said: dict[str, str] = {}
+    for axis in "zyx":
+        claim = next((c for c in image.claims if c.field == f"core.voxel_size_nm.{axis}"), None)
+        if claim is not None:
+            where = f"{claim.evidence.field}{_raw(claim)}"
+            said[where] = said.get(where, "") + axis
+    for where, axes in said.items():
+        console.print(f"voxel size along {', '.join(axes)} from [dim]{escape(where)}[/]", soft_wrap=True)
+    missing = [axis for axis in "zyx" if axis not in "".join(said.values())]
+    if missing:
+        note = f"nothing says the voxel size along {', '.join(missing)}: ingest it with --voxel-size"
+        console.print(f"[yellow]•[/] {note}", soft_wrap=True)
 
-    sizes = voxel_size_of(image)
-    known = {axis: value for axis, value in zip("zyx", sizes, strict=True) if value is not None}
-    for axis, value in known.items():
-        claim = next(c for c in image.claims if c.field == f"core.voxel_size_nm.{axis}")
-        raw = "" if claim.evidence.raw is None else f" = {json.dumps(claim.evidence.raw, ensure_ascii=False)}"
-        console.print(f"voxel size {axis}: {value:.6g} nm  [dim]{escape(claim.evidence.field + raw)}[/]")
-    if len(known) < 3:
-        missing = ", ".join(axis for axis in "zyx" if axis not in known)
-        console.print(
-            f"[yellow]•[/] nothing says the voxel size along {missing}: ingest it with --voxel-size"
-        )
+
+def _raw(claim: "Claim") -> str:
+    raw = claim.evidence.raw
+    text = "" if raw is None else f" = {json.dumps(raw, ensure_ascii=False)}"
+    return text if len(text) <= LONG else f"{text[:LONG]}…"
 
 
 def _print_headers(image: "ImageHeaders", *, every_header: bool) -> None:

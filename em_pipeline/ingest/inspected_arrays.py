@@ -1,6 +1,7 @@
 """What the documents of array containers say: OME-Zarr, zarr, N5, precomputed, DVID."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,11 +26,12 @@ class Arrays:
     notes: tuple[str, ...] = ()
 
 
-def zarr_or_n5(fetch: Fetch, path: str) -> Arrays:
+def zarr_or_n5(fetch: Fetch, path: str, images: Sequence[str] = ()) -> Arrays:
     """The image at `path` of a zarr or N5 container, local or remote.
 
     A collection as bioformats2raw writes it (https://ngff.openmicroscopy.org/0.4/#bf2raw) is its image 0.
-    Raises `NotFound`, naming the container's images where its documents tell them; `UnsupportedFormat`.
+    Raises `NotFound`, naming the container's images: `images`, and those that its documents tell;
+    `UnsupportedFormat`.
     """
     documents = Sparing(fetch)
     documents.consolidate()
@@ -38,7 +40,7 @@ def zarr_or_n5(fetch: Fetch, path: str) -> Arrays:
         levels = read_multiscale(documents.fetch, path)
     except NotFound as error:
         if not _is_collection(documents, path):
-            there = ", ".join(documents.images)
+            there = ", ".join(sorted({*images, *documents.images}))
             raise NotFound(
                 error.tried, error.found, f"Images in it: {there}" if there else error.to_do
             ) from error

@@ -11,6 +11,7 @@ from urllib.request import url2pathname
 from em_pipeline.domain.errors import BudgetSpent, InputRefused, NotFound, UnsupportedFormat
 from em_pipeline.domain.geometry import PartialVoxelSize
 from em_pipeline.formats.headers import ImageHeaders, read_headers
+from em_pipeline.formats.mirror import images_in
 from em_pipeline.formats.open import FOLDERS, FORMATS, HEAD_BYTES, recognised, sniff
 from em_pipeline.formats.stack import natural_key
 from em_pipeline.ingest.inspected_arrays import Arrays, dvid_image, precomputed_images, zarr_or_n5
@@ -69,8 +70,11 @@ def inspect(target: str, policy: HttpPolicy, note: Callable[[str], None]) -> Ins
     remote = is_url(target) and not target.lower().startswith("file:")
     limits = (MOST_BYTES, MOST_REQUESTS) if remote else (MOST_LOCAL_BYTES, MOST_LOCAL_READS)
     meter = Meter(*limits)
-    with Transport(policy, note) as transport:
-        found = _remote(target, transport, meter) if remote else _local(_path(target), meter)
+    try:
+        with Transport(policy, note) as transport:
+            found = _remote(target, transport, meter) if remote else _local(_path(target), meter)
+    except NotFound as error:
+        raise NotFound(f"Inspect {target}", f"{error.tried}: {error.found}", error.to_do) from error
     return Inspection(
         target=target,
         kind=found.kind,
@@ -96,7 +100,7 @@ def _path(target: str) -> Path:
 
 def _local(path: Path, meter: Meter) -> _Found:
     if not path.exists():
-        raise NotFound(f"Inspect {path}", "there is no such file or folder", "Check the path")
+        raise NotFound(f"Open {path}", "there is no such file or folder", "Check the path")
     if not path.is_dir():
         return _file(RangedFile(LocalRanges(path, meter)))
     slug = sniff(path)
@@ -104,7 +108,8 @@ def _local(path: Path, meter: Meter) -> _Found:
         return _arrays(precomputed_images(FolderDocuments(path, meter).fetch))
     if slug in FOLDERS or CONTAINER.search(path.absolute().as_posix()):
         root, inside = _split(path.absolute().as_posix())
-        return _arrays(zarr_or_n5(FolderDocuments(Path(root), meter).fetch, inside))
+        there = images_in(Path(root))
+        return _arrays(zarr_or_n5(FolderDocuments(Path(root), meter).fetch, inside, there))
     return _folder(path, meter)
 
 

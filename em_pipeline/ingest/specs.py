@@ -80,7 +80,7 @@ def unknown(target: str, known: Mapping[str, DatasetSpec], slugs: Iterable[str])
     """The error for a target that means nothing, with the nearest known ids."""
     nearest = difflib.get_close_matches(target.lower(), known, n=3)
     return NotFound(
-        f"Ingest {target}",
+        f"Find {target}",
         f"it is no path, no URL, no known dataset and no <source>-<accession> of {', '.join(sorted(slugs))}",
         f"Nearest known: {', '.join(nearest)}" if nearest else "`em ls --all` lists what is known",
     )
