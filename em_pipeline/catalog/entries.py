@@ -19,6 +19,8 @@ from em_pipeline.domain.spec import DatasetSpec
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from em_pipeline.volumes.metadata import LevelInfo
+
 SpecOrigin = Literal["curated", "run-time"]
 Triple = tuple[int, int, int]
 
@@ -33,6 +35,18 @@ class LevelRow:
     shard_shape: Triple
     voxel_size_nm: tuple[float, float, float]
     translation_nm: tuple[float, float, float]
+
+    @classmethod
+    def of(cls, level: "LevelInfo") -> Self:
+        """The row of a stored level."""
+        return cls(
+            level=level.index,
+            shape=level.shape,
+            chunk_shape=level.chunk_shape,
+            shard_shape=level.shard_shape,
+            voxel_size_nm=(level.voxel_size.z, level.voxel_size.y, level.voxel_size.x),
+            translation_nm=level.translation_nm,
+        )
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,18 @@
 """Step 3: rechunk the raw files into a staged OME-Zarr, with its ledger, record and preview."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from em_pipeline.domain.errors import ChecksumMismatch, ChunkCorrupt, InputRefused, NotFound, RecordInvalid
+from em_pipeline.domain.errors import ChecksumMismatch, ChunkCorrupt, NotFound, RecordInvalid
 from em_pipeline.domain.files import Manifest
-from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.domain.lazy_volume import LazyVolume
 from em_pipeline.domain.record import DatasetRecord, Status
 from em_pipeline.domain.report import ValidationReport
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.ingest.claims import volume_record, voxel_size_of, with_statistics
+from em_pipeline.ingest.cuts import Cut, box_of, image_cut, opened_labels
 from em_pipeline.ingest.fetch import changed_files, held_files, latest_manifest
 from em_pipeline.ingest.kept import read_kept
 from em_pipeline.ingest.scrape import latest_portal_record
@@ -35,10 +38,10 @@ class Built:
 
 
 def build(workspace: Workspace, spec: DatasetSpec) -> Built:
-    """Rechunk a dataset, continuing at the first unit an earlier try did not finish.
+    """Rechunk a dataset and its label images, continuing at the first unit an earlier try did not finish.
 
-    Raises `InputRefused` where no voxel size is known or the bounding box leaves the volume,
-    `UnsupportedFormat` from the reader, `Busy`.
+    Raises `InputRefused` where no voxel size is known, the bounding box leaves the volume or a label image
+    does not fit it, `UnsupportedFormat` from the reader, `Busy`.
     """
     with dataset_lock(workspace.store, spec.dataset_id):
         manifest = latest_manifest(workspace, spec)
@@ -75,18 +78,6 @@ def open_source_volume(workspace: Workspace, spec: DatasetSpec, manifest: Manife
     return workspace.source(spec.source).open_volume(spec, held_files(workspace, manifest))
 
 
-def box_of(spec: DatasetSpec, volume: LazyVolume) -> BoundingBox:
-    """The part of the volume that the spec asks for. Raises `InputRefused` where it leaves the volume."""
-    box = spec.bounding_box or BoundingBox.of_shape(volume.shape)
-    if not box.within(volume.shape):
-        raise InputRefused(
-            f"Cut {tuple(box.start)}..{tuple(box.stop)} (z-y-x voxels) out of {spec.dataset_id}",
-            f"the volume is {tuple(volume.shape)}",
-            "Give a box inside it",
-        )
-    return box
-
-
 def _complete(workspace: Workspace, spec: DatasetSpec, version: str) -> Built | None:
     """The version as it lies in the store; None where it is not there, or staged and damaged.
 
@@ -96,21 +87,23 @@ def _complete(workspace: Workspace, spec: DatasetSpec, version: str) -> Built | 
     if files is None:
         return None
     record = read_kept(DatasetRecord, files.record)
-    if record is not None and files.preview.exists() and _ledger_is_sound(files):
+    labels = keys.label_folders(spec.label_images).values()
+    ledgers = [files.image(label).ledger for label in (None, *labels)]
+    if record is not None and files.preview.exists() and all(_is_sound(ledger) for ledger in ledgers):
         return Built(version, files, record, None)
     if files == VersionFiles.published(workspace.store, spec.dataset_id, version):
         raise RecordInvalid(
             f"Read the published version {version} of {spec.dataset_id}",
-            "its record, preview or ledger is missing or damaged",
+            "its record, preview or one of its ledgers is missing or damaged",
             f"Delete {files.volume} and run `em ingest {spec.dataset_id}`: it writes the same bytes again",
         )
     return None
 
 
-def _ledger_is_sound(files: VersionFiles) -> bool:
+def _is_sound(ledger: Path) -> bool:
     try:
-        Ledger.read(files.ledger)
-    except ChunkCorrupt:
+        Ledger.read(ledger)
+    except (ChunkCorrupt, NotFound):
         return False
     return True
 
@@ -128,12 +121,13 @@ def _discard_refused(workspace: Workspace, spec: DatasetSpec, version: str) -> N
 def _rechunk(workspace: Workspace, spec: DatasetSpec, manifest: Manifest, version: str) -> Built:
     files = VersionFiles.staged(workspace.store, spec.dataset_id, version)
     portal = latest_portal_record(workspace, spec)
+    held = held_files(workspace, manifest)
     with open_source_volume(workspace, spec, manifest) as volume:
-        box = box_of(spec, volume)
-        record = volume_record(spec, manifest, portal.claims, volume, box)
-        plan = _plan(workspace, spec, manifest, volume, box, record)
-        title = record.fields.core.title or spec.dataset_id
-        written = rechunk(volume, box, plan, files.volume.parent, name=title, progress=workspace.progress)
+        record = volume_record(spec, manifest, portal.claims, volume, box_of(spec, volume))
+        voxel_size = voxel_size_of(record, [file.path for file in manifest.files])
+        image = image_cut(spec, volume, voxel_size, record.fields.core.title or spec.dataset_id)
+        with opened_labels(workspace, spec, held, image) as labels:
+            written = _write(workspace, spec, files, image, labels)
     if changed_files(workspace, manifest):
         workspace.store.delete_tree(keys.staging(spec.dataset_id, version))
         raise ChecksumMismatch(
@@ -150,26 +144,39 @@ def _rechunk(workspace: Workspace, spec: DatasetSpec, manifest: Manifest, versio
     return Built(version, files, record, written)
 
 
-def _plan(
-    workspace: Workspace,
-    spec: DatasetSpec,
-    manifest: Manifest,
-    volume: LazyVolume,
-    box: BoundingBox,
-    record: DatasetRecord,
-) -> RechunkPlan:
-    voxel_size = voxel_size_of(record, [file.path for file in manifest.files])
-    z, y, x = (
-        origin + start * size
-        for origin, start, size in zip(volume.translation_nm, box.start, voxel_size, strict=True)
-    )
+def _write(
+    workspace: Workspace, spec: DatasetSpec, files: VersionFiles, image: Cut, labels: Sequence[Cut]
+) -> WrittenVolume:
+    """Write the image and its label images, all of them planned before the first voxel is read."""
+    folders = tuple(label.label for label in labels if label.label is not None)
+    plan = _plan(workspace, image, codec=spec.codec, labels=folders)
+    # NGFF 0.5, "labels": a label image has as many levels as its image.
+    plans = [_plan(workspace, label, kind="labels", level_count=len(plan.levels)) for label in labels]
+    folder = files.volume.parent
+    written = rechunk(image.volume, image.box, plan, folder, name=image.name, progress=workspace.progress)
+    for label, label_plan in zip(labels, plans, strict=True):
+        ends = "" if label.whole else ", which does not cover the whole image"
+        workspace.progress.note(f"{label}: {label.box.shape} voxels of {label.name!r}{ends}")
+        rechunk(
+            label.volume,
+            label.box,
+            label_plan,
+            folder,
+            name=label.name,
+            progress=workspace.progress,
+            label=label.label,
+        )
+    return written
+
+
+def _plan(workspace: Workspace, cut: Cut, **options: Any) -> RechunkPlan:
     return plan_rechunk(
-        box.shape,
-        volume.dtype,
-        voxel_size,
-        translation_nm=(z, y, x),
-        source_chunk=volume.chunk_shape,
+        cut.box.shape,
+        cut.volume.dtype,
+        cut.voxel_size,
+        translation_nm=cut.translation_nm,
+        source_chunk=cut.volume.chunk_shape,
         memory_budget=workspace.memory_budget,
         threads=workspace.threads,
-        codec=spec.codec,
+        **options,
     )

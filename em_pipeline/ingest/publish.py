@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from em_pipeline import __version__
-from em_pipeline.catalog.entries import LevelRow, PublishOutcome, VersionToPublish
+from em_pipeline.catalog.entries import LabelImage, LevelRow, PublishOutcome, VersionToPublish
 from em_pipeline.domain.errors import NotPublishable
 from em_pipeline.domain.record import Status
 from em_pipeline.domain.report import ValidationReport
@@ -12,7 +12,7 @@ from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.ingest.build import Built, current_build
 from em_pipeline.ingest.fetch import latest_manifest
 from em_pipeline.ingest.kept import read_kept
-from em_pipeline.ingest.versions import VersionFiles
+from em_pipeline.ingest.versions import ImageFiles, VersionFiles
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.storage import keys
 from em_pipeline.storage.lock import dataset_lock
@@ -49,8 +49,13 @@ def _passed_report(spec: DatasetSpec, built: Built) -> ValidationReport:
             "it was not validated",
             f"Materialize {spec.source}/validation_report first, or run `em ingest {spec.dataset_id}`",
         )
-    ledger = Ledger.read(built.files.ledger)
-    if not report.passed or report.version != built.version or report.ledger_sha256 != ledger.sha256:
+    sha256 = {
+        label: Ledger.read(built.files.image(label).ledger).sha256
+        for label in keys.label_folders(spec.label_images).values()
+    }
+    image = Ledger.read(built.files.ledger).sha256
+    seals = (report.version, report.ledger_sha256, report.label_ledgers)
+    if not report.passed or seals != (built.version, image, sha256):
         failed = ", ".join(check.name for check in report.failures) or "the report is of other bytes"
         raise NotPublishable(
             f"Publish {spec.dataset_id} {built.version}",
@@ -72,6 +77,10 @@ def _move(workspace: Workspace, spec: DatasetSpec, built: Built) -> VersionFiles
         (staged.record, keys.record(dataset_id, version)),
         (staged.report, keys.report(dataset_id, version)),
         (staged.preview, keys.preview(dataset_id, version)),
+        *(
+            (staged.image(label).ledger, keys.label_ledger(dataset_id, version, label))
+            for label in keys.label_folders(spec.label_images).values()
+        ),
         (staged.ledger, keys.ledger(dataset_id, version)),
     ):
         store.write(key, path.read_bytes())
@@ -86,19 +95,8 @@ def _stored_bytes(volume: Path) -> int:
 def _to_publish(
     workspace: Workspace, spec: DatasetSpec, built: Built, files: VersionFiles, report: ValidationReport
 ) -> VersionToPublish:
-    ledger = Ledger.read(files.ledger)
     with VolumeReader.open(files.volume, files.ledger) as reader:
-        levels = [
-            LevelRow(
-                level=level.index,
-                shape=level.shape,
-                chunk_shape=level.chunk_shape,
-                shard_shape=level.shard_shape,
-                voxel_size_nm=(level.voxel_size.z, level.voxel_size.y, level.voxel_size.x),
-                translation_nm=level.translation_nm,
-            )
-            for level in reader.levels
-        ]
+        ledger, levels = reader.ledger, [LevelRow.of(level) for level in reader.levels]
     return VersionToPublish(
         dataset_id=spec.dataset_id,
         version=built.version,
@@ -115,4 +113,25 @@ def _to_publish(
         ledger_key=keys.ledger(spec.dataset_id, built.version),
         stored_bytes=_stored_bytes(files.volume),
         writer_version=__version__,
+        coverage=ledger.coverage,
+        labels=[
+            _label_image(spec, built.version, files.image(folder), name, folder)
+            for name, folder in keys.label_folders(spec.label_images).items()
+        ],
+    )
+
+
+def _label_image(spec: DatasetSpec, version: str, files: ImageFiles, name: str, folder: str) -> LabelImage:
+    with VolumeReader.open(files.volume, files.ledger) as reader:
+        ledger, levels = reader.ledger, reader.levels
+    return LabelImage(
+        folder=folder,
+        name=name,
+        data_type=levels[0].dtype.name,
+        levels=tuple(LevelRow.of(level) for level in levels),
+        coverage=ledger.coverage,
+        ledger_sha256=ledger.sha256,
+        volume_key=keys.label(spec.dataset_id, version, folder),
+        ledger_key=keys.label_ledger(spec.dataset_id, version, folder),
+        stored_bytes=_stored_bytes(files.volume),
     )

@@ -1,25 +1,30 @@
 """Step 4: look for every reason not to publish a staged volume."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 
 from em_pipeline.domain.errors import EmError
-from em_pipeline.domain.geometry import BoundingBox, Shape
-from em_pipeline.domain.lazy_volume import LazyVolume
+from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.domain.record import Status
 from em_pipeline.domain.report import CheckResult, Severity, ValidationReport
 from em_pipeline.domain.spec import DatasetSpec
-from em_pipeline.ingest.build import Built, box_of, current_build, open_source_volume
-from em_pipeline.ingest.fetch import latest_manifest
+from em_pipeline.ingest.build import Built, current_build, open_source_volume
+from em_pipeline.ingest.claims import voxel_size_of
+from em_pipeline.ingest.cuts import Cut, image_cut, opened_labels
+from em_pipeline.ingest.fetch import held_files, latest_manifest
 from em_pipeline.ingest.kept import read_kept
 from em_pipeline.ingest.versions import VersionFiles
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.storage import keys
 from em_pipeline.storage.lock import dataset_lock
 from em_pipeline.volumes.conformance import ngff_faults, read_elsewhere
-from em_pipeline.volumes.ledger import Ledger
+from em_pipeline.volumes.ledger import ChunkState, Ledger
+from em_pipeline.volumes.metadata import FILL_VALUE
 from em_pipeline.volumes.plan import CHUNK
 from em_pipeline.volumes.pyramid_check import coarser_faults
 from em_pipeline.volumes.reader import VolumeReader
@@ -27,6 +32,9 @@ from em_pipeline.volumes.verify import verify_stored
 
 # Chunks compared voxel by voxel with the raw files; the others rest on the ledger's checksums.
 SAMPLED_CHUNKS = 8
+
+Ledgers = Mapping[str | None, Ledger]
+"""The image's ledger under None, each label image's under its folder."""
 
 
 def validate(workspace: Workspace, spec: DatasetSpec) -> ValidationReport:
@@ -41,12 +49,14 @@ def validate(workspace: Workspace, spec: DatasetSpec) -> ValidationReport:
         kept = read_kept(ValidationReport, published.report)
         if built.files == published and kept is not None:
             return kept
-        ledger = Ledger.read(built.files.ledger)
+        labels = keys.label_folders(spec.label_images).values()
+        ledgers = {label: Ledger.read(built.files.image(label).ledger) for label in (None, *labels)}
         report = ValidationReport(
             dataset_id=spec.dataset_id,
             version=built.version,
-            ledger_sha256=ledger.sha256,
-            checks=_checks(workspace, spec, built, ledger),
+            ledger_sha256=ledgers[None].sha256,
+            label_ledgers={label: ledgers[label].sha256 for label in labels},
+            checks=_checks(workspace, spec, built, ledgers),
         )
         workspace.store.write(_report_key(spec, built, published), report.model_dump_json(indent=2).encode())
         status = Status.SAVING_DATA if report.passed else Status.FAILED
@@ -62,22 +72,41 @@ def _report_key(spec: DatasetSpec, built: Built, published: VersionFiles) -> str
     return f"{keys.staging(spec.dataset_id, built.version)}/{built.files.report.name}"
 
 
-def _checks(workspace: Workspace, spec: DatasetSpec, built: Built, ledger: Ledger) -> tuple[CheckResult, ...]:
-    checks: list[tuple[str, Callable[[], CheckResult]]] = [
-        ("conformant", lambda: _conformant(built)),
-        ("stored", lambda: _stored(workspace, built)),
-        ("complete", lambda: _complete(ledger)),
-        ("geometry", lambda: _geometry(workspace, spec, built)),
-        ("faithful", lambda: _faithful(workspace, spec, built)),
-        ("pyramid", lambda: _pyramid(built)),
-        ("contrast", lambda: _contrast(built)),
-        ("agreement", lambda: _agreement(built)),
-    ]
-    return tuple(_made(name, check) for name, check in checks)
+def _checks(
+    workspace: Workspace, spec: DatasetSpec, built: Built, ledgers: Ledgers
+) -> tuple[CheckResult, ...]:
+    with ExitStack() as opened:
+
+        @cache
+        def cuts() -> tuple[Cut, ...]:
+            return opened.enter_context(_opened_cuts(workspace, spec, built))
+
+        checks: list[tuple[str, Callable[[], CheckResult]]] = [
+            ("conformant", lambda: _conformant(built)),
+            ("stored", lambda: _stored(workspace, built, ledgers)),
+            ("complete", lambda: _complete(ledgers, cuts())),
+            ("geometry", lambda: _geometry(built, cuts())),
+            ("faithful", lambda: _faithful(built, cuts())),
+            ("pyramid", lambda: _pyramid(built, ledgers)),
+            ("contrast", lambda: _contrast(built)),
+            ("coverage", lambda: _coverage(ledgers)),
+            ("agreement", lambda: _agreement(built)),
+        ]
+        return tuple(_made(name, check) for name, check in checks)
 
 
-CHECK_NAMES = ("conformant", "stored", "complete", "geometry", "faithful", "pyramid", "contrast", "agreement")
-WARNINGS = frozenset({"contrast", "agreement"})
+CHECK_NAMES = (
+    "conformant",
+    "stored",
+    "complete",
+    "geometry",
+    "faithful",
+    "pyramid",
+    "contrast",
+    "coverage",
+    "agreement",
+)
+WARNINGS = frozenset({"contrast", "coverage", "agreement"})
 
 
 def _made(name: str, check: Callable[[], CheckResult]) -> CheckResult:
@@ -87,92 +116,148 @@ def _made(name: str, check: Callable[[], CheckResult]) -> CheckResult:
         return CheckResult(name=name, passed=False, message=f"could not be checked: {error}")
 
 
+@contextmanager
+def _opened_cuts(workspace: Workspace, spec: DatasetSpec, built: Built) -> Iterator[tuple[Cut, ...]]:
+    """What the image and each label image were made from."""
+    manifest = latest_manifest(workspace, spec)
+    voxel_size = voxel_size_of(built.record, [file.path for file in manifest.files])
+    with open_source_volume(workspace, spec, manifest) as volume:
+        image = image_cut(spec, volume, voxel_size, spec.dataset_id)
+        with opened_labels(workspace, spec, held_files(workspace, manifest), image) as labels:
+            yield (image, *labels)
+
+
 def _conformant(built: Built) -> CheckResult:
     faults = ngff_faults(built.files.volume)
     message = faults[0] if faults else "OME-Zarr 0.5"
     return CheckResult(name="conformant", passed=not faults, message=message, details={"faults": faults})
 
 
-def _stored(workspace: Workspace, built: Built) -> CheckResult:
-    result = verify_stored(
-        built.files.volume, built.files.ledger, threads=workspace.threads, progress=workspace.progress
-    )
-    first = str(result.faults[0]) if result.faults else f"{result.chunks} chunks have the ledger's checksums"
+def _stored(workspace: Workspace, built: Built, ledgers: Ledgers) -> CheckResult:
+    chunks, nbytes, faults = 0, 0, []
+    for label in ledgers:
+        image = built.files.image(label)
+        result = verify_stored(
+            image.volume, image.ledger, threads=workspace.threads, progress=workspace.progress
+        )
+        chunks, nbytes = chunks + result.chunks, nbytes + result.bytes
+        faults += [_of(label, str(fault)) for fault in result.faults]
     return CheckResult(
         name="stored",
-        passed=not result.faults,
-        message=first,
-        details={
-            "chunks": result.chunks,
-            "bytes": result.bytes,
-            "faults": [str(f) for f in result.faults[:20]],
-        },
+        passed=not faults,
+        message=faults[0] if faults else f"{chunks} chunks have the ledger's checksums",
+        details={"chunks": chunks, "bytes": nbytes, "faults": faults[:20]},
     )
 
 
-def _complete(ledger: Ledger) -> CheckResult:
-    counts = ledger.states()
-    missing = {str(state): n for state, n in counts.items() if str(state) in ("absent", "corrupt") and n}
+def _complete(ledgers: Ledgers, cuts: Sequence[Cut]) -> CheckResult:
+    """Every chunk holds what the source has, and exactly what the source lacks is absent."""
+    faults = []
+    for cut in cuts:
+        ledger = ledgers[cut.label]
+        if corrupt := ledger.states()[ChunkState.CORRUPT]:
+            faults.append(_of(cut.label, f"{corrupt} chunks could not be read from the source"))
+        lacking = [missing and missing.to_json() for missing in (cut.missing, ledger.missing)]
+        if lacking[0] != lacking[1]:
+            faults.append(_of(cut.label, "other voxels are recorded as absent than the source lacks"))
     return CheckResult(
         name="complete",
-        passed=not missing,
-        message=f"not all chunks have data: {missing}" if missing else "every chunk has data or true fill",
-        details={str(state): n for state, n in counts.items()},
+        passed=not faults,
+        message=faults[0] if faults else "every chunk has data, true fill, or is absent at the source",
+        details={str(state): n for state, n in ledgers[None].states().items()},
     )
 
 
-def _geometry(workspace: Workspace, spec: DatasetSpec, built: Built) -> CheckResult:
-    with (
-        open_source_volume(workspace, spec, latest_manifest(workspace, spec)) as volume,
-        VolumeReader.open(built.files.volume, built.files.ledger) as reader,
-    ):
-        level = reader.levels[0]
-        expected = {
-            "shape": tuple(box_of(spec, volume).shape),
-            "dtype": volume.dtype.name,
-            "voxel_size_nm": tuple(built.record.fields.core.voxel_size_nm.model_dump().values()),
-            "recorded shape": tuple(built.record.fields.core.volume_shape.model_dump().values()),
-            "recorded dtype": built.record.fields.core.data_type,
-        }
-        found = {
-            "shape": tuple(level.shape),
-            "dtype": np.dtype(level.dtype).name,
-            "voxel_size_nm": tuple(level.voxel_size),
-            "recorded shape": tuple(level.shape),
-            "recorded dtype": np.dtype(level.dtype).name,
-        }
-    wrong = [name for name in expected if expected[name] != found[name]]
-    message = "; ".join(f"{name}: stored {found[name]}, expected {expected[name]}" for name in wrong)
+def _coverage(ledgers: Ledgers) -> CheckResult:
+    """A source may lack chunks (sparse arrays store none that is all fill), but nobody shall overlook it."""
+    shares = {_of(label, "coverage"): ledger.coverage for label, ledger in ledgers.items()}
+    lacking = [
+        _of(label, f"{1 - ledger.coverage:.3%} of the voxels are absent at the source")
+        for label, ledger in ledgers.items()
+        if ledger.missing is not None
+    ]
     return CheckResult(
-        name="geometry",
-        passed=not wrong,
-        message=message or f"{found['shape']} {found['dtype']}, {found['voxel_size_nm']} nm, as the source",
+        name="coverage",
+        passed=not lacking,
+        severity=Severity.WARNING,
+        message="; ".join(lacking) or "the source holds every voxel",
+        details=shares,
     )
 
 
-def _faithful(workspace: Workspace, spec: DatasetSpec, built: Built) -> CheckResult:
-    with open_source_volume(workspace, spec, latest_manifest(workspace, spec)) as volume:
-        whole = box_of(spec, volume)
-        boxes = list(BoundingBox.of_shape(whole.shape).tiles(CHUNK))
+def _geometry(built: Built, cuts: Sequence[Cut]) -> CheckResult:
+    found = [_placed(built, cut) for cut in cuts]
+    wrong = [
+        _of(cut.label, f"{name}: stored {stored[name]}, expected {expected[name]}")
+        for cut, (expected, stored) in zip(cuts, found, strict=True)
+        for name in expected
+        if expected[name] != stored[name]
+    ]
+    _, image = found[0]
+    message = f"{image['shape']} {image['dtype']}, {image['voxel_size_nm']} nm, as the source"
+    partial = [f"{cut} does not cover the whole image" for cut in cuts if not cut.whole]
+    return CheckResult(name="geometry", passed=not wrong, message="; ".join(wrong or [message, *partial]))
+
+
+def _placed(built: Built, cut: Cut) -> tuple[dict[str, object], dict[str, object]]:
+    """Shape, type and place as they should be, and as they are stored and recorded."""
+    files = built.files.image(cut.label)
+    with VolumeReader.open(files.volume, files.ledger) as reader:
+        level = reader.levels[0]
+    expected: dict[str, object] = {
+        "shape": tuple(cut.box.shape),
+        "dtype": cut.volume.dtype.name,
+        "voxel_size_nm": tuple(cut.voxel_size),
+        "translation_nm": cut.translation_nm,
+    }
+    stored: dict[str, object] = {
+        "shape": tuple(level.shape),
+        "dtype": np.dtype(level.dtype).name,
+        "voxel_size_nm": tuple(level.voxel_size),
+        "translation_nm": level.translation_nm,
+    }
+    if cut.label is None:
+        core = built.record.fields.core
+        expected |= {"recorded shape": stored["shape"], "recorded dtype": stored["dtype"]}
+        stored |= {
+            "recorded shape": tuple(core.volume_shape.model_dump().values()),
+            "recorded dtype": core.data_type,
+        }
+    return expected, stored
+
+
+def _faithful(built: Built, cuts: Sequence[Cut]) -> CheckResult:
+    compared = total = 0
+    for cut in cuts:
+        boxes = list(BoundingBox.of_shape(cut.box.shape).tiles(CHUNK))
         sample = random.Random(built.version).sample(boxes, min(SAMPLED_CHUNKS, len(boxes)))  # noqa: S311
         for box in sample:
-            if not _same(volume, built, box, whole.start):
+            if not _same(cut, built.files.image(cut.label).volume, box):
                 at = tuple(box.start)
                 message = f"level 0 differs from the raw files in the chunk at voxel {at} (z-y-x)"
-                return CheckResult(name="faithful", passed=False, message=message)
-    message = f"{len(sample)} of {len(boxes)} chunks, read by tensorstore, equal the raw files voxel by voxel"
+                return CheckResult(name="faithful", passed=False, message=_of(cut.label, message))
+        compared, total = compared + len(sample), total + len(boxes)
+    message = f"{compared} of {total} chunks, read by tensorstore, equal the raw files voxel by voxel"
     return CheckResult(name="faithful", passed=True, message=message)
 
 
-def _same(volume: LazyVolume, built: Built, box: BoundingBox, corner: Shape) -> bool:
-    stored = read_elsewhere(built.files.volume, "0", box)
-    raw = volume.read(box.shifted(corner))
+def _same(cut: Cut, volume: Path, box: BoundingBox) -> bool:
+    stored = read_elsewhere(volume, "0", box)
+    raw = cut.volume.read(box.shifted(cut.box.start))
+    missing = cut.missing
+    absent = None if missing is None else missing.within(box)
+    if absent is not None:
+        raw = np.where(absent, stored.dtype.type(FILL_VALUE), raw)
     floats = np.issubdtype(stored.dtype, np.floating)
     return bool(np.array_equal(stored, raw, equal_nan=bool(floats)))
 
 
-def _pyramid(built: Built) -> CheckResult:
-    faults = coarser_faults(built.files.volume, built.files.ledger, sample=SAMPLED_CHUNKS, seed=built.version)
+def _pyramid(built: Built, ledgers: Ledgers) -> CheckResult:
+    faults = []
+    for label in ledgers:
+        image = built.files.image(label)
+        found = coarser_faults(image.volume, image.ledger, sample=SAMPLED_CHUNKS, seed=built.version)
+        faults += [_of(label, fault) for fault in found]
     message = faults[0] if faults else f"up to {SAMPLED_CHUNKS} chunks a level follow from the level below"
     return CheckResult(name="pyramid", passed=not faults, message=message, details={"faults": faults})
 
@@ -194,3 +279,7 @@ def _agreement(built: Built) -> CheckResult:
         message=message,
         details={"conflicts": conflicts},
     )
+
+
+def _of(label: str | None, said: str) -> str:
+    return said if label is None else f"labels/{label}: {said}"

@@ -23,6 +23,14 @@ def version_of(spec: DatasetSpec, manifest: Manifest) -> str:
 
 
 @dataclass(frozen=True)
+class ImageFiles:
+    """Paths of one image, the volume's own or a label image, and of its ledger."""
+
+    volume: Path
+    ledger: Path
+
+
+@dataclass(frozen=True)
 class VersionFiles:
     """Paths of one version's parts, staged or published."""
 
@@ -31,6 +39,15 @@ class VersionFiles:
     record: Path
     report: Path
     preview: Path
+
+    def image(self, label: str | None = None) -> ImageFiles:
+        """The version's image or, with `label`, the label image in that folder below `labels/`."""
+        if label is None:
+            return ImageFiles(self.volume, self.ledger)
+        beside = self.ledger.name.removesuffix(LEDGER)
+        return ImageFiles(
+            self.volume / "labels" / label, self.ledger.with_name(f"{beside}labels.{label}.{LEDGER}")
+        )
 
     @classmethod
     def staged(cls, store: Store, dataset_id: str, version: str) -> "VersionFiles":

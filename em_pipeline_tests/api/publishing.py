@@ -92,17 +92,7 @@ def publish(catalog: Catalog, store: LocalStore, dataset_id: str, version: str) 
                 ledger_sha256=ledger.sha256,
                 checks=(CheckResult(name="readable", passed=True, message="every chunk was read"),),
             ),
-            levels=[
-                LevelRow(
-                    level=level.index,
-                    shape=level.shape,
-                    chunk_shape=level.chunk_shape,
-                    shard_shape=level.shard_shape,
-                    voxel_size_nm=(level.voxel_size.z, level.voxel_size.y, level.voxel_size.x),
-                    translation_nm=level.translation_nm,
-                )
-                for level in levels
-            ],
+            levels=[LevelRow.of(level) for level in levels],
             ledger=ledger.table,
             statistics=statistics,
             ledger_sha256=ledger.sha256,

@@ -175,7 +175,7 @@ def test_a_volume_begun_anew_takes_its_labels_along(tmp_path: Path) -> None:
             BoundingBox.of_shape(CELLS.shape),
             small_plan(CELLS, kind="labels"),
             tmp_path,
-            name="cells",
+            name="anew",
             progress=Silent(),
             label="cells",
         )
