@@ -105,6 +105,11 @@ class DatasetSpec(BaseModel):
                 raise ValueError(f"{name!r} is not a field of a record")
         return entries
 
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the label images, without the address that an entry `NAME=ADDRESS` gives."""
+        return tuple(entry.partition("=")[0] for entry in self.label_images)
+
     def canonical_json(self) -> str:
         """The same text for the same spec: what versions are hashed from."""
         return self.model_dump_json(exclude_defaults=True)

@@ -87,7 +87,7 @@ def _complete(workspace: Workspace, spec: DatasetSpec, version: str) -> Built | 
     if files is None:
         return None
     record = read_kept(DatasetRecord, files.record)
-    labels = keys.label_folders(spec.label_images).values()
+    labels = keys.label_folders(spec.label_names).values()
     ledgers = [files.image(label).ledger for label in (None, *labels)]
     if record is not None and files.preview.exists() and all(_is_sound(ledger) for ledger in ledgers):
         return Built(version, files, record, None)

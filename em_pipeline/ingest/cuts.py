@@ -94,7 +94,7 @@ def opened_labels(
     if not spec.label_images:
         yield ()
         return
-    folders = keys.label_folders(spec.label_images)
+    folders = keys.label_folders(spec.label_names)
     with ExitStack() as opened:
         found = workspace.source(spec.source).open_label_images(spec, files)
         for volume in found.values():
@@ -189,9 +189,9 @@ def _whole(ratio: float) -> float | None:
 
 
 def _check_names(spec: DatasetSpec, found: Mapping[str, LazyVolume]) -> None:
-    if set(found) != set(spec.label_images):
+    if set(found) != set(spec.label_names):
         raise RecordInvalid(
             f"Open the label images of {spec.dataset_id}",
-            f"the source {spec.source} gives {sorted(found)}, the spec names {sorted(spec.label_images)}",
+            f"the source {spec.source} gives {sorted(found)}, the spec names {sorted(spec.label_names)}",
             "Name in the spec's label_images those that the portal has",
         )

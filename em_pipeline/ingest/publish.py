@@ -51,7 +51,7 @@ def _passed_report(spec: DatasetSpec, built: Built) -> ValidationReport:
         )
     sha256 = {
         label: Ledger.read(built.files.image(label).ledger).sha256
-        for label in keys.label_folders(spec.label_images).values()
+        for label in keys.label_folders(spec.label_names).values()
     }
     image = Ledger.read(built.files.ledger).sha256
     seals = (report.version, report.ledger_sha256, report.label_ledgers)
@@ -79,7 +79,7 @@ def _move(workspace: Workspace, spec: DatasetSpec, built: Built) -> VersionFiles
         (staged.preview, keys.preview(dataset_id, version)),
         *(
             (staged.image(label).ledger, keys.label_ledger(dataset_id, version, label))
-            for label in keys.label_folders(spec.label_images).values()
+            for label in keys.label_folders(spec.label_names).values()
         ),
         (staged.ledger, keys.ledger(dataset_id, version)),
     ):
@@ -116,7 +116,7 @@ def _to_publish(
         coverage=ledger.coverage,
         labels=[
             _label_image(spec, built.version, files.image(folder), name, folder)
-            for name, folder in keys.label_folders(spec.label_images).items()
+            for name, folder in keys.label_folders(spec.label_names).items()
         ],
     )
 

@@ -49,7 +49,7 @@ def validate(workspace: Workspace, spec: DatasetSpec) -> ValidationReport:
         kept = read_kept(ValidationReport, published.report)
         if built.files == published and kept is not None:
             return kept
-        labels = keys.label_folders(spec.label_images).values()
+        labels = keys.label_folders(spec.label_names).values()
         ledgers = {label: Ledger.read(built.files.image(label).ledger) for label in (None, *labels)}
         report = ValidationReport(
             dataset_id=spec.dataset_id,
