@@ -108,7 +108,7 @@ def numeric_datasets(file: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
     file.visit(names.append)
     for name in names:
         entry = file[name]
-        if isinstance(entry, h5py.Dataset) and entry.shape and entry.dtype.kind in "buif":
+        if isinstance(entry, h5py.Dataset) and entry.size and entry.shape and entry.dtype.kind in "buif":
             yield name, entry.shape
 
 

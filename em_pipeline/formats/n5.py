@@ -18,6 +18,8 @@ from em_pipeline.formats.arrays import LONGEST_AXIS, Calibration, Documents, Sto
 ATTRIBUTES = "attributes.json"
 DTYPES = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float32", "float64")
 MULTISET = "isLabelMultiset"
+# Blocks of variable length, and of Java objects; 0 are voxels.
+LIST_MODES = (1, 2)
 # Mode, number of axes, and the lengths of up to seven axes.
 HEAD_BYTES = 32
 
@@ -115,17 +117,17 @@ def check_block(key: str, head: bytes, lengths: Sequence[int]) -> None:
     lacks as fill. Raises `UnsupportedFormat`.
     """
     mode, count = struct.unpack(">HH", head[:4]) if len(head) >= 4 else (0, 0)
-    if mode != 0:
+    if mode in LIST_MODES:
         raise UnsupportedFormat(
             f"Read the N5 block {key!r}",
             f"it is of mode {mode}: lists of variable length, not voxels",
             "Export the image or labels as plain numbers",
         )
     stored = struct.unpack(f">{count}I", head[4 : 4 + 4 * count]) if len(head) >= 4 + 4 * count else ()
-    if len(stored) != len(lengths) or any(a < b for a, b in zip(stored, lengths, strict=True)):
+    if mode != 0 or len(stored) != len(lengths) or any(a < b for a, b in zip(stored, lengths, strict=True)):
         raise UnsupportedFormat(
             f"Read the N5 block {key!r}",
-            f"its header promises {list(stored)} voxels, the array has {list(lengths)} there",
+            f"its header promises {list(stored)} voxels of mode {mode}, the array has {list(lengths)} there",
             "It is truncated or damaged: download or copy it again",
         )
 

@@ -145,8 +145,8 @@ def test_encoded_images_that_are_cut_or_coloured_are_refused(tmp_path: Path, nam
         (b"\n <html lang='en'>", "html", "server answered with a page"),
         (b"<?xml version='1.0'?><entry/>", "xml", "it is XML"),
         (b'{"detail": "not found"}', "json", "it is JSON"),
-        (b"\x89HDF\r\n\x1a\n" + bytes(99), "hdf5", "formats read: TIFF, DM3/DM4, PNG, JPEG, MRC"),
-        (b"II\x97\x01" + bytes(99), "ser", "FEI SER"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(99), "hdf5", "truncated or damaged"),
+        (b"II\x97\x01" + bytes(99), "ser", "formats read: TIFF, DM3/DM4, PNG, JPEG, HDF5, MRC, OME-Zarr, N5"),
         (b"\x1f\x8b" + bytes(99), "gzip", "Unpack"),
         (b"version https://git-lfs.github.com/spec/v1", "lfs", "git lfs pull"),
     ],
@@ -182,7 +182,7 @@ def test_content_decides_not_the_suffix(tmp_path: Path) -> None:
 def test_array_folders_are_named(tmp_path: Path, marker: str, slug: str) -> None:
     (tmp_path / marker).write_text("{}")
     assert sniff(tmp_path) == slug
-    with pytest.raises(UnsupportedFormat, match=slug):
+    with pytest.raises((UnsupportedFormat, NotFound), match=r"no image or array|info"):
         open_volume([tmp_path])
 
 
