@@ -36,7 +36,7 @@ INFOS = {
     ),
     CONVERTED: (
         ("Imaging Method", "focused ion beam scanning electron microscopy (FIB-SEM)"),
-        ("Organism", "Mus musculus"),
+        ("Organism", "Homo sapiens"),
         ("Release Date", "2026-01-15"),
         ("License", "CC0 1.0 https://creativecommons.org/publicdomain/zero/1.0/"),
     ),
@@ -89,13 +89,13 @@ IMAGES = (
     ),
     DemoImage(
         16000001,
-        "tissue.zarr",
-        (16000, "tissue"),
+        "HeLa_cell.zarr",
+        (16000, "HeLa_cells"),
         3001,
         "",
         "",
         16,
-        "",
+        "HeLa",
         sized=False,
         converted="idr0999A/16000001.zarr",
     ),
@@ -141,9 +141,13 @@ def annotations_of(image: DemoImage) -> list[dict[str, Any]]:
     ]
 
 
-def study_annotation(kind: str, number: int, name: str) -> dict[str, Any]:
-    """What IDR says of the study of a project or screen."""
-    return _annotation(kind, number, name, "idr.openmicroscopy.org/study/info", INFOS[name])
+def study_annotations(kind: str, number: int, name: str) -> list[dict[str, Any]]:
+    """What IDR says of the study of a project or screen, and of what it consists."""
+    parts = (("Experiments", name.partition("/")[2]),)
+    return [
+        _annotation(kind, number, name, "idr.openmicroscopy.org/study/info", INFOS[name]),
+        _annotation(kind, number, name, "idr.openmicroscopy.org/study/components", parts),
+    ]
 
 
 def _annotation(

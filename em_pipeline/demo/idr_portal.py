@@ -18,7 +18,7 @@ from em_pipeline.demo.idr_entries import (
     annotations_of,
     image_object,
     paths_tables,
-    study_annotation,
+    study_annotations,
 )
 from em_pipeline.demo.idr_zarr import write_ome_zarr
 from em_pipeline.demo.replay import Replay, Reply, Request, not_found, text
@@ -136,7 +136,7 @@ class IdrPortal(Replay):
         return _json({"data": list(objects[offset : offset + limit]), "meta": meta})
 
     def _annotations(self, _path: str, request: Request) -> Reply:
-        """Of all the parents asked for; a parent that is not there has none."""
+        """Of all the parents asked for; one that is not there has none. Other parameters are ignored."""
         found = []
         for number in map(int, request.query.get("image", [])):
             if number in IMAGE_BY_ID:
@@ -145,10 +145,8 @@ class IdrPortal(Replay):
             numbers = [int(number) for number in request.query.get(kind, [])]
             for number in numbers[-1:] if self.answers_for_one else numbers:
                 if names.get(number) in INFOS:
-                    found.append(study_annotation(kind, number, names[number]))
-        namespaces = request.query.get("ns", [])
-        kept = [one for one in found if not namespaces or one["ns"] in namespaces]
-        return _json({"annotations": kept, "experimenters": []})
+                    found += study_annotations(kind, number, names[number])
+        return _json({"annotations": found, "experimenters": []})
 
     def _image_data(self, path: str, _request: Request) -> Reply:
         image = IMAGE_BY_ID.get(int(path.rstrip("/")))

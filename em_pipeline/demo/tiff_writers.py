@@ -24,7 +24,7 @@ class Tag(NamedTuple):
 
     code: int
     kind: int
-    count: int
+    length: int
     data: bytes
 
 
@@ -188,5 +188,5 @@ def _directory(order: str, tags: Sequence[Tag], at: int, following: int) -> byte
 def _plain_directory(order: str, tags: Sequence[Tag], following: int) -> bytes:
     """A directory whose entries hold their values or point to them, and the offset of the next one."""
     entries: list[Any] = [struct.pack(f"{order}H", len(tags))]
-    entries += [struct.pack(f"{order}HHI4s", tag.code, tag.kind, tag.count, tag.data) for tag in tags]
+    entries += [struct.pack(f"{order}HHI4s", tag.code, tag.kind, tag.length, tag.data) for tag in tags]
     return b"".join([*entries, struct.pack(f"{order}I", following)])

@@ -98,8 +98,12 @@ class IdrApi:
                 "The portal may have changed its interface; open the URL in a browser",
             ) from error
         wanted = {(f"{parent.kind.title()}I", parent.id, parent.name) for parent in parents}
-        pairs = zip(found, on, strict=True)
-        return [one for one, parent in pairs if (parent["class"], parent["id"], parent["name"]) in wanted]
+        return [
+            one
+            for one, parent in zip(found, on, strict=True)
+            if (parent["class"], parent["id"], parent["name"]) in wanted
+            and namespace in ("", one.namespace)  # asking for one is a wish that the server may ignore
+        ]
 
     def study_infos(self, projects: Sequence[Thing]) -> Iterator[tuple[Thing, Annotation]]:
         """Each project that has one, with what IDR says of its study."""

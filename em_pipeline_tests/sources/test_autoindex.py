@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from em_pipeline.domain.errors import SourceUnavailable
 from em_pipeline.domain.files import RemoteFile
-from em_pipeline.sources.autoindex import file_names
+from em_pipeline.sources.autoindex import file_names, folder_names
 
 URL = "https://ftp.example.org/archive/11759/data/"
 
@@ -61,3 +61,9 @@ def test_another_page_is_an_outage_not_an_empty_folder(page: str) -> None:
 
 def test_an_empty_folder_is_empty() -> None:
     assert file_names(listing("?C=N;O=D", "/archive/11759/"), URL) == []
+
+
+def test_sub_folders_are_told_from_files() -> None:
+    page = listing("Raw-files/", "a%20b/", "slice.dm3", "/archive/11759/", "../", "deep/er/", "%2e%2e/")
+    assert folder_names(page, URL) == ["Raw-files", "a b"]
+    assert file_names(page, URL) == ["slice.dm3"]
