@@ -1,13 +1,14 @@
 """A small client for portals' APIs: JSON and text documents, and what a file's headers say."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from em_pipeline.domain.errors import RecordInvalid
 from em_pipeline.domain.progress import Progress, Silent
+from em_pipeline.storage.object_urls import PUBLIC, ObjectEndpoints
 from em_pipeline.storage.transport import USER_AGENT, HttpPolicy, Transport, looks_like_html
 
 if TYPE_CHECKING:
@@ -18,6 +19,16 @@ MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
 SHOWN = 200
 # Method Not Allowed and Not Implemented: the server has no HEAD here, which says nothing about the file.
 NO_HEAD = frozenset({405, 501})
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A whole answer, its content decoded."""
+
+    status: int
+    headers: "httpx.Headers"
+    body: bytes
 
 
 @dataclass(frozen=True)
@@ -37,9 +48,10 @@ class PortalClient:
     """Asks one portal's API, patiently and within its limits. Safe to use from several threads.
 
     `connections` is per host; `timeout_s` bounds connecting and each silence of the server; `retries` is how
-    often a failed request is repeated. All methods raise `SourceUnavailable` for an outage (connection
-    refused or reset, silence, 5xx, 429 beyond patience), `NotFound` for 404 and 410, `InputRefused` for 401,
-    403 and URLs that are not http(s), and `RecordInvalid` for an answer that cannot be used.
+    often a failed request is repeated; `endpoints` are the object stores'. All methods raise
+    `SourceUnavailable` for an outage (connection refused or reset, silence, 5xx, 429 beyond patience),
+    `NotFound` for 404 and 410, `InputRefused` for 401, 403 and URLs that are not http(s), and `RecordInvalid`
+    for an answer that cannot be used.
     """
 
     def __init__(
@@ -53,6 +65,7 @@ class PortalClient:
         backoff_s: float = 0.5,
         max_bytes: int = MAX_DOCUMENT_BYTES,
         progress: Progress | None = None,
+        endpoints: ObjectEndpoints = PUBLIC,
     ) -> None:
         policy = HttpPolicy(
             connections=connections,
@@ -62,6 +75,7 @@ class PortalClient:
             backoff_s=backoff_s,
             requests_per_second=requests_per_second,
             user_agent=user_agent,
+            endpoints=endpoints,
         )
         self._max_bytes = max_bytes
         self._transport = Transport(policy, (progress or Silent()).note)
@@ -96,23 +110,43 @@ class PortalClient:
         form = {"Content-Type": "application/x-www-form-urlencoded"}
         return _decoded(url, *self._document("POST", url, form, content.encode()))
 
-    def head(self, url: str) -> HeadResult:
-        """Size, validators and range support of the file at `url`, without fetching it."""
-        return self._transport.retrying(url, lambda: self._head(url))
+    def head(self, url: str, *, accept_encoding: str = "identity") -> HeadResult:
+        """Size, validators and range support of the file at `url`, without fetching it.
 
-    def _head(self, url: str) -> HeadResult:
-        identity = {"Accept-Encoding": "identity"}
-        with self._transport.exchange("HEAD", url, identity, accept=NO_HEAD | {200}) as response:
+        The size is of the bytes that would be sent: of the encoded ones only where they were accepted.
+        """
+        return self._transport.retrying(url, lambda: self._head(url, accept_encoding))
+
+    def _head(self, url: str, accept_encoding: str) -> HeadResult:
+        accepted = {"Accept-Encoding": accept_encoding}
+        with self._transport.exchange("HEAD", url, accepted, accept=NO_HEAD | {200}) as response:
             response.read()
             if response.status_code not in NO_HEAD:
                 size = response.headers.get("Content-Length", "")
-                return _head_result(response, size, ranges=response.headers.get("Accept-Ranges") == "bytes")
-        with self._transport.exchange("GET", url, {**identity, "Range": "bytes=0-0"}) as response:
+                ranges = response.headers.get("Accept-Ranges") == "bytes"
+                return _head_result(response, size, accept_encoding, ranges=ranges)
+        with self._transport.exchange("GET", url, {**accepted, "Range": "bytes=0-0"}) as response:
             if response.status_code == 206:
-                return _head_result(
-                    response, response.headers.get("Content-Range", "").rpartition("/")[2], ranges=True
-                )
-            return _head_result(response, response.headers.get("Content-Length", ""), ranges=False)
+                size = response.headers.get("Content-Range", "").rpartition("/")[2]
+                return _head_result(response, size, accept_encoding, ranges=True)
+            size = response.headers.get("Content-Length", "")
+            return _head_result(response, size, accept_encoding, ranges=False)
+
+    @property
+    def endpoints(self) -> ObjectEndpoints:
+        """Where the objects of s3:// and gs:// addresses are."""
+        return self._transport.policy.endpoints
+
+    def ask(self, url: str, understand: Callable[[Answer], T], *, accept: frozenset[int]) -> T:
+        """What `understand` makes of the answer to a GET; where it raises `Fault`, it is asked again."""
+
+        def ask() -> T:
+            sent = {"Accept-Encoding": "gzip"}
+            with self._transport.exchange("GET", url, sent, accept=accept) as response:
+                body = self._body(url, response)
+            return understand(Answer(response.status_code, response.headers, body))
+
+        return self._transport.retrying(url, ask)
 
     def _document(
         self, method: str, url: str, headers: Mapping[str, str], content: bytes | None
@@ -139,8 +173,8 @@ class PortalClient:
         return bytes(body)
 
 
-def _head_result(response: "httpx.Response", size: str, *, ranges: bool) -> HeadResult:
-    encoded = response.headers.get("Content-Encoding", "identity") != "identity"
+def _head_result(response: "httpx.Response", size: str, accept_encoding: str, *, ranges: bool) -> HeadResult:
+    encoded = response.headers.get("Content-Encoding", "identity") not in ("identity", accept_encoding)
     return HeadResult(
         size=int(size) if size.isdecimal() and not encoded else None,
         etag=response.headers.get("ETag"),

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from em_pipeline.domain.errors import EmError, InputRefused, NotFound, RecordInvalid, SourceUnavailable
+from em_pipeline.storage.object_urls import PUBLIC, ObjectEndpoints
 
 if TYPE_CHECKING:
     import httpx
@@ -36,7 +37,8 @@ class HttpPolicy:
 
     `connections` is per host. `retries` is how often a failed request is repeated; the n-th repetition waits
     `backoff_s · 2ⁿ` seconds, at most `longest_wait_s`, of which up to half is random. A portal that asks for
-    a longer wait (Retry-After) than `longest_wait_s` counts as unavailable.
+    a longer wait (Retry-After) than `longest_wait_s` counts as unavailable. `endpoints` are the
+    object stores'.
     """
 
     connections: int = 4
@@ -47,6 +49,7 @@ class HttpPolicy:
     longest_wait_s: float = 60.0
     requests_per_second: float | None = None
     user_agent: str = USER_AGENT
+    endpoints: ObjectEndpoints = PUBLIC
 
     def __post_init__(self) -> None:
         positive = (self.connections, self.connect_timeout_s, self.read_timeout_s, self.longest_wait_s)

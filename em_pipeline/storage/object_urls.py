@@ -1,0 +1,97 @@
+"""Where the objects of s3:// and gs:// addresses are asked for."""
+
+import re
+from dataclasses import dataclass
+from urllib.parse import quote, urlsplit
+
+from em_pipeline.domain.errors import InputRefused
+
+# Wide enough for names older than today's rules, too narrow for anything that could change the host.
+BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}")
+REGION = re.compile(r"(?:[a-z0-9-]+)?")
+AWS_HOST = re.compile(r"(?:.+\.)?s3(?:[.-](?P<region>[a-z0-9-]+))?\.amazonaws\.com")
+GOOGLE = "https://storage.googleapis.com"
+STORES = ("s3", "gs")
+
+
+@dataclass(frozen=True)
+class ObjectEndpoints:
+    """Who answers for s3:// and gs:// addresses.
+
+    `s3` is the http(s) base of another server that speaks S3, asked path-style; empty for AWS, where
+    `s3_region` is the bucket's region, empty for AWS to find it. `gs` is the base of Google's XML API.
+    `s3_anonymous` off signs requests to S3 with the credentials that botocore finds.
+    """
+
+    s3: str = ""
+    s3_region: str = ""
+    gs: str = GOOGLE
+    s3_anonymous: bool = True
+
+    def __post_init__(self) -> None:
+        for base in (self.s3, self.gs):
+            if base and not re.match(r"https?://[^/]", base):
+                raise InputRefused(
+                    "Read the settings for object stores", f"{base!r} is no http(s) address", ""
+                )
+        if not REGION.fullmatch(self.s3_region):
+            raise InputRefused(
+                "Read the settings for object stores", f"{self.s3_region!r} is no region", "Such as eu-west-1"
+            )
+
+    def stores_bytes_as_sent(self, url: str) -> bool:
+        """Whether `url` is of a store that sends an object's bytes as they were put, encoded ones too."""
+        return self.is_s3(url) or _below(url, self.gs) or _below(url, GOOGLE)
+
+    def is_s3(self, url: str) -> bool:
+        """Whether `url` is of AWS S3, or of the server that stands in for it."""
+        return _below(url, self.s3) or AWS_HOST.fullmatch(urlsplit(url).hostname or "") is not None
+
+
+# The stores as anyone may read them.
+PUBLIC = ObjectEndpoints()
+
+
+def https_url(address: str, endpoints: ObjectEndpoints) -> str:
+    """The http(s) URL of what `address` names: s3://bucket/key, gs://bucket/key; http(s) as it is.
+
+    Keys are taken as they are, not as percent-encoded. Raises `InputRefused` for other addresses.
+    Virtual-hosted and path-style S3: https://docs.aws.amazon.com/AmazonS3/latest/userguide/VirtualHosting.html;
+    Google's XML API: https://cloud.google.com/storage/docs/request-endpoints.
+    """
+    scheme = address.partition("://")[0].lower()
+    if scheme in ("http", "https"):
+        return address
+    bucket, key = bucket_and_key(address)
+    path = quote(key)
+    if scheme == "gs":
+        return f"{endpoints.gs.rstrip('/')}/{bucket}/{path}"
+    if endpoints.s3:
+        return f"{endpoints.s3.rstrip('/')}/{bucket}/{path}"
+    host = f"s3.{endpoints.s3_region}.amazonaws.com" if endpoints.s3_region else "s3.amazonaws.com"
+    # A bucket with dots has no certificate that fits it as a host.
+    return f"https://{host}/{bucket}/{path}" if "." in bucket else f"https://{bucket}.{host}/{path}"
+
+
+def is_object(address: str) -> bool:
+    """Whether `address` is s3:// or gs://."""
+    return address.partition("://")[0].lower() in STORES
+
+
+def bucket_and_key(address: str) -> tuple[str, str]:
+    """Bucket and key of an s3:// or gs:// address. Raises `InputRefused` where it is none."""
+    scheme, found, rest = address.partition("://")
+    bucket, _, key = rest.partition("/")
+    # Servers and clients resolve such parts of a path, so another object would be asked for.
+    dots = {".", ".."} & set(key.split("/"))
+    if not found or scheme.lower() not in STORES or not BUCKET.fullmatch(bucket) or dots:
+        raise InputRefused(
+            f"Read {address!r} as the address of an object",
+            "it is not s3://<bucket>/<key> or gs://<bucket>/<key>",
+            "Give the bucket's name and the object's key as the store lists them",
+        )
+    return bucket, key
+
+
+def _below(url: str, base: str) -> bool:
+    return bool(base) and url.startswith(base.rstrip("/") + "/")
