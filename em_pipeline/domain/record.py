@@ -58,12 +58,20 @@ class StatisticsFields(_Section):
 
 
 class Core(_Section):
-    """What the volume is."""
+    """What the volume is.
+
+    `offset` is where it begins in the source's level, in voxels. `axes` are those of the source, slowest
+    first; `unit` is that of its voxel size, as written there.
+    """
 
     title: str | None = None
     description: str | None = None
     volume_shape: ShapeFields = ShapeFields()
+    offset: ShapeFields = ShapeFields()
     voxel_size_nm: LengthFields = LengthFields()
+    unit: str | None = None
+    axes: str | None = None
+    channels: int | None = None
     data_type: str | None = None
     modality: str | None = None
     imaging_start_date: date | None = None

@@ -6,7 +6,9 @@ remote container before a byte of it is downloaded, and the local mirror afterwa
 """
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path, PurePosixPath
@@ -114,7 +116,8 @@ class Calibration:
     def translation_nm(self, axis: str) -> float:
         """Position of the first voxel's centre; 0 where it cannot be known."""
         unit_nm = length_nm(1.0, self.units.get(axis))
-        return self.translation.get(axis, 0.0) * unit_nm if unit_nm else 0.0
+        place = self.translation.get(axis, 0.0) * (unit_nm or 0.0)
+        return place if math.isfinite(place) else 0.0
 
 
 @dataclass(frozen=True)
@@ -219,7 +222,7 @@ def lay_out(
     along = dict(zip(axes, zip(array.shape, array.chunk, strict=True), strict=True))
     shape = Shape(*(along.get(axis, (1, 1))[0] for axis in SPATIAL))
     chunk = Shape(*(min(along.get(axis, (1, 1))[1], getattr(shape, axis)) for axis in SPATIAL))
-    claims = _claims(array, shape, dtype, chunk, calibration)
+    claims = _claims(array, axes, shape, dtype, chunk, calibration)
     z, y, x = (calibration.translation_nm(axis) if calibration else 0.0 for axis in SPATIAL)
     return ArrayLayout(
         path=array.path,
@@ -247,16 +250,24 @@ def lay_out(
 
 
 def _claims(
-    array: StoredArray, shape: Shape, dtype: np.dtype[Any], chunk: Shape, calibration: Calibration | None
+    array: StoredArray,
+    axes: Sequence[str],
+    shape: Shape,
+    dtype: np.dtype[Any],
+    chunk: Shape,
+    calibration: Calibration | None,
 ) -> tuple[Claim, ...]:
     extractor = "formats.n5" if array.driver == "n5" else "formats.zarr_arrays"
     stored = sheet_of(array.document, extractor)
     stored.layout(shape, dtype, chunk, array.file_format, array.compression, "array metadata")
+    channels = dict(zip(axes, array.shape, strict=True)).get("c", 1)
+    stored.axes(axes, "array metadata", list(axes), channels)
     if calibration is None:
         return tuple(stored.claims)
     placed = sheet_of(calibration.document, extractor)
     for axis in SPATIAL:
-        placed.voxel_size(axis, calibration.voxel_nm(axis), calibration.field, calibration.raw)
+        size, unit = calibration.voxel_nm(axis), calibration.units.get(axis)
+        placed.voxel_size(axis, size, calibration.field, calibration.raw, unit)
     return (*stored.claims, *placed.claims)
 
 
@@ -318,6 +329,24 @@ def sheet_of(key: str, extractor: str) -> ClaimSheet:
     sheet = ClaimSheet(Path(PurePosixPath(key).name), extractor)
     sheet.where = key
     return sheet
+
+
+@contextmanager
+def understood(key: str) -> Iterator[None]:
+    """Turns what Python raises for values of the wrong kind into `damaged(key)`."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise damaged(key, f"it makes no sense ({error!r})") from error
+
+
+def lengths_of(values: Any, least: int) -> tuple[int, ...]:
+    """Lengths of axes, none below `least`. Raises `TypeError` and `ValueError` for what is no such list."""
+    if not isinstance(values, list) or any(isinstance(v, bool) or int(v) != v for v in values):
+        raise TypeError(f"{values!r} are no lengths")
+    if any(value < least for value in values):
+        raise ValueError(f"the lengths {values} are too small")
+    return tuple(int(value) for value in values)
 
 
 def damaged(key: str, found: str) -> UnsupportedFormat:

@@ -104,9 +104,22 @@ class ClaimSheet:
         )
         self.claims.append(Claim(field=field, value=value, evidence=evidence))
 
-    def voxel_size(self, axis: str, nanometres: float | None, tag: str, raw: Any) -> None:
-        """Claim a voxel size along `axis`; zero, negative and non-finite lengths claim nothing."""
+    def voxel_size(
+        self, axis: str, nanometres: float | None, tag: str, raw: Any, unit: object = None
+    ) -> None:
+        """Claim a voxel size along `axis`; zero, negative and non-finite lengths claim nothing.
+
+        `unit` is the one that the file gives it in, as written there.
+        """
         self.add(f"core.voxel_size_nm.{axis}", positive(nanometres), tag, raw)
+        if positive(nanometres) and isinstance(unit, str) and not self.has("core.unit"):
+            self.add("core.unit", unit.strip("\0 \t\r\n") or None, tag, unit)
+
+    def axes(self, stored: Sequence[str], tag: str, raw: Any, channels: int = 1) -> None:
+        """Claim the axes of the voxels as stored, slowest first, and the number of channels."""
+        separator = "" if all(len(axis) == 1 for axis in stored) else ","
+        self.add("core.axes", separator.join(stored), tag, raw)
+        self.add("core.channels", channels, tag, raw)
 
     def has(self, field: str) -> bool:
         return any(claim.field == field for claim in self.claims)

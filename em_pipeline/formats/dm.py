@@ -142,6 +142,7 @@ def _volume(
     plane = Shape(1, shape.y, shape.x)
     dtype = stored.newbyteorder("=")
     sheet.layout(shape, dtype, plane, file_format, "none", f"{tag}.ImageData")
+    sheet.axes("zyx"[3 - len(dimensions) :], f"{tag}.ImageData.Dimensions", list(dimensions)[::-1])
     claim_voxel_size(sheet, image.tags, tag, len(dimensions))
     claim_acquisition(sheet, image.tags, tag)
     metadata = {"tags": {tag: jsonable(image.tags)}, "byte_order": byte_order, "notes": notes}

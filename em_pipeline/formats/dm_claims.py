@@ -23,7 +23,7 @@ def claim_voxel_size(sheet: ClaimSheet, tags: dict[str, Any], root: str, dimensi
     _claim_scale(sheet, "z", entry, f"{root}.ImageTags.Meta Data.Dimension info.2")
     thickness = _at(tags, "ImageTags", "SBFSEM", "Record", "Slice thickness")
     sheet.voxel_size(
-        "z", positive(thickness), f"{root}.ImageTags.SBFSEM.Record.Slice thickness", f"{thickness} nm"
+        "z", positive(thickness), f"{root}.ImageTags.SBFSEM.Record.Slice thickness", f"{thickness} nm", "nm"
     )
 
 
@@ -115,7 +115,7 @@ def _read_timestamp(text: str) -> date | None:
 def _claim_scale(sheet: ClaimSheet, axis: str, entry: dict[str, Any], tag: str) -> None:
     scale, unit = entry.get("Scale"), entry.get("Units")
     nanometres = length_nm(scale, unit)
-    sheet.voxel_size(axis, nanometres, f"{tag}.Scale", {"Scale": scale, "Units": unit})
+    sheet.voxel_size(axis, nanometres, f"{tag}.Scale", {"Scale": scale, "Units": unit}, unit)
 
 
 def _numbered(group: Any, number: int) -> dict[str, Any]:

@@ -62,9 +62,10 @@ class DvidInstance:
         sheet.layout(
             self.shape, self.dtype, self.grid.chunk, TITLE, "none", "Extended.MinPoint, Extended.MaxPoint"
         )
-        raw = self.document["Extended"].get("VoxelSize")
+        sheet.axes("zyx", "raw/0_1_2", "xyz")
+        raw, units = (self.document["Extended"].get(key) for key in ("VoxelSize", "VoxelUnits"))
         for axis, size in zip("zyx", self.voxel_nm, strict=True):
-            sheet.voxel_size(axis, size, "Extended.VoxelSize", raw)
+            sheet.voxel_size(axis, size, "Extended.VoxelSize", raw, units[0] if units else None)
         return tuple(sheet.claims)
 
 

@@ -55,6 +55,7 @@ def hdf5_volume(path: Path, file: Any, name: str) -> FileVolume:
     dtype = WIDENED.get(native, native)
     sheet = ClaimSheet(path, EXTRACTOR)
     sheet.layout(shape, dtype, chunk, "HDF5", _compression(stored), name)
+    sheet.axes(axes, name, list(axes), channels=lengths.get("c", 1))
     offset = _calibrate(file, name, stored, axes, shape, sheet)
     metadata = _metadata(name, stored, axes)
     voxels = Hdf5Voxels(path, name, axes, dtype)

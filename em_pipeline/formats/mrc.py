@@ -56,6 +56,7 @@ def mrc_volume(path: Path, head: bytes, size: int) -> FileVolume:
     plane = Shape(*(1 if axis == order[0] else n for axis, n in zip("zyx", shape, strict=True)))
     sheet = ClaimSheet(path, EXTRACTOR)
     sheet.layout(shape, dtype, plane, "MRC", "none", "header")
+    sheet.axes(order, "MAPS, MAPR, MAPC", "".join(order))
     _claim_voxel_size(path, sheet, header, notes)
     if order != ("z", "y", "x"):
         notes.append(f"sections, rows, columns of the file are {', '.join(order)}; read as z, y, x")
@@ -155,7 +156,7 @@ def _claim_voxel_size(path: Path, sheet: ClaimSheet, header: Any, notes: list[st
         elif length > 0 and sampling > 0:
             raw = {f"cella.{axis}": length, f"m{axis}": sampling}
             nanometres = round(length / sampling * ANGSTROM_NM, 9)
-            sheet.voxel_size(axis, nanometres, f"cella.{axis} / m{axis}", raw)
+            sheet.voxel_size(axis, nanometres, f"cella.{axis} / m{axis}", raw, "Å")
         else:
             notes.append(f"no voxel size along {axis}: cella.{axis} = {length:g} Å over m{axis} = {sampling}")
 

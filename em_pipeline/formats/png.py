@@ -90,6 +90,7 @@ def _one_plane(
     end = PNG_END if name == "PNG" else JPEG_END
     sheet = ClaimSheet(path, EXTRACTOR)
     sheet.layout(shape, dtype, shape, name, compression, tag)
+    sheet.axes("yx", tag, tag)
     metadata: dict[str, Any] = {"header": tag, "notes": []}
     return FileVolume(
         shape, dtype, shape, EncodedPlane(path, shape, dtype, end), tuple(sheet.claims), metadata

@@ -49,6 +49,7 @@ def open_raw(path: Path, layout: RawLayout | None) -> FileVolume:
     dtype = stored.newbyteorder("=")
     sheet = ClaimSheet(path, EXTRACTOR)
     sheet.layout(layout.shape, dtype, plane, "raw", "gzip" if zipped else "none", "file size")
+    sheet.axes("zyx" if layout.order == "C" else "xyz", "raw layout", layout.order)
     metadata: dict[str, Any] = {"raw_layout": layout.model_dump(mode="json"), "notes": []}
     claims: tuple[Claim, ...] = tuple(sheet.claims)
     return FileVolume(layout.shape, dtype, plane, voxels, claims, metadata)

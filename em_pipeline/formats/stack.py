@@ -95,7 +95,11 @@ def _check_like(first: FileVolume, first_path: Path, plane: FileVolume, path: Pa
 def _claims(paths: Sequence[Path], first: FileVolume, shape: Shape, name: str) -> tuple[Any, ...]:
     sheet = ClaimSheet(Path(name or paths[0].parent.name), EXTRACTOR)
     sheet.add("core.volume_shape.z", shape.z, "number of files", [paths[0].name, paths[-1].name])
-    kept = [claim for claim in first.claims if claim.field != "core.volume_shape.z"]
+    for claim in first.claims:
+        if claim.field == "core.axes":
+            sheet.axes(f"z{claim.value.removeprefix('z')}", "one file per plane", claim.evidence.raw)
+    depth = ("core.volume_shape.z", "core.axes", "core.channels")
+    kept = [claim for claim in first.claims if claim.field not in depth]
     return (*sheet.claims, *kept)
 
 

@@ -103,6 +103,8 @@ def tiff_volume(path: Path, tif: tifffile.TiffFile, size: int) -> FileVolume:
     sheet = ClaimSheet(path, EXTRACTOR)
     tag = f"IFD 0, series {tif.series.index(series)} ({series.kind})"
     sheet.layout(shape, dtype, chunk, "TIFF", compression_of(page), tag)
+    # The axis that counts pages is called I, Q or S by whoever does not know that it is z.
+    sheet.axes("zyx"[3 - series.ndim :], tag, series.axes)
     claim_voxel_size(sheet, tif)
     claim_acquisition(sheet, tif)
     series_facts = {"kind": series.kind, "axes": series.axes, "shape": list(series.shape)}

@@ -48,7 +48,7 @@ def _fei_scale(sheet: ClaimSheet, fei: Mapping[str, Any]) -> None:
     scan = fei.get("Scan", {})
     for axis, name in (("x", "PixelWidth"), ("y", "PixelHeight")):
         metres = scan.get(name)
-        sheet.voxel_size(axis, length_nm(metres, "m"), f"34682.Scan.{name}", f"{metres} m")
+        sheet.voxel_size(axis, length_nm(metres, "m"), f"34682.Scan.{name}", f"{metres} m", "m")
 
 
 def _fei_acquisition(sheet: ClaimSheet, fei: Mapping[str, Any]) -> None:
@@ -72,7 +72,7 @@ def _zeiss_scale(sheet: ClaimSheet, zeiss: Mapping[str, Any]) -> None:
     entry = zeiss.get("ap_pixel_size") or zeiss.get("ap_image_pixel_size")
     if isinstance(entry, tuple) and len(entry) == 3:
         for axis in "xy":
-            sheet.voxel_size(axis, length_nm(entry[1], entry[2]), "34118.ap_pixel_size", entry)
+            sheet.voxel_size(axis, length_nm(entry[1], entry[2]), "34118.ap_pixel_size", entry, entry[2])
 
 
 def _zeiss_acquisition(sheet: ClaimSheet, zeiss: Mapping[str, Any]) -> None:
@@ -92,14 +92,14 @@ def _zeiss_acquisition(sheet: ClaimSheet, zeiss: Mapping[str, Any]) -> None:
 
 def _tvips_scale(sheet: ClaimSheet, tvips: Mapping[str, Any]) -> None:
     for axis, name in (("x", "PixelSizeX"), ("y", "PixelSizeY")):
-        sheet.voxel_size(axis, positive(tvips.get(name)), f"37706.{name}", f"{tvips.get(name)} nm")
+        sheet.voxel_size(axis, positive(tvips.get(name)), f"37706.{name}", f"{tvips.get(name)} nm", "nm")
 
 
 def _gatan_scale(sheet: ClaimSheet, tif: tifffile.TiffFile) -> None:
     tags = tif.pages.first.tags
     for axis, (unit_tag, scale_tag) in GATAN_TAGS.items():
         unit, scale = tags.valueof(unit_tag), tags.valueof(scale_tag)
-        sheet.voxel_size(axis, length_nm(scale, unit), str(scale_tag), {"scale": scale, "unit": unit})
+        sheet.voxel_size(axis, length_nm(scale, unit), str(scale_tag), {"scale": scale, "unit": unit}, unit)
 
 
 def _ome_scale(sheet: ClaimSheet, description: str) -> None:
@@ -114,7 +114,7 @@ def _ome_scale(sheet: ClaimSheet, description: str) -> None:
     for axis, name in OME_AXES.items():
         size, unit = attributes.get(name), attributes.get(f"{name}Unit", OME_DEFAULT_UNIT)
         value = _number(size)
-        sheet.voxel_size(axis, length_nm(value, unit), f"OME.Image.Pixels.{name}", f"{size} {unit}")
+        sheet.voxel_size(axis, length_nm(value, unit), f"OME.Image.Pixels.{name}", f"{size} {unit}", unit)
 
 
 def _imagej_scale(sheet: ClaimSheet, tif: tifffile.TiffFile) -> None:
@@ -128,10 +128,10 @@ def _imagej_scale(sheet: ClaimSheet, tif: tifffile.TiffFile) -> None:
         per_unit = _ratio(tags.valueof(name))
         if per_unit is not None:
             raw = {name: list(tags.valueof(name)), "unit": unit}
-            sheet.voxel_size(axis, length_nm(1 / per_unit, unit), f"{name}, ImageJ unit", raw)
+            sheet.voxel_size(axis, length_nm(1 / per_unit, unit), f"{name}, ImageJ unit", raw, unit)
     spacing = imagej.get("spacing")
     depth = length_nm(_number(spacing), unit)
-    sheet.voxel_size("z", depth, "ImageJ spacing", {"spacing": spacing, "unit": unit})
+    sheet.voxel_size("z", depth, "ImageJ spacing", {"spacing": spacing, "unit": unit}, unit)
 
 
 def _centimetre_scale(sheet: ClaimSheet, tif: tifffile.TiffFile) -> None:
@@ -147,7 +147,7 @@ def _centimetre_scale(sheet: ClaimSheet, tif: tifffile.TiffFile) -> None:
         known = sheet.has(f"core.voxel_size_nm.{axis}")
         if per_cm is not None and per_cm >= LEAST_PIXELS_PER_CM and not known:
             raw = {name: list(tags.valueof(name)), "ResolutionUnit": "centimetre"}
-            sheet.voxel_size(axis, NANOMETRES["cm"] / per_cm, f"{name}, ResolutionUnit", raw)
+            sheet.voxel_size(axis, NANOMETRES["cm"] / per_cm, f"{name}, ResolutionUnit", raw, "centimetre")
 
 
 def _scaled(sheet: ClaimSheet, field: str, value: Any, factor: float, tag: str, raw: Any = None) -> None:

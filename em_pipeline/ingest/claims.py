@@ -49,6 +49,22 @@ def spec_claims(spec: DatasetSpec) -> list[Claim]:
             for axis, size in zip("zyx", spec.voxel_size_nm, strict=True)
             if size is not None
         ]
+        # What the file gives is in the file's unit; only a size given whole is in nanometres altogether.
+        if spec.voxel_size_nm.complete() is not None:
+            claims.append(
+                Claim(
+                    field="core.unit",
+                    value="nm",
+                    evidence=Evidence(
+                        origin=Origin.OVERRIDE,
+                        where=where,
+                        field="voxel_size_nm",
+                        extractor="ingest.spec",
+                        raw="nm",
+                        reason=reason,
+                    ),
+                )
+            )
     claims += [
         Claim(
             field=field,
@@ -72,6 +88,7 @@ def volume_record(
 ) -> DatasetRecord:
     """The record once the files have spoken: spec, files, manifest and portal claims resolved."""
     claims = [*spec_claims(spec), *volume.claims, *manifest_claims(manifest), *portal]
+    claims += offset_claims(spec, box)
     if box != BoundingBox.of_shape(volume.shape):
         claims = [claim for claim in claims if not claim.field.startswith("core.volume_shape.")]
         claims += [
@@ -79,6 +96,15 @@ def volume_record(
             for axis, size in zip("zyx", box.shape, strict=True)
         ]
     return DatasetRecord.resolve(spec.dataset_id, manifest.revision, claims)
+
+
+def offset_claims(spec: DatasetSpec, box: BoundingBox) -> list[Claim]:
+    """Where the volume begins in the source, as the spec says; at 0 where it asks for the whole."""
+    at = "bounding_box.start" if spec.bounding_box else "no bounding_box"
+    return [
+        _computed(f"core.offset.{axis}", start, f"spec of {spec.dataset_id}", at)
+        for axis, start in zip("zyx", box.start, strict=True)
+    ]
 
 
 def with_statistics(record: DatasetRecord, statistics: VolumeStatistics, ledger: str) -> DatasetRecord:

@@ -75,6 +75,9 @@ def _geometry_claims(claimant: Claimant, chosen: Mapping[str, Said]) -> Iterator
                 chosen[name].raw,
                 "given in ångström",
             )
+    if (pixel := chosen["pixel_width"]).number is not None:
+        # EMPIAR states the number alone.
+        yield claimant.says("core.unit", "Å", pixel.at, pixel.raw, "EMPIAR gives pixel sizes in ångström")
     voxel_type = chosen["voxel_type"]
     if (data_type := DATA_TYPES.get((voxel_type.text or "").upper())) is not None:
         yield claimant.says("core.data_type", data_type, voxel_type.at, voxel_type.raw)
