@@ -10,7 +10,12 @@ from typing import Any
 import dagster as dg
 
 from em_pipeline.assets.partitions import curated_ids, dataset_partitions, register
-from em_pipeline.assets.source_graph import build_source_definitions, ingest_job_name
+from em_pipeline.assets.source_graph import (
+    RECHUNK_POOL,
+    build_source_definitions,
+    host_pool,
+    ingest_job_name,
+)
 from em_pipeline.domain.identity import short_hash
 from em_pipeline.ingest.discovery_policy import DiscoveryPolicy
 from em_pipeline.resources.workspace import workspace_resource
@@ -51,22 +56,27 @@ def _sensor(source: WatchedSource, settings: Settings) -> dg.SensorDefinition:
     )
 
 
-def register_curated(slugs: Iterable[str]) -> None:
-    """Show the curated datasets as partitions of the instance that `DAGSTER_HOME` names, if it names one.
+def prepare_instance(sources: Mapping[str, Source]) -> None:
+    """Make the instance that `DAGSTER_HOME` names, if it names one, ready for runs of these sources.
 
-    A file there remembers which were shown, because opening an instance takes longer than all else here.
+    The curated datasets become partitions, and each pool gets its limit: Dagster itself sets it only once the
+    first runs of a pool are under way, however many. A file there remembers what was done, because opening
+    an instance takes longer than all else here.
     """
     home = os.environ.get("DAGSTER_HOME")
     if not home:
         return
-    ids = {slug: curated_ids(slug) for slug in slugs}
-    shown = Path(home) / f".em-curated-{short_hash(*(i for slug in sorted(ids) for i in sorted(ids[slug])))}"
-    if shown.exists():
+    ids = {slug: sorted(curated_ids(slug)) for slug in sorted(sources)}
+    pools = sorted({RECHUNK_POOL, *(host_pool(source) for source in sources.values())})
+    done = Path(home) / f".em-prepared-{short_hash(*(i for slug in ids for i in ids[slug]), '', *pools)}"
+    if done.exists():
         return
     with dg.DagsterInstance.get() as instance:
         for slug in ids:
             register(instance, slug, ids[slug])
-    shown.touch()
+        for pool in pools:
+            instance.event_log_storage.initialize_concurrency_limit_to_default(pool)
+    done.touch()
 
 
 @cache
@@ -74,7 +84,7 @@ def _from_environment() -> dg.Definitions:
     """Dagster asks for the definitions once per step; this process's settings do not change meanwhile."""
     settings = load_settings().settings
     sources = load_sources(settings.sources)
-    register_curated(sources)
+    prepare_instance(sources)
     # What was imported so far lives as long as the process: the collector need not visit it at every pass.
     gc.freeze()
     return build_definitions(sources.values(), settings)

@@ -7,7 +7,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from em_pipeline.definitions import register_curated
+from em_pipeline.definitions import prepare_instance
 from em_pipeline.domain.progress import Silent
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.resources import progress as progress_module
@@ -15,6 +15,10 @@ from em_pipeline.resources.instance import INSTANCE_FILE, dagster_folder, prepar
 from em_pipeline.resources.progress import LoggedProgress
 from em_pipeline.resources.workspace import workspace_resource
 from em_pipeline.settings import load_settings
+from em_pipeline.sources.empiar import EmpiarSource
+from em_pipeline.sources.files import FilesSource
+
+SOURCES = {"empiar": EmpiarSource(), "files": FilesSource()}
 
 
 class Counted(Silent):
@@ -74,13 +78,22 @@ def test_dagster_home_of_the_environment_is_kept_unless_a_setting_says_otherwise
 
 def test_curated_datasets_are_shown_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
-    register_curated(["empiar", "files"])
+    prepare_instance(SOURCES)
     with dg.DagsterInstance.get() as instance:
         assert "empiar-11759" in instance.get_dynamic_partitions("empiar_datasets")
         instance.delete_dynamic_partition("empiar_datasets", "empiar-11759")
-    register_curated(["empiar", "files"])
+    prepare_instance(SOURCES)
     with dg.DagsterInstance.get() as instance:
         assert not instance.get_dynamic_partitions("empiar_datasets")
+
+
+def test_pools_are_limited_before_their_first_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", "")
+    prepare_dagster_home(load_settings(tmp_path, {"EM_HOME": str(tmp_path)}).settings)
+    prepare_instance(SOURCES)
+    with dg.DagsterInstance.get() as instance:
+        limits = {pool.name: pool.limit for pool in instance.event_log_storage.get_pool_limits()}
+    assert limits.items() >= {"ebi_host": 1, "local_host": 1, "rechunk": 1}.items()
 
 
 @pytest.mark.integration
