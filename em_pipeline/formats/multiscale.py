@@ -17,6 +17,7 @@ from em_pipeline.formats.arrays import (
     joined,
     lay_out,
     spatial_axes,
+    understood,
 )
 from em_pipeline.formats.ngff import Multiscale, read_ngff
 from em_pipeline.formats.zarr_arrays import read_zarr_array, zarr_attributes
@@ -56,7 +57,8 @@ def list_labels(fetch: Fetch, path: str = "") -> tuple[str, ...]:
     if found is None:
         return ()
     key, attributes = found
-    names = attributes.get("ome", attributes).get("labels") or []
+    with understood(key):
+        names = attributes.get("ome", attributes).get("labels") or []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise damaged(key, f"its labels are {names!r}")
     return tuple(joined(name) for name in names)
@@ -142,7 +144,7 @@ def _alone(documents: Documents, array: StoredArray, at: Mapping[str, int]) -> A
     elif array.driver == "zarr":
         found = zarr_attributes(documents, array.path)
         names = found[1].get("_ARRAY_DIMENSIONS") if found else None  # as xarray names them
-        array = replace(array, axis_names=tuple(names) if isinstance(names, list) else None)
+        array = replace(array, axis_names=tuple(map(str, names)) if isinstance(names, list) else None)
     return lay_out(array, 0, array.path.rpartition("/")[2], _plain_axes(array), calibration, at)
 
 
@@ -158,7 +160,8 @@ def _plain_axes(array: StoredArray) -> tuple[str, ...]:
 
 def _is_ngff(attributes: Mapping[str, Any]) -> bool:
     multiscales = attributes.get("multiscales")
-    return bool(isinstance(multiscales, list) and multiscales and "axes" in multiscales[0])
+    first = multiscales[0] if isinstance(multiscales, list) and multiscales else None
+    return isinstance(first, dict) and "axes" in first
 
 
 def _ome(image: Multiscale, array: StoredArray) -> str:

@@ -13,7 +13,16 @@ from typing import Any
 import numpy as np
 
 from em_pipeline.domain.errors import UnsupportedFormat
-from em_pipeline.formats.arrays import LONGEST_AXIS, Calibration, Documents, StoredArray, damaged, joined
+from em_pipeline.formats.arrays import (
+    LONGEST_AXIS,
+    Calibration,
+    Documents,
+    StoredArray,
+    damaged,
+    joined,
+    lengths_of,
+    understood,
+)
 
 ATTRIBUTES = "attributes.json"
 DTYPES = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float32", "float64")
@@ -41,12 +50,12 @@ def read_n5_array(documents: Documents, path: str) -> StoredArray | None:
     if found is None or "dimensions" not in found[1]:
         return None
     key, document = found
-    try:
-        shape, block = (tuple(int(n) for n in document[name]) for name in ("dimensions", "blockSize"))
+    with understood(key):
+        shape, block = lengths_of(document["dimensions"], 0), lengths_of(document["blockSize"], 1)
         written, compression = document["dataType"], document.get("compression", {"type": "raw"})
         codec = str(compression["type"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise damaged(key, f"it does not describe an N5 array ({error!r})") from error
+        if codec == "blosc":
+            codec = f"blosc-{compression.get('cname', 'lz4')}"
     tried = f"Read the N5 array {path or '/'!r}"
     if document.get(MULTISET):
         raise UnsupportedFormat(
@@ -61,8 +70,6 @@ def read_n5_array(documents: Documents, path: str) -> StoredArray | None:
         raise UnsupportedFormat(tried, f"its voxels are {written!r}", f"Read are {', '.join(DTYPES)}")
     if len(shape) != len(block):
         raise damaged(key, f"dimensions {list(shape)}, blockSize {list(block)}")
-    if codec == "blosc":
-        codec = f"blosc-{compression.get('cname', 'lz4')}"
     return StoredArray(
         driver="n5", path=path, document=key, file_format="N5", shape=shape, chunk=block, stored=block,
         dtype=np.dtype(written), prefix="", separator="/", compression="none" if codec == "raw" else codec,
@@ -75,16 +82,14 @@ def listed_levels(key: str, attributes: Mapping[str, Any]) -> list[tuple[str, Ca
     multiscales = attributes.get("multiscales")
     if not isinstance(multiscales, list) or not multiscales or not isinstance(multiscales[0], dict):
         return None
-    try:
-        listed = [
-            (entry, f"multiscales[0].datasets[{number}].transform")
+    with understood(key):
+        return [
+            (
+                str(entry["path"]),
+                _transform(key, f"multiscales[0].datasets[{number}].transform", entry.get("transform")),
+            )
             for number, entry in enumerate(multiscales[0]["datasets"])
         ]
-        return [
-            (str(entry["path"]), _transform(key, field, entry.get("transform"))) for entry, field in listed
-        ]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise damaged(key, f"its multiscales make no sense ({error!r})") from error
 
 
 def calibration(
@@ -136,16 +141,15 @@ def _transform(key: str, field: str, found: Any) -> Calibration | None:
     """OpenOrganelle's `transform`, whose lists run along the axes that it names itself."""
     if not isinstance(found, Mapping) or not isinstance(found.get("axes"), list):
         return None
-    axes = [str(axis).lower() for axis in found["axes"]]
-    scale, translation = found.get("scale") or [], found.get("translate") or [0.0] * len(axes)
-    units = found.get("units") or [None] * len(axes)
-    if not len(axes) == len(scale) == len(translation) == len(units):
-        raise damaged(key, f"the lists of {field} differ in length")
-    return Calibration(
-        scale=dict(zip(axes, map(float, scale), strict=True)),
-        translation=dict(zip(axes, map(float, translation), strict=True)),
-        units=dict(zip(axes, units, strict=True)), document=key, field=field, raw=dict(found),
-    )  # fmt: skip
+    with understood(key):
+        axes = [str(axis).lower() for axis in found["axes"]]
+        units = found.get("units") or [None] * len(axes)
+        translation = found.get("translate") or [0.0] * len(axes)
+        return Calibration(
+            scale=dict(zip(axes, map(float, found["scale"]), strict=True)),
+            translation=dict(zip(axes, map(float, translation), strict=True)),
+            units=dict(zip(axes, units, strict=True)), document=key, field=field, raw=dict(found),
+        )  # fmt: skip
 
 
 def _resolution(attributes: Mapping[str, Any]) -> tuple[dict[str, float] | None, str | None, str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from em_pipeline.domain.errors import UnsupportedFormat
-from em_pipeline.formats.arrays import Calibration, damaged
+from em_pipeline.formats.arrays import Calibration, understood
 
 # Before 0.3 there was no choice of axes (https://ngff.openmicroscopy.org/0.2/#multiscale-md).
 OLD_AXES = ("t", "c", "z", "y", "x")
@@ -40,18 +40,14 @@ def read_ngff(key: str, attributes: Mapping[str, Any]) -> Multiscale | None:
     multiscales = holder.get("multiscales")
     if not isinstance(multiscales, list) or not multiscales:
         return None
-    try:
+    with understood(key):
         first = multiscales[0]
         version = str(holder.get("version") or first.get("version") or "0.4")
-        if version.partition("-")[0] not in READ:
-            raise UnsupportedFormat(
-                f"Read the OME-Zarr image of {key}",
-                f"its version is {version}",
-                f"Read are {', '.join(READ)}",
-            )
-        return _multiscale(key, f"{prefix}multiscales[0]", first, version, len(multiscales))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise damaged(key, f"its multiscales make no sense ({error!r})") from error
+        if version.partition("-")[0] in READ:
+            return _multiscale(key, f"{prefix}multiscales[0]", first, version, len(multiscales))
+    raise UnsupportedFormat(
+        f"Read the OME-Zarr image of {key}", f"its version is {version}", f"Read are {', '.join(READ)}"
+    )
 
 
 def _multiscale(key: str, field: str, found: Mapping[str, Any], version: str, count: int) -> Multiscale:

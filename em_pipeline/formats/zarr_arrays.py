@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from em_pipeline.domain.errors import UnsupportedFormat
-from em_pipeline.formats.arrays import Documents, StoredArray, damaged, joined
+from em_pipeline.formats.arrays import Documents, StoredArray, damaged, joined, lengths_of, understood
 
 SHARDING = "sharding_indexed"
 # Codecs of zarr v3 that only say how numbers lie in bytes or check them: not compression.
@@ -33,24 +33,23 @@ def zarr_attributes(documents: Documents, path: str) -> tuple[str, dict[str, Any
     key = joined(path, "zarr.json")
     document = documents.json(key)
     if document is not None:
-        return key, document.get("attributes") or {}
+        with understood(key):
+            return key, dict(document.get("attributes") or {})
     key = joined(path, ".zattrs")
     document = documents.json(key)
     return None if document is None else (key, document)
 
 
 def _read_v2(key: str, path: str, document: dict[str, Any]) -> StoredArray:
-    try:
-        shape, chunk = _lengths(document["shape"]), _lengths(document["chunks"])
+    with understood(key):
+        shape, chunk = lengths_of(document["shape"], 0), lengths_of(document["chunks"], 1)
         separator = document.get("dimension_separator", ".")
         compressor, filters = document["compressor"], document.get("filters") or []
-        names = [entry["id"] for entry in [*filters, *([compressor] if compressor else [])]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise damaged(key, f"it does not describe a zarr v2 array ({error!r})") from error
+        names = [str(entry["id"]) for entry in [*filters, *([compressor] if compressor else [])]]
+        if compressor and compressor["id"] == "blosc":
+            names[-1] = f"blosc-{compressor.get('cname', 'lz4')}"
     if len(shape) != len(chunk) or separator not in ("/", "."):
         raise damaged(key, f"shape {shape}, chunks {chunk}, separator {separator!r}")
-    if compressor and compressor["id"] == "blosc":
-        names[-1] = f"blosc-{compressor.get('cname', 'lz4')}"
     return StoredArray(
         driver="zarr", path=path, document=key, file_format="Zarr v2", shape=shape, chunk=chunk, stored=chunk,
         dtype=_dtype(path, document.get("dtype")), prefix="", separator=separator,
@@ -59,38 +58,40 @@ def _read_v2(key: str, path: str, document: dict[str, Any]) -> StoredArray:
 
 
 def _read_v3(key: str, path: str, document: dict[str, Any]) -> StoredArray:
-    try:
-        shape, grid = _lengths(document["shape"]), document["chunk_grid"]
-        stored = chunk = _lengths(grid["configuration"]["chunk_shape"])
-        encoding, codecs = document["chunk_key_encoding"], document["codecs"]
+    with understood(key):
+        shape, grid = lengths_of(document["shape"], 0), document["chunk_grid"]
+        stored = chunk = lengths_of(grid["configuration"]["chunk_shape"], 1)
+        codecs = document["codecs"]
         names = [_codec_name(codec) for codec in codecs]
         while SHARDING in names:
             inner = codecs[names.index(SHARDING)]["configuration"]
-            codecs, chunk = inner["codecs"], _lengths(inner["chunk_shape"])
+            codecs, chunk = inner["codecs"], lengths_of(inner["chunk_shape"], 1)
             names = [_codec_name(codec) for codec in codecs]
-        style = encoding["name"] if isinstance(encoding, dict) else encoding
-        settings = encoding.get("configuration") or {} if isinstance(encoding, dict) else {}
-    except (KeyError, TypeError, ValueError) as error:
-        raise damaged(key, f"it does not describe a zarr v3 array ({error!r})") from error
-    if (
-        grid["name"] != "regular"
-        or style not in ("default", "v2")
-        or not len(shape) == len(stored) == len(chunk)
-    ):
+        style, separator = _key_encoding(document["chunk_key_encoding"])
+        axis_names, attributes = document.get("dimension_names"), dict(document.get("attributes") or {})
+        axes = tuple(map(str, axis_names)) if axis_names and all(axis_names) else None
+        regular = grid["name"] == "regular"
+    if not regular or style not in ("default", "v2") or separator not in ("/", "."):
         raise UnsupportedFormat(
-            f"Read {key}", f"its chunk grid is {grid['name']!r}, its chunk keys are {style!r}",
+            f"Read {key}", f"its grid is {grid['name']!r}, its chunk keys are {style!r} ({separator!r})",
             "Regular grids with the key encodings default and v2 are read",
         )  # fmt: skip
-    separator = settings.get("separator", "/" if style == "default" else ".")
-    axis_names = document.get("dimension_names")
+    if not len(shape) == len(stored) == len(chunk):
+        raise damaged(key, f"shape {shape}, shards {stored}, chunks {chunk}")
     return StoredArray(
         driver="zarr3", path=path, document=key, file_format="Zarr v3", shape=shape, chunk=chunk,
         stored=stored, dtype=_dtype(path, document.get("data_type")),
         prefix=f"c{separator}" if style == "default" else "", separator=separator,
         compression="+".join(n for n in names if n not in PLAIN_CODECS) or "none",
-        axis_names=tuple(axis_names) if axis_names and all(axis_names) else None,
-        attributes=document.get("attributes") or {},
+        axis_names=axes, attributes=attributes,
     )  # fmt: skip
+
+
+def _key_encoding(encoding: Any) -> tuple[str, str]:
+    """Its name, and the separator: `/` by default, `.` by default for keys as in zarr v2."""
+    named: dict[str, Any] = {"name": encoding} if isinstance(encoding, str) else encoding
+    default = "." if named["name"] == "v2" else "/"
+    return named["name"], (named.get("configuration") or {}).get("separator", default)
 
 
 def _codec_name(codec: Any) -> str:
@@ -99,13 +100,6 @@ def _codec_name(codec: Any) -> str:
     if codec["name"] == "blosc":
         return f"blosc-{codec['configuration'].get('cname', 'lz4')}"
     return str(codec["name"])
-
-
-def _lengths(values: Any) -> tuple[int, ...]:
-    lengths = tuple(int(value) for value in values)
-    if any(length < 0 for length in lengths):
-        raise ValueError(f"negative lengths {lengths}")
-    return lengths
 
 
 def _dtype(path: str, written: Any) -> np.dtype[Any]:

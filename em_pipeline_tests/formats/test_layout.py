@@ -1,5 +1,8 @@
 """What a container's documents say, before a byte of its voxels is there."""
 
+import json
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -202,15 +205,15 @@ def test_channels_are_not_guessed() -> None:
     [
         (ome(ZYX, [scaled(1, 1, 1)], zarray((9, 9, 9), (3, 3, 3)), version="0.6"), "version is 0.6"),
         (ome(ZYX, [{"type": "affine", "affine": []}], zarray((9, 9, 9), (3, 3, 3))), "affine"),
-        (ome(ZYX, [scaled(1, 1)], zarray((9, 9, 9), (3, 3, 3))), "make no sense"),
+        (ome(ZYX, [scaled(1, 1)], zarray((9, 9, 9), (3, 3, 3))), "makes no sense"),
         (ome(ZYX, [], zarray((9, 9), (3, 3))), "2 axes are"),
         (ome(ZYX, [], zarray((9, 9, 9), (3, 3, 3), dtype="<c8")), "complex64"),
         (ome(ZYX, [], zarray((9, 9, 9), (3, 3, 3), dtype="|O")), r"\|O"),
         (ome(ZYX, [], zarray((9, 9, 9), (3, 3, 3), dtype=[["r", "|u1"]])), "voxels are"),
         (ome(ZYX, [], zarray((9, 9, 0), (3, 3, 3))), "length 0"),
         ({".zattrs": {"multiscales": [{"datasets": [{"path": "../../etc"}]}]}}, "not a plain path"),
-        ({".zarray": {"zarr_format": 2}}, "does not describe"),
-        ({"zarr.json": {"node_type": "array", "shape": [3]}}, "does not describe"),
+        ({".zarray": {"zarr_format": 2}}, "makes no sense"),
+        ({"zarr.json": {"node_type": "array", "shape": [3]}}, "makes no sense"),
     ],
 )  # fmt: skip
 def test_what_is_not_read_is_refused(documents: dict[str, Any], says: str) -> None:
@@ -330,3 +333,78 @@ def test_evidence_names_the_document_and_the_field() -> None:
         "multiscales[0].datasets[1].coordinateTransformations",
     )
     assert claims["core.volume_shape.z"].where == "recon-2/em/fibsem-int16/s1/.zarray"
+
+
+def places(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Path of every value in a JSON document."""
+    entries = document.items() if isinstance(document, dict) else enumerate(document)
+    for key, value in entries:
+        yield (*path, key)
+        if isinstance(value, dict | list | tuple):
+            yield from places(value, (*path, key))
+
+
+def changed(documents: dict[str, Any], path: tuple[Any, ...], value: Any) -> dict[str, Any]:
+    copy: dict[str, Any] = json.loads(json.dumps(documents))
+    holder: Any = copy
+    for key in path[:-1]:
+        holder = holder[key]
+    holder[path[-1]] = value
+    return copy
+
+
+SHARDED = {
+    "zarr.json": {
+        "zarr_format": 3, "node_type": "array", "shape": [9, 9, 9], "data_type": "uint8", "fill_value": 0,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [4, 4, 4]}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "codecs": [{"name": "sharding_indexed", "configuration": {
+            "chunk_shape": [2, 2, 2],
+            "codecs": [{"name": "bytes"}, {"name": "blosc", "configuration": {}}],
+        }}],
+        "dimension_names": ["z", "y", "x"],
+    }
+}  # fmt: skip
+N5 = {
+    "attributes.json": {"multiscales": [{"datasets": [LISTED]}]},
+    "s0/attributes.json": n5_array(9, 9, 9),
+}
+OLD_N5 = {
+    "attributes.json": {"pixelResolution": RESOLUTION, "scales": [[1, 1, 1]]},
+    "s0/attributes.json": n5_array(9, 9, 9, downsamplingFactors=[2, 2, 2], offset=[1, 1, 1]),
+}
+COMPRESSED = zarray((9, 9, 9), (4, 4, 4), compressor={"id": "blosc"}, filters=[{"id": "delta"}])
+WRONG: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    0,
+    2**63,
+    1e400,
+    math.nan,
+    "x",
+    "../..",
+    [],
+    {},
+    [1],
+    [None] * 3,
+    ["z", "y", "x"],
+)
+
+
+@pytest.mark.parametrize(
+    "documents", [ome(ZYX, [scaled(1, 2, 3), moved(1, 2, 3)], COMPRESSED), SHARDED, N5, OLD_N5]
+)
+def test_no_value_of_the_wrong_kind_does_worse_than_be_refused(documents: dict[str, Any]) -> None:
+    """Each value of each document in turn is replaced: all is read as something that can be, or refused."""
+    for path in places(documents):
+        for wrong in WRONG:
+            try:
+                levels = read_multiscale(fetch_of(changed(documents, path, wrong)))
+            except (UnsupportedFormat, NotFound):
+                continue
+            for layout in levels:
+                assert next(layout.objects(BoundingBox.of_shape((1, 1, 1))))
+                assert all(n > 0 for n in (*layout.shape, *layout.chunk_shape))
+                assert all(map(math.isfinite, layout.translation_nm))
+                json.dumps(layout.metadata, allow_nan=False)
