@@ -38,8 +38,8 @@ class OpenOrganellePortal(Replay):
 
     @property
     def options(self) -> dict[str, str]:
-        """The bucket and the site, as the constructor of the OpenOrganelle source takes them."""
-        return {"bucket": f"{self.url}/{BUCKET}", "site": self.url}
+        """Who answers for the bucket, and the site, as the OpenOrganelle source takes them."""
+        return {"s3": self.url, "site": self.url}
 
     def answer(self, request: Request) -> Reply:
         """An object, a listing, or a dataset's page."""

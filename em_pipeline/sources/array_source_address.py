@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from em_pipeline.domain.errors import InputRefused, NotFound
 from em_pipeline.domain.spec import DatasetSpec
@@ -18,37 +18,49 @@ from em_pipeline.sources.array_source_container import (
     WebContainer,
 )
 from em_pipeline.storage.http import PortalClient
+from em_pipeline.storage.object_urls import ObjectEndpoints, is_object
 
 REMOTE = ("s3://", "gs://", "https://", "http://")
-# Web hosts that are object stores and list their public buckets.
-STORES = re.compile(
-    r"^https?://(?:[^/]+\.)?s3[.-][a-z0-9.-]*amazonaws\.com/"
-    r"|^https?://storage\.googleapis\.com/[^/]+/"
-    r"|^https?://uk1s3\.embassy\.ebi\.ac\.uk/[^/]+/",
-    re.IGNORECASE,
-)
+# https://docs.aws.amazon.com/AmazonS3/latest/userguide/VirtualHosting.html
+BUCKET_AS_HOST = re.compile(r"(.+)\.s3(?:[.-][a-z0-9-]+)?\.amazonaws\.com")
 # Documents of which an image or array has at least one.
 DOCUMENTS = ("zarr.json", ".zattrs", ".zarray", "attributes.json")
+
 
 Containers = Callable[[str], Container]
 
 
 def container_at(address: str, client: PortalClient) -> Container:
     """The container at an address. Raises `InputRefused` for addresses of other kinds."""
+    plain = address.rstrip("/")
     if not is_remote(address):
         if "://" in address:
             raise InputRefused(
-                f"Look for arrays at {address}", "addresses of that kind are not read", f"Read are {REMOTE}"
+                f"Look for arrays at {address}",
+                "addresses of that kind are not read",
+                f"Read are paths, {', '.join(REMOTE)}",
             )
         return FolderContainer(Path(address))
-    plain = address.rstrip("/")
-    if plain.startswith(("s3://", "gs://")) or STORES.match(plain):
-        return StoreContainer(unquote(plain), client)
+    if is_object(plain):
+        return StoreContainer(plain, client)
+    if (in_store := _in_store(plain, client.endpoints)) is not None:
+        return StoreContainer(in_store, client)
     return WebContainer(plain, client)
 
 
 def is_remote(address: str) -> bool:
     return address.lower().startswith(REMOTE)
+
+
+def _in_store(url: str, endpoints: ObjectEndpoints) -> str | None:
+    """The address in an object store that a web URL is another name of: stores can be listed."""
+    host, path = urlsplit(url).netloc.lower(), unquote(urlsplit(url).path)
+    if endpoints.s3:
+        base = f"{endpoints.s3.rstrip('/')}/"
+        return f"s3://{unquote(url.removeprefix(base))}" if url.startswith(base) else None
+    if match := BUCKET_AS_HOST.fullmatch(host):
+        return f"s3://{match[1]}{path}"
+    return f"gs:/{path}" if host == "storage.googleapis.com" else None
 
 
 def image_by_address(address: str, spec: DatasetSpec, containers: Containers) -> HeldImage:

@@ -4,28 +4,25 @@ An object store is listed; a web server is not, and only tells of an object when
 """
 
 import math
-import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 from em_pipeline.domain.errors import InputRefused, NotFound
 from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.formats.arrays import SPATIAL, ArrayLayout
-from em_pipeline.sources.documents import fetch_json, fetch_xml
+from em_pipeline.sources.documents import fetch_json
 from em_pipeline.storage.http import PortalClient
-from em_pipeline.storage.ranged import web_address
+from em_pipeline.storage.object_urls import bucket_and_key, https_url
+from em_pipeline.storage.objects import ObjectStoreClient
 
 # Keys in one answer to a listing (ListObjectsV2 of S3, Objects: list of Google Cloud Storage).
 LISTED = 1000
 # Requests to a store at once, within what its client allows.
 CONNECTIONS = 8
-# Hosts that name one bucket; on others of a store, the bucket begins the path.
-# https://docs.aws.amazon.com/AmazonS3/latest/userguide/VirtualHosting.html
-VIRTUAL_HOST = re.compile(r"^.+\.s3[.-][a-z0-9.-]*amazonaws\.com$")
 
 
 @dataclass(frozen=True)
@@ -143,19 +140,14 @@ class WebContainer:
 
 @dataclass(frozen=True)
 class StoreContainer:
-    """A container in a public bucket of S3, of Google Cloud Storage, or of what speaks S3 at an http(s) URL.
-
-    `address` is s3://, gs://, or http(s)://, there with the bucket in the path unless the host is of one.
-    """
+    """A container in a public bucket; `address` is s3:// or gs://, asked at the client's endpoints."""
 
     address: str
     client: PortalClient
     certain: bool = True
 
     def url(self, key: str) -> str:
-        bucket, prefix = self._place
-        path = "/".join(part for part in (prefix, key) if part)
-        return f"{bucket}/{quote(path)}" if path else bucket
+        return https_url(self._address(key), self.client.endpoints).rstrip("/")
 
     def fetch(self, key: str) -> bytes | None:
         try:
@@ -169,52 +161,28 @@ class StoreContainer:
     def stored(self, layout: ArrayLayout, box: BoundingBox) -> Iterator[Stored]:
         wanted = [key for key, _ in layout.objects(box)]
         below = prefixes(layout, box)
+        store = ObjectStoreClient(self.client)
         with ThreadPoolExecutor(CONNECTIONS) as pool:
             if below is None:
-                found = {entry.key: entry for entry in pool.map(self._head, wanted) if entry}
+                found = list(pool.map(lambda key: store.head(self._address(key)), wanted))
             else:
-                listings = pool.map(lambda prefix: list(self._listed(prefix)), below)
-                found = {entry.key: entry for listing in listings for entry in listing}
-        return (found[key] for key in wanted if key in found)
+                listings = pool.map(lambda prefix: store.list(self._address(prefix)).objects, below)
+                found = [entry for listing in listings for entry in listing]
+        there = {self._below(entry.key): entry for entry in found if entry is not None}
+        return (Stored(key, there[key].size, there[key].etag) for key in wanted if key in there)
 
     def names(self, prefix: str) -> tuple[str, ...]:
-        return tuple(entry.key.removeprefix(prefix) for entry in self._listed(prefix, "/"))
+        listing = ObjectStoreClient(self.client).list(self._address(prefix), "/")
+        keys = (*listing.prefixes, *(entry.key for entry in listing.objects))
+        return tuple(self._below(key).removeprefix(prefix) for key in keys)
 
-    @property
-    def _place(self) -> tuple[str, str]:
-        """URL of the bucket, and the container's prefix in it."""
-        scheme, _, rest = self.address.rstrip("/").partition("://")
-        if scheme in ("s3", "gs"):
-            bucket, _, prefix = rest.partition("/")
-            return web_address(f"{scheme}://{bucket}").rstrip("/"), prefix
-        host, _, path = rest.partition("/")
-        if VIRTUAL_HOST.match(host):
-            return f"{scheme}://{host}", path
-        bucket, _, prefix = path.partition("/")
-        return f"{scheme}://{host}/{bucket}", prefix
+    def _address(self, key: str) -> str:
+        return f"{self.address.rstrip('/')}/{key}"
 
-    def _head(self, key: str) -> Stored | None:
-        try:
-            head = self.client.head(self.url(key))
-        except NotFound:
-            return None
-        return Stored(key, head.size, head.etag)
-
-    def _listed(self, prefix: str, delimiter: str = "") -> Iterator[Stored]:
-        """Objects and, with a delimiter, folders (without a size) whose keys begin with `prefix`."""
-        bucket, root = self._place
-        root = f"{root}/" if root else ""
-        asked = {"list-type": "2", "prefix": f"{root}{prefix}", "delimiter": delimiter}
-        while True:
-            answer = fetch_xml(self.client, f"{bucket}/?{urlencode(asked)}", "ListBucketResult").root
-            for entry in answer.iterfind("{*}Contents"):
-                key, size = entry.findtext("{*}Key", ""), entry.findtext("{*}Size", "")
-                yield Stored(key.removeprefix(root), int(size), entry.findtext("{*}ETag"))
-            for entry in answer.iterfind("{*}CommonPrefixes"):
-                yield Stored(entry.findtext("{*}Prefix", "").removeprefix(root), None)
-            if answer.findtext("{*}IsTruncated") != "true":
-                return
-            asked["continuation-token"] = answer.findtext("{*}NextContinuationToken", "")
+    def _below(self, key: str) -> str:
+        """A key of the bucket as one of the container."""
+        root = bucket_and_key(self._address(""))[1]
+        return key.removeprefix(root)
 
 
 def prefixes(layout: ArrayLayout, box: BoundingBox) -> list[str] | None:

@@ -23,6 +23,7 @@ from em_pipeline.sources.claimant import Claimant
 from em_pipeline.sources.files_local import in_utf8
 from em_pipeline.sources.files_parts import Part, image_part, label_part, open_part
 from em_pipeline.storage.http import PortalClient
+from em_pipeline.storage.object_urls import ObjectEndpoints
 
 EXTRACTOR = "em_pipeline.sources.files"
 
@@ -61,6 +62,7 @@ class FilesSource:
     Local files stay where they are. Of a folder of files, the top level counts; hidden files and clutter do
     not. `spec.image_set` is the path of an image inside a container or HDF5 file, `spec.level` one of its
     levels. `spec.label_images` are `name=address` of files or arrays, or names that an OME-Zarr image lists.
+    The setting `s3` is the http(s) base of another server that answers for s3:// addresses.
     """
 
     slug = "files"
@@ -70,8 +72,14 @@ class FilesSource:
     requests_per_second: float | None = None
 
     def __init__(
-        self, *, timeout_s: float | str = 12.0, retries: int | str = 4, backoff_s: float | str = 0.5
+        self,
+        *,
+        s3: str = "",
+        timeout_s: float | str = 12.0,
+        retries: int | str = 4,
+        backoff_s: float | str = 0.5,
     ) -> None:
+        self._s3 = s3
         self._timeout_s, self._retries, self._backoff_s = float(timeout_s), int(retries), float(backoff_s)
 
     def list_datasets(self, since: date | None = None) -> Iterable[DatasetRef]:  # noqa: ARG002
@@ -140,6 +148,7 @@ class FilesSource:
             timeout_s=self._timeout_s,
             retries=self._retries,
             backoff_s=self._backoff_s,
+            endpoints=ObjectEndpoints(s3=self._s3),
         ) as client:
             containers = partial(container_at, client=client)
             image = image_part(_location(spec), spec, client, containers)

@@ -27,7 +27,7 @@ from em_pipeline.sources.autoindex import plain
 from em_pipeline.sources.base import HeldFile
 from em_pipeline.sources.files_local import kind_of, local_files, precomputed_files
 from em_pipeline.storage.http import PortalClient
-from em_pipeline.storage.ranged import web_address
+from em_pipeline.storage.object_urls import https_url
 
 ARRAYS, PRECOMPUTED, FILE = "arrays", "precomputed", "file"
 # What a folder has at least one of where it is an array, an image, or a container of them.
@@ -140,7 +140,7 @@ def _files(address: str, include: Sequence[str], client: PortalClient) -> list[R
 
 
 def _remote(address: str, client: PortalClient) -> RemoteFile:
-    url = web_address(address)
+    url = https_url(address, client.endpoints)
     name = unquote(urlsplit(url).path).rpartition("/")[2]
     if not plain(name):
         raise InputRefused(

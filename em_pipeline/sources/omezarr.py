@@ -24,6 +24,7 @@ from em_pipeline.sources.array_source_address import (
 from em_pipeline.sources.base import DatasetRef, HeldFile, PortalRecord
 from em_pipeline.sources.claimant import Claimant
 from em_pipeline.storage.http import PortalClient
+from em_pipeline.storage.object_urls import ObjectEndpoints
 
 EXTRACTOR = "em_pipeline.sources.omezarr"
 
@@ -34,6 +35,7 @@ class OmeZarrSource:
     `spec.level` is one of its levels, `spec.label_images` are names that it lists or `name=address`.
     A text as `spec.image_set` is the image's path below the location, a number the channel to take of it.
     What the image does not say of itself (licence, citation, organism) belongs into the spec, as `curated`.
+    The setting `s3` is the http(s) base of another server that answers for s3:// addresses.
     """
 
     slug = "omezarr"
@@ -43,8 +45,14 @@ class OmeZarrSource:
     requests_per_second: float | None = None
 
     def __init__(
-        self, *, timeout_s: float | str = 12.0, retries: int | str = 4, backoff_s: float | str = 0.5
+        self,
+        *,
+        s3: str = "",
+        timeout_s: float | str = 12.0,
+        retries: int | str = 4,
+        backoff_s: float | str = 0.5,
     ) -> None:
+        self._s3 = s3
         self._timeout_s, self._retries, self._backoff_s = float(timeout_s), int(retries), float(backoff_s)
 
     def list_datasets(self, since: date | None = None) -> Iterable[DatasetRef]:  # noqa: ARG002
@@ -88,6 +96,7 @@ class OmeZarrSource:
             timeout_s=self._timeout_s,
             retries=self._retries,
             backoff_s=self._backoff_s,
+            endpoints=ObjectEndpoints(s3=self._s3),
         ) as client:
             containers = partial(container_at, client=client)
             image = image_by_address(spec.location, spec, containers)

@@ -22,6 +22,7 @@ from em_pipeline.sources.openorganelle_page import page_claims
 from em_pipeline.sources.page import Page, fetch_page
 from em_pipeline.sources.rendered_page import Browser, find_browser
 from em_pipeline.storage.http import PortalClient
+from em_pipeline.storage.object_urls import ObjectEndpoints
 
 EXTRACTOR = "em_pipeline.sources.openorganelle"
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -33,9 +34,10 @@ MODALITIES = {"fibsem": "FIB-SEM", "tem": "TEM", "sbfsem": "SBF-SEM", "sem": "SE
 class OpenOrganelleSource:
     """The public bucket and the site's pages. The accession is the dataset's name, such as `jrc_mus-nacc-2`.
 
-    `bucket` is an s3:// or path-style http(s) address; `site` is the base of the pages. `timeout_s`,
-    `retries` and `backoff_s` are as in `PortalClient`; text is accepted, as settings give it. A page shows
-    its values only in a browser: without one, they are those that are curated.
+    `bucket` is its address; `s3` is the http(s) base of another server that answers for it, empty for AWS;
+    `site` is the base of the pages. `timeout_s`, `retries` and `backoff_s` are as in `PortalClient`; text is
+    accepted, as settings give it. A page shows its values only in a browser: without one, they are those
+    that are curated.
     """
 
     slug = "openorganelle"
@@ -48,12 +50,13 @@ class OpenOrganelleSource:
         self,
         *,
         bucket: str = "s3://janelia-cosem-datasets",
+        s3: str = "",
         site: str = "https://openorganelle.janelia.org",
         timeout_s: float | str = 12.0,
         retries: int | str = 4,
         backoff_s: float | str = 0.5,
     ) -> None:
-        self._address, self._site = bucket.rstrip("/"), site.rstrip("/")
+        self._address, self._s3, self._site = bucket.rstrip("/"), s3, site.rstrip("/")
         self._timeout_s, self._retries, self._backoff_s = float(timeout_s), int(retries), float(backoff_s)
         self._find_browser: Callable[[], Browser | None] = find_browser
 
@@ -127,6 +130,7 @@ class OpenOrganelleSource:
             timeout_s=self._timeout_s,
             retries=self._retries,
             backoff_s=self._backoff_s,
+            endpoints=ObjectEndpoints(s3=self._s3),
         )
 
     def _page(self, spec: DatasetSpec) -> Page | None:

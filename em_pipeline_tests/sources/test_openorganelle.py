@@ -20,6 +20,7 @@ from em_pipeline_tests.sources.arrays import held_files
 
 NACC = "jrc_mus-nacc-2"
 IMAGE = f"/{BUCKET}/{NACC}/{NACC}.zarr/recon-2/em/fibsem-int16"
+EMPTY = "<ListBucketResult><KeyCount>0</KeyCount><IsTruncated>false</IsTruncated></ListBucketResult>"
 CORNER = BoundingBox.at((0, 0, 0), (8, 16, 16))
 
 
@@ -78,7 +79,7 @@ class TestDiscovery:
     def test_an_empty_bucket_is_an_outage(
         self, source: OpenOrganelleSource, organelles: OpenOrganellePortal
     ) -> None:
-        organelles.replace(f"/{BUCKET}/", "<ListBucketResult><KeyCount>0</KeyCount></ListBucketResult>")
+        organelles.replace(f"/{BUCKET}/", EMPTY)
         with pytest.raises(SourceUnavailable, match="no folder"):
             list(source.list_datasets())
 
