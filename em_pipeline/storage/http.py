@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from em_pipeline.domain.errors import RecordInvalid
 from em_pipeline.domain.progress import Progress, Silent
-from em_pipeline.storage.object_urls import PUBLIC, ObjectEndpoints
-from em_pipeline.storage.transport import USER_AGENT, HttpPolicy, Transport, looks_like_html
+from em_pipeline.storage.object_urls import PUBLIC, ObjectEndpoints, https_url
+from em_pipeline.storage.transport import USER_AGENT, Fault, HttpPolicy, Transport, looks_like_html
 
 if TYPE_CHECKING:
     import httpx
@@ -131,6 +131,40 @@ class PortalClient:
                 return _head_result(response, size, accept_encoding, ranges=True)
             size = response.headers.get("Content-Length", "")
             return _head_result(response, size, accept_encoding, ranges=False)
+
+    def get_range(self, address: str, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes, from byte `offset` on, of what is at an http(s), s3:// or gs:// address.
+
+        Raises `RecordInvalid` where the server sends no parts of files, or the file ends before.
+        """
+        url = https_url(address, self.endpoints)
+        return self._transport.retrying(url, lambda: self._range(url, offset, length))
+
+    def _range(self, url: str, offset: int, length: int) -> bytes:
+        span = f"bytes={offset}-{offset + length - 1}"
+        headers = {"Accept-Encoding": "identity", "Range": span}
+        with self._transport.exchange("GET", url, headers) as response:
+            sent = response.headers.get("Content-Range", "no part")
+            if not sent.startswith(f"{span.replace('=', ' ')}/"):
+                head = next(response.iter_bytes(), b"")
+                if looks_like_html(response.headers.get("Content-Type"), head):
+                    raise Fault("a web page came in place of a part of the file")
+                raise RecordInvalid(
+                    f"Fetch {span} of {url}", f"the server sent {sent}", "The file may have been replaced"
+                )
+            body = self._body(url, response)
+        if len(body) != length:
+            raise Fault(f"{len(body)} bytes came of {length}")
+        return body
+
+    def final_url(self, url: str) -> str:
+        """Where `url` leads, with the fragment that belongs to it, without fetching what is there."""
+
+        def ask() -> str:
+            with self._transport.exchange("HEAD", url, {}, accept=NO_HEAD | {200}) as response:
+                return str(response.url)
+
+        return self._transport.retrying(url, ask)
 
     @property
     def endpoints(self) -> ObjectEndpoints:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
+from urllib.parse import quote
 
 from em_pipeline.domain.errors import EmError, InputRefused, NotFound, RecordInvalid, SourceUnavailable
 from em_pipeline.storage.object_urls import PUBLIC, ObjectEndpoints
@@ -269,7 +270,9 @@ def _redirected(asked: str, base: "httpx.URL", location: str) -> "httpx.URL":
     import httpx
 
     try:
-        return check_url(str(base.join(location)), asked)
+        # A redirect without a fragment leads to that of the URL it came from (RFC 9110 §10.2.2).
+        inherited = f"#{quote(base.fragment)}" if base.fragment and "#" not in location else ""
+        return check_url(f"{base.join(location)}{inherited}", asked)
     except (InputRefused, httpx.InvalidURL) as error:
         raise RecordInvalid(
             f"Fetch {asked}",

@@ -3,6 +3,7 @@
 import gzip
 import time
 from collections.abc import Iterator
+from urllib.parse import unquote
 
 import pytest
 
@@ -105,6 +106,37 @@ def test_head_falls_back_to_one_byte(server: FaultyServer, client: PortalClient,
     assert client.head(f"{server.url}/a") == whole
     with pytest.raises(NotFound):
         client.head(f"{server.url}/none")
+
+
+def test_a_part_of_a_file_comes_exactly_or_not_at_all(server: FaultyServer, client: PortalClient) -> None:
+    url = f"{server.url}/a"
+    assert client.get_range(url, 3, 5) == JSON[3:8]
+    server.faults = [Fault(drop=2), Fault(status=503), None]
+    assert client.get_range(url, 0, len(JSON)) == JSON
+    server.faults = [Fault(ignore_range=True)]
+    with pytest.raises(RecordInvalid, match="sent no part"):
+        client.get_range(url, 3, 5)
+    with pytest.raises((RecordInvalid, SourceUnavailable)):
+        client.get_range(url, 3, len(JSON))
+    server.ranges = False
+    with pytest.raises(SourceUnavailable, match="web page"):
+        client.get_range(f"{server.url}/page", 0, 4)
+    with pytest.raises(NotFound):
+        client.get_range(f"{server.url}/none", 0, 4)
+
+
+def test_a_redirect_is_followed_to_the_fragment_it_belongs_to(
+    server: FaultyServer, client: PortalClient
+) -> None:
+    server.faults = [
+        Fault(status=301, headers={"Location": "/page#!%7B%22a%22:1%7D"}),
+        Fault(status=302, headers={"Location": "/a"}),
+    ]
+    assert unquote(client.final_url(f"{server.url}/short")) == f'{server.url}/a#!{{"a":1}}'
+    assert [request.method for request in server.requests] == ["HEAD"] * 3
+    server.faults = [Fault(status=301, headers={"Location": "file:///etc/passwd"})]
+    with pytest.raises(RecordInvalid, match="not http"):
+        client.final_url(f"{server.url}/short")
 
 
 def test_the_rate_is_kept(server: FaultyServer) -> None:
