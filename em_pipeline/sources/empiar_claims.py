@@ -98,6 +98,10 @@ _PROSE: tuple[tuple[str, Callable[[str], Reading | None]], ...] = (
     ("acquisition.accelerating_voltage_kv", free_text.accelerating_voltage_kv),
     ("acquisition.beam_current_pa", free_text.beam_current_pa),
     ("acquisition.dwell_time_us", free_text.dwell_time_us),
+    ("acquisition.scan_rate_mhz", free_text.scan_rate_mhz),
+    ("acquisition.magnification", free_text.magnification),
+    ("acquisition.bias_v", free_text.bias_v),
+    ("acquisition.duration_days", free_text.duration_days),
     ("acquisition.microscope", free_text.microscope),
 )
 _SPECIMEN: tuple[tuple[str, Callable[[str], Reading | None]], ...] = (

@@ -40,6 +40,16 @@ _THICKNESS = (
     ),
     re.compile(rf"{NUMBER}\s*nm[ -](?:thick(?:ness)?\s+)?(?:sections|slices)\b", re.IGNORECASE),
 )
+_SCAN_RATE = re.compile(rf"{NUMBER}\s*([kM])Hz\b")
+_DURATION = re.compile(
+    r"\b(?:imag|acqui|record|scann)\w*\b[^.;\d]{0,30}\b(?:for|took|over|lasted|during|within|duration of)\s+"
+    # An age is no duration.
+    rf"{NUMBER}\s*(hours?|h|days?|weeks?)\b(?![ -]*(?:post|old|after|of age))",
+    re.IGNORECASE,
+)
+_DAYS = {"h": 1 / 24, "d": 1.0, "w": 7.0}
+_BIAS = re.compile(rf"\bbias(?:ed)?\b[^.;\d-]{{0,20}}(-?){NUMBER}\s*(k?)V\b", re.IGNORECASE)
+_MAGNIFICATION = re.compile(rf"\bmagnification\b[^.;\d]{{0,20}}{NUMBER}\s*(k?)\s*[x×]?(?!\w)", re.IGNORECASE)
 _MICROSCOPE = re.compile(
     r"\b(?:FEI|Thermo(?: ?Fisher)?(?: Scientific)?|Zeiss|ZEISS|JEOL|Hitachi|TESCAN|Tescan)\s+"
     r"(?:(?:Magellan|Quanta|Teneo|Apreo|Helios|Scios|Aquilos|Verios|Talos|Tecnai|Titan Krios|Glacios|"
@@ -70,6 +80,28 @@ def dwell_time_us(text: str) -> Reading | None:
 def section_thickness_nm(text: str) -> Reading | None:
     """Nanometres between sections, as in "50nm per section" or "section thickness of 50 nm"."""
     return _one(Reading(float(m[1]), m[0]) for pattern in _THICKNESS for m in pattern.finditer(text))
+
+
+def scan_rate_mhz(text: str) -> Reading | None:
+    """Megahertz, as in "scanned at 2 MHz" or "500 kHz"."""
+    return _one(
+        Reading(float(m[1]) * (1e-3 if m[2] == "k" else 1.0), m[0]) for m in _SCAN_RATE.finditer(text)
+    )
+
+
+def duration_days(text: str) -> Reading | None:
+    """Days that the imaging took; only where a word of imaging stands before the number."""
+    return _one(Reading(float(m[1]) * _DAYS[m[2][0].lower()], m[0]) for m in _DURATION.finditer(text))
+
+
+def bias_v(text: str) -> Reading | None:
+    """Volts between stage and column, with their sign, as in "a stage bias of -1.5 kV"."""
+    return _one(Reading(float(f"{m[1]}{m[2]}") * (1e3 if m[3] else 1.0), m[0]) for m in _BIAS.finditer(text))
+
+
+def magnification(text: str) -> Reading | None:
+    """Times, as in "magnification of 5000x" or "magnification: 25k"."""
+    return _one(Reading(float(m[1]) * (1e3 if m[2] else 1.0), m[0]) for m in _MAGNIFICATION.finditer(text))
 
 
 def microscope(text: str) -> Reading | None:
