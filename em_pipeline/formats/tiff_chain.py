@@ -21,7 +21,9 @@ FAR = 16 * 1024
 FAR_READ = 3
 # A chain whose directories lie together is followed this far.
 NEAR_BYTES = 512 * 1024
-MOST_PROBES = 10
+MOST_PROBES = 12
+# Looking for the end has confirmed so many pages on its way that none more need be looked at.
+ENOUGH = 4
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,8 @@ def _sampled(directories: Directories, seen: list[Directory], size: int) -> Chai
     count = _end(probe, (size - last.offset) // stride + len(seen) - 1)
     if count is None:
         return Chain(None, len(seen))
-    quarters = [len(seen) - 1 + (count - len(seen)) * n // 4 for n in (1, 2, 3)]
-    if not all(probe.goes_on(page) for page in quarters):
+    quarters = {probe.page + (count - len(seen)) * n // 4 for n in (1, 2, 3)} - {probe.page}
+    if probe.confirmed < ENOUGH and not all(probe.goes_on(page) for page in quarters):
         return Chain(None, len(seen))
     return Chain(count, len(seen) + probe.confirmed)
 

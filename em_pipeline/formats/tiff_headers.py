@@ -1,5 +1,6 @@
 """What the headers of a TIFF say, from as few of its bytes as will do."""
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,7 +48,7 @@ def tiff_headers(path: Path, file: BinaryIO, size: int) -> ImageHeaders:
                 refused = f"`em ingest` would refuse it: {error.found}"
             except BROKEN as error:
                 refused = f"`em ingest` would refuse it: {type(error).__name__}: {error}"
-        return _from_first_page(path, tif, chain, refused)
+        return _from_first_page(path, tif, chain, size, refused)
 
 
 def _with_pages(headers: ImageHeaders, chain: Chain) -> ImageHeaders:
@@ -55,9 +56,11 @@ def _with_pages(headers: ImageHeaders, chain: Chain) -> ImageHeaders:
     return headers.with_metadata(pages=pages)
 
 
-def _from_first_page(path: Path, tif: tifffile.TiffFile, chain: Chain, refused: str) -> ImageHeaders:
+def _from_first_page(
+    path: Path, tif: tifffile.TiffFile, chain: Chain, size: int, refused: str
+) -> ImageHeaders:
     page = tif.pages.first
-    planes, notes = _planes(tif, chain)
+    planes, notes = _planes(tif, chain, size)
     dtype = np.dtype(READ_AS.get(page.dtype, page.dtype)).newbyteorder("=")
     height, width = segment_shape(page)
     sheet = ClaimSheet(path, EXTRACTOR)
@@ -84,14 +87,17 @@ def _chunk(page: tifffile.TiffPage, height: int, width: int) -> tuple[int, int, 
     return (1, page.imagelength, page.imagewidth) if plain else (1, height, width)
 
 
-def _planes(tif: tifffile.TiffFile, chain: Chain) -> tuple[int | None, list[str]]:
+def _planes(tif: tifffile.TiffFile, chain: Chain, size: int) -> tuple[int | None, list[str]]:
     """How many planes there are along z, where that is certain, and what to say of it."""
     said = _described(tif)
     longer = {axis: n for axis, n in said.items() if n > 1}
     promised = math.prod(longer.values())
     if chain.count is None:
+        page = tif.pages.first
         told = f"; its description says {promised} planes" if longer else ""
-        return None, [f"at least {chain.read} pages: the chain of pages was not followed to its end{told}"]
+        room = f"; {size // page.nbytes} would fill the file" if page.compression == 1 and page.nbytes else ""
+        unknown = f"at least {chain.read} pages: the chain of pages was not followed to its end"
+        return None, [f"{unknown}{told}{room}"]
     notes = []
     if not chain.whole:
         notes.append(
@@ -111,10 +117,16 @@ def _described(tif: tifffile.TiffFile) -> Mapping[str, int]:
         return {axis: int(tif.imagej_metadata.get(name, 1)) for axis, name in names.items()}
     if tif.is_ome:
         return _ome_sizes(tif.pages.first.description or "")
-    if tif.shaped_metadata:
-        leading = tuple(tif.shaped_metadata[0].get("shape", ()))[:-2]
-        return {"z": math.prod(leading)} if leading else {}
-    return {}
+    return _shaped_sizes(tif.pages.first.shaped_description or "{}")
+
+
+def _shaped_sizes(description: str) -> Mapping[str, int]:
+    """What tifffile writes: `TiffFile.shaped_metadata` would read every page to answer."""
+    try:
+        leading = json.loads(description).get("shape", ())[:-2]
+    except ValueError:
+        return {}
+    return {"z": math.prod(leading)} if leading else {}
 
 
 def _ome_sizes(description: str) -> Mapping[str, int]:

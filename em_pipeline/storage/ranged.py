@@ -24,7 +24,7 @@ CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 BLOCK = 32 * 1024
 # What a jump takes along from before its aim: writers put a table's long values just before the table.
 LOOK_BACK = 8 * 1024
-# Reading on where the last block ended doubles it up to this: then it is a long table, not a jump.
+# Reading on about where a block ended doubles it up to this: then it is a long table, not a jump.
 LONGEST_BLOCK = 512 * 1024
 WEB_PAGES = (".html", ".htm", ".xhtml")
 
@@ -127,8 +127,8 @@ class RangedFile(io.RawIOBase):
         end = before + len(self._blocks.get(before, b""))
         if at < end:
             return before, self._blocks[before]
-        reads_on = at == end and at > 0
-        start = at if reads_on else max(end, at - LOOK_BACK)
+        start = max(end, at - LOOK_BACK)
+        reads_on = 0 < end == start
         ahead = min(2 * (end - before), LONGEST_BLOCK) if reads_on else BLOCK
         limit = self._starts[place + 1] if place + 1 < len(self._starts) else self.size
         try:
