@@ -261,7 +261,8 @@ def _claims(
     stored = sheet_of(array.document, extractor)
     stored.layout(shape, dtype, chunk, array.file_format, array.compression, "array metadata")
     channels = dict(zip(axes, array.shape, strict=True)).get("c", 1)
-    stored.axes(axes, "array metadata", list(axes), channels)
+    slowest_first = axes[::-1] if array.driver == "n5" else axes
+    stored.axes(slowest_first, "array metadata", list(axes), channels)
     if calibration is None:
         return tuple(stored.claims)
     placed = sheet_of(calibration.document, extractor)

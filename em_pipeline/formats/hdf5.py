@@ -68,9 +68,9 @@ def _chosen(path: Path, file: Any, wanted: str | None) -> str:
 
     found = dict(numeric_datasets(file))
     if wanted is not None:
-        link = file.get(wanted, getlink=True)
-        if isinstance(link, h5py.HardLink) and isinstance(file[wanted], h5py.Dataset):
-            return wanted.strip("/")
+        name = wanted.strip("/")
+        if _is_inside(file, name) and isinstance(file[name], h5py.Dataset):
+            return name
         raise NotFound(f"Read {wanted!r} of {path.name}", "there is no such dataset", _offer(found))
     refuse_velox(path, file, found)
     if IMARIS_FINEST in found and not any(second in file for second in IMARIS_SECOND):
@@ -94,6 +94,15 @@ def refuse_velox(path: Path, file: Any, names: Iterable[str]) -> None:
             "it is a Velox EMD (HDF5) file, which is not read",
             "Export it as TIFF or MRC",
         )
+
+
+def _is_inside(file: Any, name: str) -> bool:
+    """Whether `name` is reached without a link, which could lead into any file of this machine."""
+    import h5py
+
+    parts = name.split("/")
+    steps = ["/".join(parts[: number + 1]) for number in range(len(parts))]
+    return all(step and isinstance(file.get(step, getlink=True), h5py.HardLink) for step in steps)
 
 
 def _offer(found: Mapping[str, Sequence[int]]) -> str:
@@ -172,17 +181,17 @@ def _calibrate(
     """Claim the voxel size that the first convention found gives; return the first voxel's position, nm."""
     for found in (_attributes(name, stored), _imaris(file, name, shape), _scales(stored, axes)):
         if found:
-            for axis, (value, tag, raw) in found.sizes.items():
-                sheet.voxel_size(axis, value, tag, raw)
+            for axis, (value, tag, raw, unit) in found.sizes.items():
+                sheet.voxel_size(axis, value, tag, raw, unit)
             return found.offset
     return (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Voxel size in nm by axis with its tag and what was written, and the first voxel's position, z-y-x."""
+    """Voxel size in nm by axis with its tag, what was written, its unit; the first voxel's place, z-y-x."""
 
-    sizes: Mapping[str, tuple[float | None, str, Any]]
+    sizes: Mapping[str, tuple[float | None, str, Any, str]]
     offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
@@ -191,7 +200,7 @@ def _attributes(name: str, stored: Any) -> Sizes | None:
         values = np.atleast_1d(stored.attrs.get(key, ()))
         if values.shape == (3,) and values.dtype.kind in "uif":
             sizes = {
-                axis: (length_nm(float(v), unit), f"{name}@{key}", values.tolist())
+                axis: (length_nm(float(v), unit), f"{name}@{key}", values.tolist(), unit)
                 for axis, v in zip(SPATIAL, values, strict=True)
             }
             offset = np.atleast_1d(stored.attrs.get("offset", ()))
@@ -215,7 +224,7 @@ def _imaris(file: Any, name: str, shape: Shape) -> Sizes | None:
         low, high = (_text(attributes[f"{end}{number}"]) for end in ("ExtMin", "ExtMax"))
         extent = float(high) - float(low)
         tag = f"DataSetInfo/Image@ExtMin{number}, ExtMax{number}, Unit"
-        sizes[axis] = (length_nm(extent / getattr(shape, axis), unit), tag, [low, high, unit])
+        sizes[axis] = (length_nm(extent / getattr(shape, axis), unit), tag, [low, high, unit], unit)
     return Sizes(sizes)
 
 
@@ -229,7 +238,7 @@ def _scales(stored: Any, axes: Sequence[str]) -> Sizes | None:
         state = int(np.atleast_1d(scale.attrs.get("State", 0))[0])
         if scale.shape == () and scale.dtype.kind in "uif" and state not in SVI_UNKNOWN:
             value, unit = float(scale[()]), _text(scale.attrs.get("UNIT", ""))
-            sizes[axis] = (length_nm(value, unit), scale.name.strip("/"), [value, unit])
+            sizes[axis] = (length_nm(value, unit), scale.name.strip("/"), [value, unit], unit)
     return Sizes(sizes) if sizes else None
 
 

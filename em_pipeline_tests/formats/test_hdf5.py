@@ -225,8 +225,10 @@ def test_voxels_in_other_files_are_refused(tmp_path: Path) -> None:
             open_volume([tmp_path / name])
     with h5py.File(tmp_path / "linked.h5", "w") as file:
         file["a"] = h5py.ExternalLink("other.h5", "a")
-    with pytest.raises(NotFound, match="no such dataset"):
-        open_volume([tmp_path / "linked.h5"], image="a")
+        file["whole"] = h5py.ExternalLink("other.h5", "/")
+    for name in ("a", "whole/a", "", "/"):
+        with pytest.raises(NotFound, match="no such dataset"):
+            open_volume([tmp_path / "linked.h5"], image=name)
 
 
 @pytest.mark.parametrize(

@@ -251,6 +251,7 @@ def test_n5_is_turned_to_z_y_x() -> None:
     assert (layout.shape, layout.axes) == ((30, 20, 10), ("x", "y", "z"))
     assert [key for key, _ in layout.objects(BoundingBox.at((0, 4, 8), (1, 1, 1)))] == ["2/1/0"]
     assert only({"attributes.json": n5_array(10, 20, 30, 1)}).shape == (30, 20, 10)
+    assert next(claim.value for claim in layout.claims if claim.field == "core.axes") == "zyx"
 
 
 TRANSFORM = {"axes": ["z", "y", "x"], "scale": [5.24, 8, 4], "translate": [1, 2, 3], "units": ["nm"] * 3}

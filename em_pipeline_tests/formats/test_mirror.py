@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorstore
 import zarr
-from hypothesis import given
+from hypothesis import given, settings
 
 from em_pipeline.domain.errors import InputRefused, NotFound, UnsupportedFormat
 from em_pipeline.domain.geometry import BoundingBox
@@ -61,6 +61,7 @@ def test_a_box_meets_exactly_the_objects_that_hold_its_voxels(container: Path, b
         assert all(a < d and c < b for a, b, c, d in meets)
 
 
+@settings(max_examples=20)
 @given(box=boxes(SHAPE))
 def test_a_mirror_of_the_objects_of_a_box_reads_that_box(container: Path, box: BoundingBox) -> None:
     """What a source downloads: the documents, and the objects that meet the box."""
