@@ -194,7 +194,8 @@ def prefixes(layout: ArrayLayout, box: BoundingBox) -> list[str] | None:
     array = layout.array
     grid = [-(-n // s) for n, s in zip(array.shape, array.stored, strict=True)]
     wanted = [_indices(layout, box, dim) for dim in range(len(grid))]
-    depths = range(len(grid) + 1)
+    # Of equals, the deeper: it answers with less, and its requests can be made at once.
+    depths = range(len(grid), -1, -1)
 
     def requests(depth: int) -> int:
         prefixes = math.prod(len(indices) for indices in wanted[:depth])
