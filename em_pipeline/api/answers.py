@@ -5,7 +5,13 @@ from typing import Any, Self
 
 from pydantic import BaseModel, Field
 
-from em_pipeline.catalog.entries import DatasetDetail, DatasetSummary, LevelRow, PublishedVersion
+from em_pipeline.catalog.entries import (
+    DatasetDetail,
+    DatasetSummary,
+    LabelImage,
+    LevelRow,
+    PublishedVersion,
+)
 from em_pipeline.domain.evidence import Claim, Conflict, Evidence
 from em_pipeline.domain.record import DatasetRecord
 from em_pipeline.domain.report import CheckResult
@@ -104,6 +110,28 @@ class ConflictAnswer(BaseModel):
         )
 
 
+class LabelAnswer(BaseModel):
+    """One label image: `label=` of a block asks for it, by `name` or `folder`."""
+
+    name: str = Field(description="As the portal calls it", examples=["cell_seg"])
+    folder: str = Field(description="Below labels/ of the OME-Zarr")
+    dtype: str
+    coverage: float
+    ledger_sha256: str
+    levels: list[LevelAnswer]
+
+    @classmethod
+    def of(cls, label: LabelImage) -> Self:
+        return cls(
+            name=label.name,
+            folder=label.folder,
+            dtype=label.data_type,
+            coverage=label.coverage,
+            ledger_sha256=label.ledger_sha256,
+            levels=[LevelAnswer.of(row, label.data_type) for row in label.levels],
+        )
+
+
 class MetadataAnswer(BaseModel):
     """All about the published version of a dataset."""
 
@@ -117,7 +145,9 @@ class MetadataAnswer(BaseModel):
     dtype: str
     voxel_size_nm: Floats
     completeness: float = Field(description="Share of the record's fields that have a value, 0–1")
+    coverage: float = Field(description="Share of the voxels that the source holds, 0–1")
     levels: list[LevelAnswer]
+    labels: list[LabelAnswer]
     statistics: dict[str, Any] = Field(description="Of all voxels of level 0, in stored values")
     fields: dict[str, FieldAnswer] = Field(description="Dotted field name → value and evidence")
     conflicts: list[ConflictAnswer]
@@ -137,7 +167,9 @@ class MetadataAnswer(BaseModel):
             dtype=full.dtype,
             voxel_size_nm=full.voxel_size_nm,
             completeness=record.completeness,
+            coverage=published.coverage,
             levels=[LevelAnswer.of(row, full.dtype) for row in published.levels],
+            labels=[LabelAnswer.of(label) for label in published.labels],
             statistics=published.statistics,
             fields={name: _field(record, name, value) for name, value in record.values().items()},
             conflicts=[ConflictAnswer.of(conflict) for conflict in detail.conflicts],

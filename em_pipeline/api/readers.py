@@ -45,7 +45,7 @@ class _Entry:
 
 
 class ReaderCache:
-    """Keeps the `capacity` most recently used readers open, by (dataset, version).
+    """Keeps the `capacity` most recently used readers open, by the key of their volume in the store.
 
     A reader is opened once however many requests want it at the same moment. One that is evicted while
     requests still read from it is closed when the last of them is done.
@@ -54,13 +54,13 @@ class ReaderCache:
     def __init__(self, open_reader: Callable[[PublishedVersion], VolumeReader], capacity: int = 32) -> None:
         self._open_reader = open_reader
         self._capacity = capacity
-        self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._lock = threading.Lock()
 
     @contextmanager
     def lease(self, version: PublishedVersion) -> Iterator[VolumeReader]:
         """The version's reader, open for as long as the `with` block lasts. Raises what opening raises."""
-        entry = self._take((version.dataset_id, version.version))
+        entry = self._take(version.volume_key)
         try:
             yield self._opened(entry, version)
         finally:
@@ -80,7 +80,7 @@ class ReaderCache:
                 entry.reader = self._open_reader(version)
             return entry.reader
 
-    def _take(self, key: tuple[str, str]) -> _Entry:
+    def _take(self, key: str) -> _Entry:
         with self._lock:
             entry = self._entries.setdefault(key, _Entry())
             self._entries.move_to_end(key)

@@ -125,6 +125,9 @@ def _print_detail(detail: Any) -> None:
         f"{detail.published.volume_key}",
         markup=False,
     )
+    if detail.published.coverage < 1:
+        lacking = 1 - detail.published.coverage
+        console.print(f"{lacking:.3%} of the voxels are absent at the source", style="yellow")
     rows = []
     for field, value in detail.record.values().items():
         claim = detail.record.kept(field)
@@ -155,5 +158,22 @@ def _print_detail(detail: Any) -> None:
             for level in detail.published.levels
         ],
     )
+    if detail.published.labels:
+        console.print()
+        table(
+            f"Label images ({len(detail.published.labels)})",
+            ["folder", "name", "dtype", "shape", "scale nm", "at the source"],
+            [
+                [
+                    f"labels/{label.folder}",
+                    label.name,
+                    label.data_type,
+                    by_axis(label.levels[0].shape),
+                    by_axis(label.levels[0].voxel_size_nm),
+                    f"{label.coverage:.3%}",
+                ]
+                for label in detail.published.labels
+            ],
+        )
     console.print()
     table("Checks", ["check", "passed", "found"], [[c.name, c.passed, c.message] for c in detail.checks])

@@ -1,6 +1,7 @@
 """`em verify`, `em block`: the bytes of a published volume."""
 
 import io
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,8 @@ from em_pipeline.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from em_pipeline.catalog.entries import PublishedVersion
+    from em_pipeline.volumes.reader import Block
+    from em_pipeline.volumes.verify import Fault, VerifyResult
 
 BLOCK = Shape(128, 128, 128)
 SHOWN_FAULTS = 50
@@ -24,59 +27,66 @@ def verify(
     decode: Annotated[bool, typer.Option("--decode", help="Also decode every chunk.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Read every stored chunk again and compare it with the ledger. Exits 5 where one differs."""
+    """Compare every stored chunk, of label images too, with the ledger. Exits 5 where one differs."""
     with answering(as_json):
-        from em_pipeline.storage.store import open_store
-        from em_pipeline.volumes.verify import verify_decoded, verify_stored
-
         settings = load_settings().settings
         published = _published(settings, dataset_id)
-        store = open_store(settings.store)
-        volume, ledger = store.local_path(published.volume_key), store.local_path(published.ledger_key)
-        check = verify_decoded if decode else verify_stored
-        with Bars(errors) as progress:
-            result = check(
-                volume,
-                ledger,
-                ledger_sha256=published.ledger_sha256,
+        results = _verified(settings, published, decode)
+        faults = [(image, fault) for image, result in results.items() for fault in result.faults]
+        chunks = sum(result.chunks for result in results.values())
+        read = sum(result.bytes for result in results.values())
+        seconds = sum(result.seconds for result in results.values())
+        if as_json:
+            document = {"dataset_id": dataset_id, "chunks": chunks, "bytes": read, "seconds": seconds}
+            print_json(document | {"faults": [_fault_document(*found) for found in faults]})
+        else:
+            for image, fault in faults[:SHOWN_FAULTS]:
+                console.print(f"{image}: {fault}" if image else str(fault), markup=False)
+            if len(faults) > SHOWN_FAULTS:
+                console.print(f"… and {len(faults) - SHOWN_FAULTS} more")
+            if faults:
+                console.print(
+                    f"→ Delete {published.volume_key} from the store and run `em ingest {dataset_id}`: "
+                    "it writes the same bytes again"
+                )
+            rate = read / 1e6 / seconds if seconds else 0.0
+            console.print(
+                f"{dataset_id}: {chunks} chunks, {read} bytes read at {rate:.0f} MB/s, {len(faults)} faults"
+            )
+        if faults:
+            raise typer.Exit(ChunkCorrupt.exit_code)
+
+
+def _verified(settings: Settings, published: "PublishedVersion", decode: bool) -> "dict[str, VerifyResult]":
+    """What verifying found of the image (under \"\") and of each label image (under its path below it)."""
+    from em_pipeline.storage.store import open_store
+    from em_pipeline.volumes.verify import verify_decoded, verify_stored
+
+    store = open_store(settings.store)
+    check = verify_decoded if decode else verify_stored
+    images = {"": published} | {f"labels/{label.folder}": label for label in published.labels}
+    with Bars(errors) as progress:
+        return {
+            place: check(
+                store.local_path(image.volume_key),
+                store.local_path(image.ledger_key),
+                ledger_sha256=image.ledger_sha256,
                 threads=settings.threads,
                 progress=progress,
             )
-        if as_json:
-            print_json(
-                {
-                    "dataset_id": dataset_id,
-                    "chunks": result.chunks,
-                    "bytes": result.bytes,
-                    "seconds": result.seconds,
-                    "faults": [
-                        {
-                            "level": fault.level,
-                            "chunk": fault.chunk,
-                            "shard": str(fault.shard),
-                            "kind": str(fault.kind),
-                            "message": fault.message,
-                        }
-                        for fault in result.faults
-                    ],
-                }
-            )
-        else:
-            for fault in result.faults[:SHOWN_FAULTS]:
-                console.print(str(fault), markup=False)
-            if len(result.faults) > SHOWN_FAULTS:
-                console.print(f"… and {len(result.faults) - SHOWN_FAULTS} more")
-            if result.faults:
-                console.print(
-                    f"→ Delete {volume} and run `em ingest {dataset_id}`: it writes the same bytes again"
-                )
-            rate = result.bytes / 1e6 / result.seconds if result.seconds else 0.0
-            console.print(
-                f"{dataset_id}: {result.chunks} chunks, {result.bytes} bytes read at {rate:.0f} MB/s, "
-                f"{len(result.faults)} faults"
-            )
-        if result.faults:
-            raise typer.Exit(ChunkCorrupt.exit_code)
+            for place, image in images.items()
+        }
+
+
+def _fault_document(image: str, fault: "Fault") -> dict[str, Any]:
+    return {
+        "image": image,
+        "level": fault.level,
+        "chunk": fault.chunk,
+        "shard": str(fault.shard),
+        "kind": str(fault.kind),
+        "message": fault.message,
+    }
 
 
 def block(
@@ -85,6 +95,7 @@ def block(
     y: Annotated[int, typer.Argument(help="First voxel along y.")],
     x: Annotated[int, typer.Argument(help="First voxel along x.")],
     level: Annotated[int, typer.Option(help="Pyramid level.")] = 0,
+    label: Annotated[str | None, typer.Option(help="Read this label image; `em show` lists them.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Write the block to FILE.npy, or its middle plane to FILE.png.")
     ] = None,
@@ -98,19 +109,22 @@ def block(
                 f"{out.suffix or 'no suffix'} is not a block format",
                 "Use .npy or .png",
             )
-        read = _read(load_settings().settings, dataset_id, level, (z, y, x))
+        read = _read(load_settings().settings, dataset_id, level, (z, y, x), label)
         if out is not None:
             _write(read.data, out)
+        held = read.data if read.absent is None else read.data[~read.absent]
         summary = {
             "dataset_id": dataset_id,
+            "label": label,
             "level": level,
             "start": list(read.box.start),
             "shape": list(read.data.shape),
             "dtype": read.data.dtype.name,
             "valid_fraction": read.valid_fraction,
-            "min": read.data.min().item(),
-            "max": read.data.max().item(),
-            "mean": float(read.data.mean()),
+            "states": {str(state): n for state, n in Counter(read.states.values()).items()},
+            "min": held.min().item() if held.size else None,
+            "max": held.max().item() if held.size else None,
+            "mean": float(held.mean()) if held.size else None,
             "out": str(out) if out else None,
         }
         if as_json:
@@ -118,13 +132,20 @@ def block(
         else:
             for name, value in summary.items():
                 console.print(f"{name:>15}  {value}", markup=False)
+            if read.absent is not None:
+                console.print(
+                    f"{read.absent.sum()} of its voxels are absent at the source: their zeros are no data"
+                )
 
 
-def _read(settings: Settings, dataset_id: str, level: int, start: tuple[int, int, int]) -> Any:
+def _read(
+    settings: Settings, dataset_id: str, level: int, start: tuple[int, int, int], label: str | None
+) -> "Block":
     from em_pipeline.api.readers import open_published
     from em_pipeline.storage.store import open_store
 
     published = _published(settings, dataset_id)
+    published = published if label is None else published.label(label)
     if min(start) < 0:
         raise InputRefused(f"Read a block at {start} (z, y, x)", "a voxel index is negative", "Count from 0")
     with open_published(open_store(settings.store), published) as reader:

@@ -41,7 +41,7 @@ def version(name: str) -> PublishedVersion:
         dataset_id=f"files-{name}",
         version="v1",
         revision="r1",
-        volume_key="v",
+        volume_key=f"volumes/files-{name}/v1.ome.zarr",
         ledger_key="l",
         ledger_sha256="0" * 64,
         levels=(),

@@ -13,9 +13,7 @@ from ome_zarr_models.v05.image import Image
 
 from em_pipeline.catalog.engine import create_engine_for
 from em_pipeline.catalog.entries import PublishedVersion
-from em_pipeline.catalog.repository import Catalog
 from em_pipeline.domain.errors import InputRefused, NotPublishable, RecordInvalid
-from em_pipeline.domain.evidence import Claim, Evidence, Origin
 from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.domain.progress import Silent
 from em_pipeline.domain.spec import DatasetSpec
@@ -25,60 +23,36 @@ from em_pipeline.ingest.publish import publish
 from em_pipeline.ingest.scrape import scrape
 from em_pipeline.ingest.validate import validate
 from em_pipeline.ingest.workspace import Workspace
-from em_pipeline.storage.download import DownloadPolicy
 from em_pipeline.storage.store import LocalStore
 from em_pipeline.volumes.ledger import ChunkState, Ledger
 from em_pipeline.volumes.verify import verify_decoded
-from em_pipeline_tests.ingest.arrays_source import SLUG, ArraysSource
+from em_pipeline_tests.ingest.arrays_source import (
+    BOX,
+    CELLS,
+    MITO,
+    NAMES,
+    RAW,
+    SHAPE,
+    SLUG,
+    ArraysSource,
+    labelled,
+    workspace_of,
+)
 from em_pipeline_tests.ingest.chain import STEPS, hashes, run_chain
 from em_pipeline_tests.volumes.arrays import ArrayVolume, FailingVolume
 
 pytestmark = pytest.mark.integration
 
-SHAPE = Shape(20, 140, 150)
-RNG = np.random.default_rng(3)
-RAW = RNG.integers(1, 255, SHAPE, np.uint8)
-CELLS = (np.uint64(2**63) + RNG.integers(0, 7, SHAPE, np.uint64)).astype(np.uint64)
-MITO = RNG.integers(-1, 4, (10, 70, 60), np.int32)
-NAMES = ("cell seg", "mito")
-BOX = BoundingBox.at((3, 10, 21), (15, 129, 100))
-
-
-def claim(field: str, value: object) -> Claim:
-    evidence = Evidence(origin=Origin.FILE, where="raw.bin", field=field, extractor="test", raw=value)
-    return Claim(field=field, value=value, evidence=evidence)
-
-
-CLAIMS = (
-    claim("core.data_type", "uint8"),
-    *(claim(f"core.volume_shape.{axis}", n) for axis, n in zip("zyx", SHAPE, strict=True)),
-    *(claim(f"core.voxel_size_nm.{axis}", n) for axis, n in zip("zyx", (8.0, 4.0, 4.0), strict=True)),
-)
-
 
 @pytest.fixture
 def source(tmp_path: Path) -> ArraysSource:
-    """An image, a label image on its grid, and a coarser one that ends before the image does."""
-    image = ArrayVolume(RAW.copy(), voxel_size=(8, 4, 4), translation_nm=(100, 0, 0), claims=CLAIMS)
-    labels = {
-        "cell seg": ArrayVolume(CELLS.copy(), voxel_size=(8, 4, 4), translation_nm=(100, 0, 0)),
-        "mito": ArrayVolume(MITO, voxel_size=(16, 8, 8), translation_nm=(104, 2, 2)),
-    }
-    return ArraysSource(tmp_path, image, labels)
+    return labelled(tmp_path)
 
 
 @pytest.fixture
 def arrays(tmp_path: Path, database_url: str, source: ArraysSource) -> Iterator[Workspace]:
     engine = create_engine_for(database_url)
-    yield Workspace(
-        store=LocalStore(tmp_path / "store"),
-        catalog=Catalog(engine),
-        sources={SLUG: source},
-        policy=DownloadPolicy(),
-        memory_budget=256 << 20,
-        threads=1,
-        progress=Silent(),
-    )
+    yield workspace_of(source, tmp_path / "store", engine)
     engine.dispose()
 
 

@@ -61,6 +61,9 @@ class BlockQuery(BaseModel):
         description="`raw`: little-endian voxels in C order. `npy`: a NumPy file. `png`: the middle z plane "
         "of the block, 8-bit grey, contrast from the volume's 1st and 99th percentile",
     )
+    label: str | None = Field(
+        None, max_length=200, description="Read this label image; the metadata lists them", examples=["cells"]
+    )
     version: str | None = Field(
         None, description="Insist on this published version; the answer may then be cached for ever"
     )
@@ -88,11 +91,12 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
             "X-EM-Version": {"schema": {"type": "string"}},
             "X-EM-Voxel-Size-Nm": {"description": "z,y,x of the level", "schema": {"type": "string"}},
             "X-EM-Valid-Fraction": {
-                "description": "Share of the box that lies inside the volume",
+                "description": "Share of the box's voxels that the source holds; the others are 0",
                 "schema": {"type": "number"},
             },
             "X-EM-States": {
-                "description": "Chunks touched by ledger state: data=7,fill=1",
+                "description": "Chunks touched by ledger state: data=7,absent=1. Of `absent` ones the source "
+                "holds nothing: their zeros are no data",
                 "schema": {"type": "string"},
             },
             "X-EM-CRC32": {
@@ -118,6 +122,8 @@ def block(
     """
     wanted = query.box()
     published = services.published(query.dataset_id, query.version)
+    if query.label is not None:
+        published = published.label(query.label)
     level = _level(published, query.level)
     box = _clip(wanted, query, level)
     etag = f'"{short_hash(published.ledger_sha256, str(level.level), _header_box(box), query.format)}"'

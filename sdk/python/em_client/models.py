@@ -182,8 +182,9 @@ class Block:
     """A box of one level. `np.asarray(block)` gives `data`.
 
     `data` is z-y-x, C order, native byte order, its own memory and writable. `start` and `stop` are the box
-    in voxels of `level`, half-open. `valid_fraction` is the share of the box that lies inside
-    the volume; `states` counts the chunks it touches by their state in the ledger (`data`, `padded`, `fill`).
+    in voxels of `level`, half-open. `valid_fraction` is the share of the box's voxels
+    that the source holds; `states` counts the chunks it touches by their state in the ledger (`data`,
+    `padded`, `fill`, `absent`). Of an absent chunk the source holds nothing: its zeros are no data.
     """
 
     data: "NDArray[Any]"
