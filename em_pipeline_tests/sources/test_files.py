@@ -1,18 +1,31 @@
 """Files of one's own: ids, revisions, folders with anything in them, URLs."""
 
+import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import h5py
 import numpy as np
 import pytest
 import tifffile
+import zarr
+from numpy.typing import NDArray
 
+from em_pipeline.demo.openorganelle_portal import BUCKET, OpenOrganellePortal
 from em_pipeline.demo.portal import DemoPortal
-from em_pipeline.domain.errors import InputRefused, NotFound, RecordInvalid, UnsupportedFormat
+from em_pipeline.demo.replay import Trouble
+from em_pipeline.domain.errors import (
+    InputRefused,
+    NotFound,
+    RecordInvalid,
+    SourceUnavailable,
+    UnsupportedFormat,
+)
 from em_pipeline.domain.files import RawFile
-from em_pipeline.domain.geometry import PartialVoxelSize
-from em_pipeline.domain.spec import DatasetSpec
+from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize, Shape
+from em_pipeline.domain.spec import DatasetSpec, RawLayout
 from em_pipeline.sources.base import HeldFile
 from em_pipeline.sources.files import FilesSource, spec_for
 
@@ -249,3 +262,118 @@ def test_what_is_no_place_is_refused(location: str) -> None:
 def test_a_name_too_long_for_the_disk_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputRefused, match="too long"):
         FilesSource().fetch_record(spec_for(tmp_path / ("x" * 300)))
+
+
+class TestArrays:
+    """Zarr, N5, precomputed, HDF5 and raw voxels of one's own, and label images beside any of them."""
+
+    def test_a_zarr_array_stays_in_place(self, tmp_path: Path) -> None:
+        zarr.save_array(str(tmp_path / "x.zarr"), VOXELS, zarr_format=3)
+        spec = spec_for(tmp_path / "x.zarr")
+        files = in_place(spec)
+        assert [held.file.path for held in files] == ["image/x.zarr/zarr.json", "image/x.zarr/c/0/0/0"]
+        with source.open_volume(spec, files) as volume:
+            assert (volume.read(BoundingBox.of_shape(volume.shape)) == VOXELS).all()
+
+    def test_it_is_another_revision_when_a_chunk_changes(self, tmp_path: Path) -> None:
+        zarr.save_array(str(tmp_path / "x.zarr"), VOXELS, zarr_format=2)
+        spec = spec_for(tmp_path / "x.zarr")
+        record = source.fetch_record(spec)
+        os.utime(tmp_path / "x.zarr" / "0.0.0", (1, 1))
+        with pytest.raises(RecordInvalid, match="changed since"):
+            source.list_files(spec, record)
+
+    def test_a_precomputed_volume(self, tmp_path: Path) -> None:
+        write_precomputed(tmp_path / "p", VOXELS)
+        spec = spec_for(tmp_path / "p")
+        with source.open_volume(spec, in_place(spec)) as volume:
+            assert (volume.read(BoundingBox.of_shape(volume.shape)) == VOXELS).all()
+
+    def test_an_hdf5_dataset_by_its_path(self, tmp_path: Path) -> None:
+        with h5py.File(tmp_path / "x.h5", "w") as file:
+            file["volumes/raw"], file["volumes/other"] = VOXELS, VOXELS[:1]
+        spec = spec_for(tmp_path / "x.h5").model_copy(update={"image_set": "volumes/raw"})
+        with source.open_volume(spec, in_place(spec)) as volume:
+            assert volume.shape == VOXELS.shape
+
+    def test_voxels_without_a_header_as_a_person_says_they_lie(self, tmp_path: Path) -> None:
+        (tmp_path / "x.raw").write_bytes(VOXELS.tobytes())
+        layout = RawLayout(shape=Shape(*VOXELS.shape), dtype="u1")
+        spec = spec_for(tmp_path / "x.raw").model_copy(update={"raw_layout": layout})
+        with source.open_volume(spec, in_place(spec)) as volume:
+            assert (volume.read(BoundingBox.of_shape(volume.shape)) == VOXELS).all()
+
+    @pytest.mark.parametrize("image", ["zarr", "tif"])
+    @pytest.mark.parametrize("labels", ["zarr", "tif", "precomputed"])
+    def test_label_images_by_path(self, tmp_path: Path, image: str, labels: str) -> None:
+        write_as(image, tmp_path / f"image.{image}", VOXELS)
+        write_as(labels, tmp_path / f"mito.{labels}", VOXELS + 1)
+        entry = f"mito={tmp_path / f'mito.{labels}'}"
+        spec = spec_for(tmp_path / f"image.{image}").model_copy(update={"label_images": (entry,)})
+        files = in_place(spec)
+        images = source.open_label_images(spec, files)
+        whole = BoundingBox.of_shape(VOXELS.shape)
+        assert (images["mito"].read(whole) == VOXELS + 1).all()
+        assert (source.open_volume(spec, files).read(whole) == VOXELS).all()
+
+    def test_a_label_image_of_files_needs_an_address(self, folder: Path) -> None:
+        spec = spec_for(folder).model_copy(update={"label_images": ("mito",)})
+        with pytest.raises(InputRefused, match="name=path"):
+            source.fetch_record(spec)
+
+
+class TestRemoteArrays:
+    """What lies at a web address is found out by the documents that only arrays have."""
+
+    @pytest.fixture
+    def organelles(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenOrganellePortal]:
+        with OpenOrganellePortal(tmp_path_factory.getbasetemp() / "portal-OpenOrganellePortal") as portal:
+            yield portal
+
+    def test_a_level_of_an_image_in_an_object_store(self, organelles: OpenOrganellePortal) -> None:
+        at_store = FilesSource(s3=organelles.url, timeout_s=5, retries=0, backoff_s=0)
+        spec = spec_for(f"s3://{BUCKET}/jrc_mus-nacc-2/jrc_mus-nacc-2.zarr/recon-2/em/fibsem-int16")
+        box = BoundingBox.at((0, 0, 0), (35, 64, 64))
+        spec = spec.model_copy(update={"level": 4, "bounding_box": box})
+        files = at_store.list_files(spec, at_store.fetch_record(spec))
+        assert [file.path[-6:] for file in files if "/.z" not in file.path] == ["/0/0/0"]
+
+    def test_one_file_in_an_object_store(self, organelles: OpenOrganellePortal) -> None:
+        at_store = FilesSource(s3=organelles.url, timeout_s=5, retries=0, backoff_s=0)
+        spec = spec_for(f"s3://{BUCKET}/jrc_mus-nacc-2/thumbnail.jpg")
+        (file,) = at_store.list_files(spec, at_store.fetch_record(spec))
+        assert (file.path, file.size) == ("thumbnail.jpg", 9)
+
+    def test_what_is_not_there_says_what_was_looked_for(self, organelles: OpenOrganellePortal) -> None:
+        with pytest.raises(NotFound, match=r"no array either \(looked for zarr\.json.*info\)"):
+            source.fetch_record(spec_for(f"{organelles.url}/{BUCKET}/nothing"))
+
+    def test_an_outage_is_not_an_absent_array(self, organelles: OpenOrganellePortal) -> None:
+        organelles.trouble(Trouble.UNAVAILABLE)
+        with pytest.raises(SourceUnavailable):
+            source.fetch_record(spec_for(f"{organelles.url}/{BUCKET}/jrc_mus-nacc-2/jrc_mus-nacc-2.zarr"))
+
+
+VOXELS = np.arange(4 * 6 * 8, dtype=np.uint8).reshape(4, 6, 8)
+
+
+def write_as(kind: str, path: Path, voxels: NDArray[np.uint8]) -> None:
+    if kind == "tif":
+        tifffile.imwrite(path, voxels, photometric="minisblack")
+    elif kind == "zarr":
+        zarr.save_array(str(path), voxels, zarr_format=2)
+    else:
+        write_precomputed(path, voxels)
+
+
+def write_precomputed(folder: Path, voxels: NDArray[np.uint8]) -> None:
+    """One unsharded level of raw chunks, x fastest."""
+    z, y, x = voxels.shape
+    scale = {
+        "key": "8_8_8", "size": [x, y, z], "resolution": [8, 8, 8], "voxel_offset": [0, 0, 0],
+        "chunk_sizes": [[x, y, z]], "encoding": "raw",
+    }  # fmt: skip
+    info = {"type": "image", "data_type": "uint8", "num_channels": 1, "scales": [scale]}
+    (folder / "8_8_8").mkdir(parents=True)
+    (folder / "info").write_text(json.dumps(info))
+    (folder / "8_8_8" / f"0-{x}_0-{y}_0-{z}").write_bytes(voxels.tobytes())
