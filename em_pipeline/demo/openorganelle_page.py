@@ -35,6 +35,7 @@ PAGES = {
         papers=(
             ("Xu et al., 2021", "https://doi.org/10.1038/s41586-021-03992-4"),
             ("Xu et al., 2017", "https://doi.org/10.7554/eLife.25916"),
+            ("Wu et al., 2017", "https://doi.org/10.1073/pnas.1701078114"),
         ),
         imaging=(
             ("Imaging duration (days) ", "1"),

@@ -29,7 +29,8 @@ def test_every_value_in_the_units_of_a_record() -> None:
         "acquisition.accelerating_voltage_kv": 0.2,
         "rights.doi": "10.25378/janelia.24222898",
         "rights.citation": "Xu et al., 2021, https://doi.org/10.1038/s41586-021-03992-4; "
-        "Xu et al., 2017, https://doi.org/10.7554/eLife.25916",
+        "Xu et al., 2017, https://doi.org/10.7554/eLife.25916; "
+        "Wu et al., 2017, https://doi.org/10.1073/pnas.1701078114",
         "core.voxel_size_nm.x": 4.0,
         "core.voxel_size_nm.y": 4.0,
         "core.voxel_size_nm.z": 2.96,
