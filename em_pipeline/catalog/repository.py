@@ -168,6 +168,12 @@ class Catalog:
             )
             return [rows.summary(dataset, version) for dataset, version in found]
 
+    def published_records(self) -> list[DatasetRecord]:
+        """The records of the published versions, by dataset id."""
+        statement = select(VersionRow.record).join(DatasetRow, _PUBLISHED).order_by(DatasetRow.dataset_id)
+        with self._session() as session:
+            return [DatasetRecord.model_validate(record) for record in session.scalars(statement)]
+
     def all_datasets(self) -> list[DatasetSummary]:
         """Published datasets and those only begun, by id."""
         statement = select(DatasetRow, VersionRow).outerjoin(VersionRow, _PUBLISHED)
