@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 
+from em_pipeline.assets.collection import build_collection_definitions
 from em_pipeline.assets.partitions import curated_ids, dataset_partitions, register
 from em_pipeline.assets.source_graph import (
     RECHUNK_POOL,
@@ -39,6 +40,7 @@ def build_definitions(
     sources = list(sources)
     return dg.Definitions.merge(
         *(build_source_definitions(source) for source in sources),
+        build_collection_definitions(source.slug for source in sources),
         dg.Definitions(
             sensors=[_sensor(source, settings) for source in sources if isinstance(source, WatchedSource)],
             resources={"workspace": workspace_resource, **(resource_overrides or {})},

@@ -6,7 +6,7 @@ from typing import cast
 
 import typer
 
-from em_pipeline.cli import catalogue, dev, ingest, inspect, services, volume
+from em_pipeline.cli import catalogue, dev, ingest, inspect, services, table, volume
 from em_pipeline.cli.output import EXIT_CODES, fail
 from em_pipeline.domain.errors import InputRefused
 
@@ -27,6 +27,7 @@ app.command("register")(ingest.register)
 app.command("inspect")(inspect.inspect)
 app.command("ls")(catalogue.ls)
 app.command("show")(catalogue.show)
+app.command("table")(table.compare)
 app.command("verify")(volume.verify)
 app.command("block")(volume.block)
 app.command("serve")(services.serve)

@@ -13,6 +13,7 @@ volumes/<dataset>/<version>.report.json       the validation report it passed
 volumes/<dataset>/<version>.record.json       its record, as published
 volumes/<dataset>/<version>.preview.png       what a person looks at first
 volumes/<dataset>/latest.json                 pointer to the published version; swapped atomically
+collection/comparison.csv, .html              the published datasets side by side
 locks/<dataset>.lock                          held by the one process that works on the dataset
 """
 
@@ -104,6 +105,10 @@ def preview(dataset_id: str, version: str) -> str:
 
 def pointer(dataset_id: str) -> str:
     return f"volumes/{check_dataset_id(dataset_id)}/{LATEST}"
+
+
+def comparison(suffix: str) -> str:
+    return f"collection/comparison.{suffix}"
 
 
 def lock(dataset_id: str) -> str:
