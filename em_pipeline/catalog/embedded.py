@@ -58,18 +58,6 @@ SETTINGS: Mapping[str, str] = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class ServerStatus:
-    """What is known of the server without asking it. `pid` and `port` are None while it is stopped."""
-
-    folder: Path
-    initialised: bool
-    running: bool
-    pid: int | None
-    port: int | None
-    log: Path
-
-
-@dataclass(frozen=True)
 class _Hold:
     """An open, locked `holders.lock` and the process that locked it."""
 
@@ -155,19 +143,6 @@ class EmbeddedPostgres:
                 self._stop()
             finally:
                 os.close(hold)
-
-    def status(self) -> ServerStatus:
-        """Whether the server is initialised and running."""
-        with _allowed(self.folder):
-            running = running_postmaster(self.data, timeout_s=0)
-        return ServerStatus(
-            folder=self.folder,
-            initialised=self.data.exists(),
-            running=running is not None,
-            pid=running.pid if running else None,
-            port=running.port if running else None,
-            log=self.log,
-        )
 
     def _leave(self, hold: int) -> None:
         with _locked(self.folder / "start.lock"):

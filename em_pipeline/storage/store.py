@@ -5,16 +5,14 @@ of the store is `local_path`; other layers never join paths themselves.
 """
 
 import difflib
-import filecmp
-import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-from em_pipeline.domain.errors import InputRefused, NotFound, RecordInvalid
+from em_pipeline.domain.errors import InputRefused, NotFound
 from em_pipeline.storage.local_files import (
     ensure_folder,
     fsync_path,
@@ -72,10 +70,6 @@ class Store(Protocol):
         Done already where only `dst_key` exists. Raises `NotFound` where neither does and `InputRefused`
         where both do, since what is published is immutable.
         """
-        ...
-
-    def publish_file(self, src_key: str, dst_key: str) -> None:
-        """The same for a file; where both exist with the same bytes, `src_key` is removed."""
         ...
 
 
@@ -145,38 +139,24 @@ class LocalStore:
             _remove(doomed)
 
     def publish_tree(self, src_key: str, dst_key: str) -> None:
-        with storage_errors(f"Publish {src_key} as {dst_key}"):
-            self._publish(src_key, dst_key, Path.is_dir, fsync_tree)
-
-    def publish_file(self, src_key: str, dst_key: str) -> None:
-        src, dst = self.local_path(src_key), self.local_path(dst_key)
-        with storage_errors(f"Publish {src_key} as {dst_key}"):
-            if src.is_file() and dst.is_file() and filecmp.cmp(src, dst, shallow=False):
-                src.unlink()
-                fsync_path(src.parent)
-                return
-            self._publish(src_key, dst_key, Path.is_file, fsync_path)
-
-    def _publish(
-        self, src_key: str, dst_key: str, of_kind: Callable[[Path], bool], settle: Callable[[Path], None]
-    ) -> None:
         src, dst = self.local_path(src_key), self.local_path(dst_key)
         tried = f"Publish {src_key} as {dst_key}"
-        if not of_kind(src):
-            if of_kind(dst) and not src.exists():
-                return
-            raise NotFound(tried, f"{src} does not exist or is of another kind", "Build it again first")
-        if dst.exists():
-            raise InputRefused(
-                tried,
-                f"{dst} exists already, and what is published is immutable",
-                "Delete the published one first if it is wrong",
-            )
-        settle(src)
-        ensure_folder(dst.parent)
-        src.rename(dst)
-        fsync_path(dst.parent)
-        fsync_path(src.parent)
+        with storage_errors(tried):
+            if not src.is_dir():
+                if dst.is_dir() and not src.exists():
+                    return
+                raise NotFound(tried, f"{src} does not exist or is no folder", "Build it again first")
+            if dst.exists():
+                raise InputRefused(
+                    tried,
+                    f"{dst} exists already, and what is published is immutable",
+                    "Delete the published one first if it is wrong",
+                )
+            fsync_tree(src)
+            ensure_folder(dst.parent)
+            src.rename(dst)
+            fsync_path(dst.parent)
+            fsync_path(src.parent)
 
     def _tidy(self, folder: Path) -> None:
         # Once per folder: looking at each write would make many writes into one folder quadratic.
@@ -210,25 +190,6 @@ def check_key(key: str) -> str:
             "Keys come from em_pipeline.storage.keys",
         )
     return key
-
-
-def read_json(store: Store, key: str) -> Any:
-    """The JSON value under `key`. Raises `NotFound`, or `RecordInvalid` where it is not JSON."""
-    data = store.read(key)
-    try:
-        return json.loads(data)
-    except ValueError as error:
-        raise RecordInvalid(
-            f"Read {key} from the store",
-            f"it is not JSON ({error}) and begins {data[:200].decode(errors='replace')!r}",
-            "Something else than this program wrote it; delete it and run the step again",
-        ) from error
-
-
-def write_json(store: Store, key: str, value: Any) -> None:
-    """Put `value` under `key` as JSON, atomically. Raises `ValueError` for NaN and infinities."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1)
-    store.write(key, text.encode() + b"\n")
 
 
 LOCAL_SCHEMES = ("file",)

@@ -18,6 +18,7 @@ import pytest
 import sqlalchemy as sa
 
 from em_pipeline.catalog.embedded import EmbeddedPostgres, _installation
+from em_pipeline.catalog.postmaster import Postmaster, running_postmaster
 from em_pipeline.domain.errors import Busy, ServiceUnavailable
 from em_pipeline_tests.services import UNSAFE_BUT_FAST
 
@@ -49,6 +50,10 @@ def server(folder: Path, install: Path | None = None) -> EmbeddedPostgres:
     return EmbeddedPostgres(folder, settings=UNSAFE_BUT_FAST, install=install)
 
 
+def running(embedded: EmbeddedPostgres) -> Postmaster | None:
+    return running_postmaster(embedded.data, timeout_s=0)
+
+
 def ask(url: str, question: str = "SELECT current_database()") -> object:
     with psycopg.connect(url.replace("+psycopg", "")) as connection:
         answer = connection.execute(question)
@@ -77,14 +82,14 @@ def said_url(process: subprocess.Popen[str]) -> str:
 
 def test_runs_while_held(folder: Path) -> None:
     embedded = server(folder)
-    assert not embedded.status().initialised
+    assert not embedded.data.exists()
     with embedded as url:
         assert ask(url) == "em"
-        status = embedded.status()
-        assert status.running
-        assert status.port == sa.make_url(url).port
-    assert embedded.status().initialised
-    assert not embedded.status().running
+        found = running(embedded)
+        assert found is not None
+        assert found.port == sa.make_url(url).port
+    assert embedded.data.exists()
+    assert not running(embedded)
     with pytest.raises(psycopg.OperationalError):
         ask(url)
     embedded.release()
@@ -136,9 +141,9 @@ def test_holds_in_one_process_are_counted(folder: Path) -> None:
     assert first.acquire() == first.acquire() == second.acquire()
     first.release()
     first.release()
-    assert second.status().running
+    assert running(second)
     second.release()
-    assert not second.status().running
+    assert not running(second)
 
 
 def test_the_last_process_stops_it(folder: Path) -> None:
@@ -149,7 +154,7 @@ def test_the_last_process_stops_it(folder: Path) -> None:
         assert ask(url) == "em"
         with pytest.raises(Busy):
             server(folder).stop()
-    assert not server(folder).status().running
+    assert not running(server(folder))
 
 
 def test_starting_at_once_makes_one_server(folder: Path) -> None:
@@ -157,7 +162,7 @@ def test_starting_at_once_makes_one_server(folder: Path) -> None:
         urls = {said_url(process) for process in (first, second, third)}
         assert len(urls) == 1
         assert ask(urls.pop()) == "em"
-    assert not server(folder).status().running
+    assert not running(server(folder))
 
 
 def test_a_killed_holder_holds_nothing(folder: Path) -> None:
@@ -168,14 +173,14 @@ def test_a_killed_holder_holds_nothing(folder: Path) -> None:
         assert ask(url) == "em"
         with server(folder) as mine:
             assert mine == url
-        assert not server(folder).status().running
+        assert not running(server(folder))
 
 
 def test_a_holder_that_forgets_to_release(folder: Path) -> None:
     forgetful = HOLDER.replace("with ", "url = ").replace(" as url:", ".acquire()").replace("    ", "")
     done = subprocess.run([sys.executable, "-c", forgetful, folder], input="", check=True, text=True)
     assert done.returncode == 0
-    assert not server(folder).status().running
+    assert not running(server(folder))
 
 
 def test_a_forked_child_does_not_stop_it(folder: Path) -> None:
@@ -190,15 +195,17 @@ def test_a_forked_child_does_not_stop_it(folder: Path) -> None:
     os.waitpid(child, 0)
     assert ask(url) == "em"
     embedded.release()
-    assert not embedded.status().running
+    assert not running(embedded)
 
 
 def kill_postmaster(folder: Path) -> int:
-    pid = server(folder).status().pid
+    found = running(server(folder))
+    assert found is not None
+    pid = found.pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     deadline = time.monotonic() + 10
-    while server(folder).status().running and time.monotonic() < deadline:
+    while running(server(folder)) and time.monotonic() < deadline:
         time.sleep(0.02)
     return pid
 
@@ -208,10 +215,10 @@ def test_recovers_from_a_killed_postgres(folder: Path) -> None:
     with embedded as url:
         ask(url, "CREATE TABLE kept (n) AS VALUES (7)")
         kill_postmaster(folder)
-        assert not embedded.status().running
+        assert not running(embedded)
         with server(folder) as again:
             assert ask(again, "SELECT n FROM kept") == 7
-    assert not embedded.status().running
+    assert not running(embedded)
 
 
 def test_waits_for_backends_of_a_killed_postgres(folder: Path) -> None:
@@ -262,7 +269,7 @@ def test_says_what_postgres_said(folder: Path) -> None:
     bad = EmbeddedPostgres(folder, settings={"shared_buffers": "plenty"})
     with pytest.raises(ServiceUnavailable, match=r"shared_buffers.*server\.log"):
         bad.acquire()
-    assert not bad.status().running
+    assert not running(bad)
     with server(folder) as url:
         assert ask(url) == "em"
 
@@ -298,7 +305,7 @@ def test_as_an_ordinary_user(folder: Path) -> None:
         finally:
             os._exit(0 if answer == "em" else 1)
     assert os.waitpid(child, 0)[1] == 0
-    assert not server(folder).status().running
+    assert not running(server(folder))
     assert (folder / "data").stat().st_uid == nobody.pw_uid
     with server(folder) as url:
         assert ask(url) == "em"
@@ -314,7 +321,7 @@ def test_root_below_closed_folders(tmp_path: Path) -> None:
     (closed / "home").mkdir(mode=0o700)
     with embedded as url:
         assert ask(url) == "em"
-    assert not embedded.status().running
+    assert not running(embedded)
     with embedded as url:
         assert ask(url, "SELECT count(*) FROM pg_available_extensions WHERE name = 'vector'") == 1
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from em_pipeline.domain.errors import InputRefused, NotFound, RecordInvalid, StorageFailed
+from em_pipeline.domain.errors import InputRefused, NotFound, StorageFailed
 from em_pipeline.storage.local_files import temporary_beside
-from em_pipeline.storage.store import LocalStore, Store, open_store, read_json, write_json
+from em_pipeline.storage.store import LocalStore, Store, open_store
 
 
 @pytest.fixture
@@ -68,17 +68,6 @@ def test_no_key_leaves_the_store(tmp_path_factory: pytest.TempPathFactory, key: 
     assert Path(os.path.normpath(path)) != store.root
 
 
-def test_json_round_trips_and_damage_is_named(store: LocalStore) -> None:
-    write_json(store, "a.json", {"µ": [1, None]})
-    assert read_json(store, "a.json") == {"µ": [1, None]}
-    with pytest.raises(ValueError, match="JSON compliant"):
-        write_json(store, "a.json", float("nan"))
-    assert read_json(store, "a.json") == {"µ": [1, None]}
-    store.write("b.json", b"{torn")
-    with pytest.raises(RecordInvalid, match="torn"):
-        read_json(store, "b.json")
-
-
 def test_a_tree_is_published_once_and_publishing_again_is_harmless(store: LocalStore) -> None:
     store.write("staging/a/v/zarr.json", b"{}")
     store.publish_tree("staging/a/v", "volumes/a/v.ome.zarr")
@@ -92,18 +81,6 @@ def test_a_tree_is_published_once_and_publishing_again_is_harmless(store: LocalS
         store.publish_tree("staging/none", "volumes/none")
     with pytest.raises(NotFound):
         store.publish_tree("staging/a/v/zarr.json", "volumes/b")
-
-
-def test_a_file_is_published_and_the_same_bytes_again_are_accepted(store: LocalStore) -> None:
-    for _ in range(2):
-        store.write("staging/a/l.parquet", b"rows")
-        store.publish_file("staging/a/l.parquet", "volumes/a/l.parquet")
-        store.publish_file("staging/a/l.parquet", "volumes/a/l.parquet")
-    assert list(store.list("")) == ["volumes/a/l.parquet"]
-    store.write("staging/a/l.parquet", b"ROWS")
-    with pytest.raises(InputRefused, match="immutable"):
-        store.publish_file("staging/a/l.parquet", "volumes/a/l.parquet")
-    assert store.read("volumes/a/l.parquet") == b"rows"
 
 
 def test_a_failed_write_leaves_the_old_bytes_and_no_leftover(
@@ -211,7 +188,6 @@ def test_what_the_disk_refuses_is_said(store: LocalStore, monkeypatch: pytest.Mo
             lambda: store.delete("a/x"),
             lambda: store.delete_tree("a"),
             lambda: store.publish_tree("staging/tree", "volumes/tree"),
-            lambda: store.publish_file("a/x", "a/z"),
         ):
             with refused:
                 attempt()
