@@ -67,7 +67,8 @@ class StoredArray:
     """One array as its own document describes it; all tuples in the order of the stored axes.
 
     `chunk` is decoded whole, `stored` is what one key holds (a zarr v3 shard of chunks, else the chunk).
-    A key is `path`/`prefix` followed by the indices joined by `separator`. `driver` is tensorstore's name.
+    A key is `path`/`prefix` followed by the indices joined by `separator`, which is a default where it is not
+    `separator_said`. `driver` is tensorstore's name.
     """
 
     driver: str
@@ -83,6 +84,7 @@ class StoredArray:
     compression: str
     axis_names: tuple[str, ...] | None
     attributes: dict[str, Any]
+    separator_said: bool = True
 
     def key(self, index: Sequence[int]) -> str:
         """Key of the object at `index` of the grid, below the container."""

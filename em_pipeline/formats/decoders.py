@@ -99,12 +99,20 @@ def _by_tensorstore(root: Path, layout: ArrayLayout) -> ByTensorstore:
 
 
 def _corrected(layout: ArrayLayout) -> dict[str, Any]:
-    """Fiji writes zlib's default level -1, which tensorstore refuses; no decoder needs a level."""
-    document = json.loads(layout.documents[layout.array.document])
-    compressor = document.get("compressor")
-    if layout.array.driver != "zarr" or not isinstance(compressor, dict) or compressor.get("level") != -1:
+    """The document of a zarr v2 array where it needs correction, as tensorstore takes it; else nothing.
+
+    Fiji writes zlib's default level -1, which tensorstore refuses and no decoder needs. Old writers leave out
+    the separator, which the layout knows.
+    """
+    array = layout.array
+    document: dict[str, Any] = json.loads(layout.documents[array.document])
+    compressor = document.get("compressor") or {}
+    levelless = compressor.get("level") == -1
+    if array.driver != "zarr" or (array.separator_said and not levelless):
         return {}
-    return {**document, "compressor": {**compressor, "level": DEFAULT_LEVEL}}
+    if levelless:
+        document["compressor"] = {**compressor, "level": DEFAULT_LEVEL}
+    return {**document, "dimension_separator": array.separator}
 
 
 def _by_zarr_python(root: Path, array: StoredArray) -> ByZarrPython:

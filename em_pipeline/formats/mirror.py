@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ def open_layout(root: Path, layout: ArrayLayout) -> FileVolume:
     raises `UnsupportedFormat`, which names it. Raises `UnsupportedFormat` for N5 blocks that hold lists
     instead of voxels, and for codecs that are not read.
     """
+    layout = _as_nested(root, layout)
     if layout.array.driver == "n5":
         _check_a_block(root, layout)
     held = HeldObjects(root, layout)
@@ -154,6 +155,16 @@ class StoredVoxels:
                 return UnsupportedFormat(f"Decode the chunk {key!r}", said(alone), AGAIN)
         where = f"{tuple(box.start)}..{tuple(box.stop)}"
         return UnsupportedFormat(f"Read the box {where} of {self.layout.path!r}", said(error), AGAIN)
+
+
+def _as_nested(root: Path, layout: ArrayLayout) -> ArrayLayout:
+    """Writers before zarr-python 2.8 nested the chunks of zarr v2 without saying so; the folder shows it."""
+    folder = root / layout.path
+    if layout.array.separator_said or not folder.is_dir():
+        return layout
+    with os.scandir(folder) as entries:
+        nested = any(entry.name.isdigit() and entry.is_dir() for entry in entries)
+    return replace(layout, array=replace(layout.array, separator="/")) if nested else layout
 
 
 def _check_a_block(root: Path, layout: ArrayLayout) -> None:

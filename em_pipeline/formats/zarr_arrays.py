@@ -54,6 +54,7 @@ def _read_v2(key: str, path: str, document: dict[str, Any]) -> StoredArray:
         driver="zarr", path=path, document=key, file_format="Zarr v2", shape=shape, chunk=chunk, stored=chunk,
         dtype=_dtype(path, document.get("dtype")), prefix="", separator=separator,
         compression="+".join(names) or "none", axis_names=None, attributes={},
+        separator_said="dimension_separator" in document,
     )  # fmt: skip
 
 

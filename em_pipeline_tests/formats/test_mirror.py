@@ -235,6 +235,17 @@ def test_the_compression_level_of_fiji_is_read(tmp_path: Path, name: str) -> Non
     check_volume(open_array(root), ramp(SHAPE))
 
 
+def test_chunks_nested_without_saying_so_are_found(tmp_path: Path) -> None:
+    """As zarr-python before 2.8 wrote them."""
+    root = zarr2_nested(tmp_path / "a", ramp(SHAPE))
+    document = json.loads((root / ".zarray").read_text())
+    del document["dimension_separator"]
+    dump(root / ".zarray", document)
+    volume = open_array(root)
+    check_volume(volume, ramp(SHAPE))
+    assert tuple(volume.missing) == ()
+
+
 def test_codecs_that_tensorstore_lacks_are_read(tmp_path: Path) -> None:
     from numcodecs import LZ4, Delta
 
