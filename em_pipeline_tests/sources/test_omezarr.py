@@ -28,7 +28,7 @@ def organelles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenOrganel
 
 
 def source_of(**options: str) -> OmeZarrSource:
-    return OmeZarrSource(timeout_s=5, retries=0, backoff_s=0, **options)  # type: ignore[arg-type]
+    return OmeZarrSource(timeout_s=5, retries=0, backoff_s=0, **options)
 
 
 def spec_of(location: str | None, **more: Any) -> DatasetSpec:
@@ -201,7 +201,7 @@ def test_a_real_s3_server_lists_and_serves_it(
     organelles: OpenOrganellePortal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """moto's server, written to by botocore and read anonymously."""
-    import boto3
+    import boto3  # type: ignore[import-untyped]
     from moto.server import ThreadedMotoServer
 
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):

@@ -105,7 +105,8 @@ class TestLevels:
     def test_int16_and_half_voxels_come_through(self, source: OpenOrganelleSource, tmp_path: Path) -> None:
         spec = spec_of(level="s4")
         with source.open_volume(spec, held_files(source, spec, tmp_path)) as volume:
-            assert (volume.shape, volume.dtype) == ((35, 157, 162), np.int16)
+            assert volume.shape == (35, 157, 162)
+            assert volume.dtype == np.int16
             assert volume.translation_nm == (22.2, 30.0, 30.0)
             tissue = volume.read(BoundingBox.at((0, 0, 0), (35, 100, 100)))
         # Rescaled by the range of its type, this window would be a hundredth of it.
@@ -161,7 +162,9 @@ class TestLabels:
         spec = spec_of(level="s4", label_images=("nuc",))
         files = held_files(source, spec, tmp_path)
         ((name, labels),) = source.open_label_images(spec, files).items()
-        assert (name, labels.shape, labels.dtype) == ("nuc", (35, 157, 162), np.uint64)
+        assert name == "nuc"
+        assert labels.shape == (35, 157, 162)
+        assert labels.dtype == np.uint64
         found = set(np.unique(labels.read(BoundingBox.of_shape(labels.shape))).tolist())
         assert found == {0} | {label for *_, label in NUCLEI}
 
