@@ -47,9 +47,6 @@ def ingest(
     Runs its five Dagster assets in this process; a second time continues, or finds nothing to do.
     """
     with answering(as_json):
-        from em_pipeline.cli.launch import run_ingest
-        from em_pipeline.ingest.workspace import open_workspace
-
         said = asked(
             voxel_size=voxel_size,
             name=name,
@@ -63,6 +60,9 @@ def ingest(
             raw_shape=raw_shape,
             raw_dtype=raw_dtype,
         )
+        from em_pipeline.cli.launch import run_ingest
+        from em_pipeline.ingest.workspace import open_workspace
+
         settings = load_settings().settings
         with Bars(errors) as bars, open_workspace(settings, bars) as workspace:
             spec = _spec(workspace, target, said)
@@ -111,10 +111,6 @@ def register(
 ) -> None:
     """Make a dataset known to the catalogue and a partition in Dagster, without ingesting it."""
     with answering(as_json):
-        from em_pipeline.assets.partitions import register as register_partition
-        from em_pipeline.ingest.workspace import open_workspace
-        from em_pipeline.resources.instance import open_instance
-
         said = asked(
             voxel_size=voxel_size,
             name=name,
@@ -128,6 +124,10 @@ def register(
             raw_shape=raw_shape,
             raw_dtype=raw_dtype,
         )
+        from em_pipeline.assets.partitions import register as register_partition
+        from em_pipeline.ingest.workspace import open_workspace
+        from em_pipeline.resources.instance import open_instance
+
         settings = load_settings().settings
         with Bars(errors) as bars, open_workspace(settings, bars) as workspace:
             spec = _spec(workspace, target, said)

@@ -11,7 +11,7 @@ CONSOLIDATED = ".zmetadata"
 
 
 class Sparing:
-    """Asks `fetch` only for what may be there.
+    """Asks `fetch` only for what may be there, and once.
 
     One container has one kind of documents, so the first that is found rules the other kinds out.
     Consolidated metadata (zarr-python's `.zmetadata` of v2, and `consolidated_metadata` in zarr v3) answers
@@ -21,6 +21,7 @@ class Sparing:
     def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
         self._kind = ""
+        self._asked: dict[str, bytes | None] = {}
         self._consolidated: dict[str, Mapping[str, Any]] = {}
 
     @property
@@ -54,7 +55,9 @@ class Sparing:
         kind = _kind_of(key)
         if self._kind and kind and kind != self._kind:
             return None
-        data = self._fetch(key)
+        if key not in self._asked:
+            self._asked[key] = self._fetch(key)
+        data = self._asked[key]
         if data is not None and kind:
             self._kind = kind
             self._take_v3(key, data)

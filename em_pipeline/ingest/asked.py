@@ -10,9 +10,10 @@ from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize
 from em_pipeline.domain.identity import dataset_id
 from em_pipeline.domain.spec import DatasetSpec, RawLayout
 from em_pipeline.ingest.regions import RandomCrop, part_name, portal_shape
-from em_pipeline.ingest.specs import is_url, spec_from_id, unknown
+from em_pipeline.ingest.specs import spec_from_id, unknown
 from em_pipeline.sources.base import Source
 from em_pipeline.sources.files import FilesSource, spec_for
+from em_pipeline.storage.ranged import is_url
 
 # What holds for one pyramid level only: a person's word on level 0 is wrong of level 4.
 OF_ONE_LEVEL = ("core.volume_shape.", "core.voxel_size_nm.", "technical.")

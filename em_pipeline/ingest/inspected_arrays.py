@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from em_pipeline.domain.errors import NotFound
+from em_pipeline.domain.errors import NotFound, UnsupportedFormat
 from em_pipeline.formats.arrays import ArrayLayout, Fetch
 from em_pipeline.formats.base import ClaimSheet
 from em_pipeline.formats.headers import ImageHeaders
@@ -27,7 +27,7 @@ class Arrays:
 
 
 def zarr_or_n5(fetch: Fetch, path: str, images: Sequence[str] = ()) -> Arrays:
-    """The image at `path` of a zarr or N5 container, local or remote.
+    """The image at `path` of a zarr or N5 container, local or remote; the whole image where that is a level.
 
     A collection as bioformats2raw writes it (https://ngff.openmicroscopy.org/0.4/#bf2raw) is its image 0.
     Raises `NotFound`, naming the container's images: `images`, and those that its documents tell;
@@ -47,6 +47,9 @@ def zarr_or_n5(fetch: Fetch, path: str, images: Sequence[str] = ()) -> Arrays:
         path = f"{path}/0".lstrip("/")
         levels = read_multiscale(documents.fetch, path)
         notes = ("a collection of images; this is image 0",)
+    if levels[0].path == path and (whole := _siblings(documents, path)):
+        notes = (f"{levels[0].name} is a level of this image",)
+        path, levels = path.rpartition("/")[0], whole
     kind = str(levels[0].array.file_format)
     labels = () if levels[0].array.driver == "n5" else list_labels(documents.fetch, path)
     return Arrays(kind, tuple(map(_level, levels)), labels, notes)
@@ -121,6 +124,16 @@ def _level(layout: ArrayLayout) -> ImageHeaders:
         axes=layout.axes,
         translation_nm=layout.translation_nm,
     )
+
+
+def _siblings(documents: Sparing, path: str) -> tuple[ArrayLayout, ...]:
+    """All levels of the image that the array at `path` is one of; none where it is alone."""
+    parent = path.rpartition("/")[0]
+    try:
+        levels = read_multiscale(documents.fetch, parent) if parent else ()
+    except (NotFound, UnsupportedFormat):
+        return ()
+    return levels if any(level.path == path for level in levels) else ()
 
 
 def _is_collection(documents: Sparing, path: str) -> bool:

@@ -15,9 +15,8 @@ from em_pipeline.formats.mirror import images_in
 from em_pipeline.formats.open import FOLDERS, FORMATS, HEAD_BYTES, recognised, sniff
 from em_pipeline.formats.stack import natural_key
 from em_pipeline.ingest.inspected_arrays import Arrays, dvid_image, precomputed_images, zarr_or_n5
-from em_pipeline.ingest.specs import is_url
 from em_pipeline.storage.metered import FolderDocuments, WebDocuments
-from em_pipeline.storage.ranged import HttpRanges, LocalRanges, Meter, RangedFile, web_address
+from em_pipeline.storage.ranged import HttpRanges, LocalRanges, Meter, RangedFile, is_url, web_address
 from em_pipeline.storage.transport import HttpPolicy, Transport
 
 # What an inspection may cost a portal, whatever the size of the file.

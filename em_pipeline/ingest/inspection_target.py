@@ -4,30 +4,34 @@ from pathlib import Path
 
 from em_pipeline.domain.errors import NotFound
 from em_pipeline.domain.spec import DatasetSpec
-from em_pipeline.ingest.specs import is_url, known_specs, spec_from_id, unknown
-from em_pipeline.ingest.workspace import open_catalog
 from em_pipeline.settings import Settings
 from em_pipeline.sources.base import Source
-from em_pipeline.sources.curated import curated_specs
-from em_pipeline.sources.registry import load_sources
+from em_pipeline.storage.ranged import is_url
 
 
 def address_of(target: str, settings: Settings) -> tuple[str, str]:
     """The path or address to inspect, and a sentence on how it was found; empty for one that was given.
 
-    A dataset id is that of its portal's first file, as the portal tells it now. Raises `NotFound` for what
+    That of a dataset id is asked for at its portal. Raises `NotFound` for what
     is no path, address or dataset, and like the source.
     """
     if is_url(target) or Path(target).expanduser().exists():
         return target, ""
+    # Looking at a file must not wait for the catalogue's and the portals' libraries.
+    from em_pipeline.sources.registry import load_sources
+
     sources = load_sources(settings.sources)
     spec = _spec(target, settings, sources)
     if spec.location:
         return spec.location, f"{spec.dataset_id} is at {spec.location}"
-    return _first_address(sources[spec.source], spec)
+    return portal_address(sources[spec.source], spec)
 
 
 def _spec(target: str, settings: Settings, sources: dict[str, Source]) -> DatasetSpec:
+    from em_pipeline.ingest.specs import known_specs, spec_from_id, unknown
+    from em_pipeline.ingest.workspace import open_catalog
+    from em_pipeline.sources.curated import curated_specs
+
     # A catalogue need not run to look at a portal's dataset that everyone knows.
     known = {spec.dataset_id: spec for spec in curated_specs()}
     spec = known.get(target.lower()) or spec_from_id(target, [s for s in sources if s != "files"])
@@ -40,12 +44,16 @@ def _spec(target: str, settings: Settings, sources: dict[str, Source]) -> Datase
     return spec
 
 
-def _first_address(source: Source, spec: DatasetSpec) -> tuple[str, str]:
+def portal_address(source: Source, spec: DatasetSpec) -> tuple[str, str]:
+    """Where the portal says that the data are, and a sentence on it: one address, or that of the first file.
+
+    Raises `NotFound` where the portal lists no file, and like the source.
+    """
     record = source.fetch_record(spec)
-    files = source.list_files(spec, record)
-    if not files:
-        raise NotFound(f"Inspect {spec.dataset_id}", f"{spec.source} lists no file of it", "")
     address = next((c.value for c in record.claims if c.field == "provenance.download_url"), None)
     if isinstance(address, str) and is_url(address):
         return address, f"{spec.dataset_id} is at {address}"
+    files = source.list_files(spec, record)
+    if not files:
+        raise NotFound(f"Inspect {spec.dataset_id}", f"{spec.source} lists no file of it", "")
     return files[0].url, f"the first of the {len(files)} files of {spec.dataset_id} was looked at"

@@ -12,12 +12,6 @@ from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.sources.curated import curated_specs
 
 PORTAL_ID = re.compile(r"^[A-Za-z][A-Za-z0-9]*-[A-Za-z0-9._-]+$")
-URL = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-
-
-def is_url(target: str) -> bool:
-    """Whether it is an address of any kind; its source says which kinds it reads."""
-    return bool(URL.match(target))
 
 
 def known_specs(catalog: Catalog) -> dict[str, DatasetSpec]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import httpx
     from _typeshed import WriteableBuffer
 
+URL = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 # A header with its first tables fits; twenty of these are a third of the budget.
 BLOCK = 32 * 1024
@@ -254,6 +255,11 @@ class HttpRanges:
             )
         if looks_like_html(response.headers.get("Content-Type"), b"") and response.status_code == 200:
             raise Fault("a web page came in place of the file")
+
+
+def is_url(target: str) -> bool:
+    """Whether it is an address of any kind, and no path; whoever reads it says which kinds it reads."""
+    return bool(URL.match(target))
 
 
 def web_address(url: str) -> str:

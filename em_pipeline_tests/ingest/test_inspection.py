@@ -216,7 +216,7 @@ def ome_zarr(root: Path, zarr_format: int, levels: int, **how: Any) -> Path:
         if zarr_format == 2
         else {"ome": {"version": "0.5", "multiscales": [image]}}
     )
-    group = zarr.create_group(root, zarr_format=zarr_format, attributes=attributes)  # type: ignore[arg-type]
+    group = zarr.create_group(root, zarr_format=zarr_format, attributes=attributes)
     for n, name in enumerate(names):
         group.create_array(name, shape=(512 >> n,) * 3, dtype="uint8", chunks=(64,) * 3, **how)
     labels = {"labels": ["mito"]} if zarr_format == 2 else {"ome": {"version": "0.5", "labels": ["mito"]}}
@@ -233,7 +233,7 @@ def test_ome_zarr(folder: Folder, zarr_format: int, levels: int, consolidated: b
         with warnings.catch_warnings():
             # zarr-python writes it for v3 too, and says that the specification does not have it.
             warnings.simplefilter("ignore")
-            zarr.consolidate_metadata(root, zarr_format=zarr_format)  # type: ignore[arg-type]
+            zarr.consolidate_metadata(root, zarr_format=zarr_format)
     found = inspected(folder, root)
     assert [image.name for image in found.images] == [f"s{n}" for n in range(levels)]
     assert [image.shape for image in found.images] == [(512 >> n,) * 3 for n in range(levels)]
@@ -258,6 +258,14 @@ def test_an_image_inside_a_container(folder: Folder) -> None:
     assert [image.name for image in found.images] == ["s0", "s1", "s2"]
     with pytest.raises(NotFound, match="recon-1/em"):
         look(str(folder.root / "a.zarr"))
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_level_shows_the_whole_image(folder: Folder, zarr_format: int) -> None:
+    root = ome_zarr(folder.root / "a.zarr" / "em", zarr_format, 9)
+    found = inspected(folder, root / "s4")
+    assert [image.name for image in found.images] == [f"s{n}" for n in range(9)]
+    assert (found.notes, found.labels) == (("s4 is a level of this image",), ("mito",))
 
 
 def test_a_collection_is_its_first_image(folder: Folder) -> None:

@@ -1,0 +1,56 @@
+"""A dataset of any portal can be inspected by its id, before a byte of it is ingested."""
+
+from pathlib import Path
+
+import pytest
+
+from em_pipeline.domain.errors import NotFound, SourceUnavailable
+from em_pipeline.ingest.inspection import MOST_BYTES, MOST_REQUESTS, inspect
+from em_pipeline.ingest.inspection_target import address_of, portal_address
+from em_pipeline.settings import Settings
+from em_pipeline.storage.transport import HttpPolicy
+from em_pipeline_tests.contracts.cases import CASES
+
+PATIENCE = HttpPolicy(connections=1, read_timeout_s=5.0, retries=0)
+
+
+@pytest.mark.parametrize("slug", CASES)
+def test_what_the_portal_points_to_is_the_datasets_volume(slug: str, tmp_path: Path) -> None:
+    case = CASES[slug]
+    with case.portal(tmp_path) as portal:
+        spec = case.spec(portal)
+        address, note = portal_address(case.make(portal), spec)
+        found = inspect(address, PATIENCE, lambda _: None)
+    assert spec.dataset_id in note
+    assert found.requests <= MOST_REQUESTS
+    assert found.bytes_read <= MOST_BYTES
+    shapes = [image.shape for image in found.images]
+    # Of a dataset of many files, the first one is looked at.
+    assert case.shape in shapes or (shapes == [(1, *case.shape[1:])] and "first of the" in note)
+
+
+@pytest.mark.parametrize("slug", [slug for slug in CASES if slug != "files"])
+def test_an_outage_of_the_portal_is_one(slug: str, tmp_path: Path) -> None:
+    case = CASES[slug]
+    with case.portal(tmp_path) as portal:
+        source, spec = case.make(portal), case.spec(portal)
+    with pytest.raises(SourceUnavailable):
+        portal_address(source, spec)
+
+
+def test_paths_and_urls_are_themselves(tmp_path: Path) -> None:
+    for target in (str(tmp_path), "https://host/a.tif", "s3://bucket/a.zarr"):
+        assert address_of(target, Settings()) == (target, "")
+
+
+def test_a_known_location_is_its_address(tmp_path: Path, database_url: str) -> None:
+    from em_pipeline.ingest.workspace import open_catalog
+    from em_pipeline.sources.files import spec_for
+
+    (tmp_path / "a.tif").touch()
+    settings = Settings(database_url=database_url)
+    with open_catalog(settings) as catalog:
+        catalog.save_spec(spec_for(tmp_path / "a.tif", name="mine"))
+    assert address_of("files-mine", settings)[0] == str(tmp_path / "a.tif")
+    with pytest.raises(NotFound, match="files-mine"):
+        address_of("files-mien", settings)
