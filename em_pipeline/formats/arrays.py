@@ -130,6 +130,7 @@ class ArrayLayout:
     is the path below the multiscale). `shape` and `chunk_shape` (decoded whole) are z-y-x; an axis not
     stored has length 1. `dtype` is that of the voxels read, native byte order: bool is read as uint8 and
     float16 as float32. `axes` are named as stored. `voxel_size_nm` and `translation_nm` are nanometres.
+    `absent` are names of levels that the image lists and that are not there.
     `documents` are the bytes of every metadata document that was read to know this, by key: a mirror that
     holds them describes itself.
     """
@@ -148,6 +149,7 @@ class ArrayLayout:
     metadata: dict[str, Any] = field(repr=False)
     array: StoredArray = field(repr=False)
     at: Mapping[str, int] = field(default_factory=dict)
+    absent: tuple[str, ...] = ()
 
     @property
     def object_shape(self) -> Shape:
@@ -277,10 +279,11 @@ def _claims(
 def choose_level(levels: Sequence[ArrayLayout], level: int | str | None) -> ArrayLayout:
     """The level of that number or name (`s4`, or a path's last part); None is the finest.
 
-    Raises `NotFound`, listing the levels there are.
+    Raises `NotFound`, listing the levels there are; also for None where the finest is listed and not there.
     """
-    if level is None:
-        return min(levels, key=lambda layout: layout.level)
+    finest = min(levels, key=lambda layout: layout.level)
+    if level is None and not (finest.level and finest.absent):
+        return finest
     for layout in levels:
         if layout.level == level or (isinstance(level, str) and layout.name == level.strip("/")):
             return layout
@@ -288,7 +291,8 @@ def choose_level(levels: Sequence[ArrayLayout], level: int | str | None) -> Arra
         if str(level) in (str(layout.level), layout.name.rpartition("/")[2]):
             return layout
     there = ", ".join(f"{it.level} ({it.name}, {'×'.join(map(str, it.shape))})" for it in levels)
-    raise NotFound(f"Choose level {level!r}", f"the image has the levels {there}", "Name one of them")
+    wanted = "the finest level" if level is None else f"level {level!r}"
+    raise NotFound(f"Choose {wanted}", f"the image has the levels {there}", "Name one of them")
 
 
 def spatial_axes(lengths: Sequence[int]) -> tuple[str, ...]:

@@ -126,7 +126,10 @@ def _noted(path: str, found: Sequence[ArrayLayout], absent: Sequence[str]) -> li
             f"Read the image at {path or '/'!r}", f"none of its levels {', '.join(absent)} is there"
         )
     notes = [f"level {name} is listed and not there" for name in absent]
-    return [replace(it, metadata={**it.metadata, "notes": [*it.metadata["notes"], *notes]}) for it in found]
+    return [
+        replace(it, absent=tuple(absent), metadata={**it.metadata, "notes": [*it.metadata["notes"], *notes]})
+        for it in found
+    ]
 
 
 def _level_of_parent(documents: Documents, path: str, at: Mapping[str, int]) -> list[ArrayLayout]:
@@ -134,7 +137,7 @@ def _level_of_parent(documents: Documents, path: str, at: Mapping[str, int]) -> 
     parent, _, name = path.rpartition("/")
     if not name or not (read_zarr_array(documents, path) or n5.read_n5_array(documents, path)):
         return []
-    return [layout for layout in _image(documents, parent, at) if layout.path == path]
+    return [replace(it, absent=()) for it in _image(documents, parent, at) if it.path == path]
 
 
 def _alone(documents: Documents, array: StoredArray, at: Mapping[str, int]) -> ArrayLayout:

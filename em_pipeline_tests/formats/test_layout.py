@@ -107,6 +107,11 @@ def test_levels_keep_their_numbers_where_one_is_listed_and_not_there() -> None:
     layout = only(documents, "recon-2/em/fibsem-int16")
     assert (layout.level, layout.name) == (1, "s1")
     assert layout.metadata["notes"] == ["level s0 is listed and not there"]
+    with pytest.raises(NotFound, match=r"the finest level: the image has the levels 1 \(s1"):
+        choose_level([layout], None)
+    assert choose_level([layout], 1) is layout
+    alone = read_multiscale(fetch_of(documents), "recon-2/em/fibsem-int16/s1")
+    assert choose_level(alone, None).name == "s1"
     del documents["recon-2/em/fibsem-int16/s1/.zarray"]
     with pytest.raises(NotFound, match="none of its levels s0, s1 is there"):
         read_multiscale(fetch_of(documents), "recon-2/em/fibsem-int16")
