@@ -171,9 +171,10 @@ def label_image(row: LabelImageOfVersion) -> LabelImage:
 
 
 def _level_from(document: dict[str, Any]) -> LevelRow:
-    return LevelRow(
-        **{name: tuple(value) if isinstance(value, list) else value for name, value in document.items()}
-    )
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in document.items()
+    }
+    return LevelRow(**values)
 
 
 def label_image_row(dataset_id: str, version: str, label: LabelImage) -> LabelImageOfVersion:

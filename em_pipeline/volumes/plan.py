@@ -165,10 +165,10 @@ def plan_rechunk(
     """Plan the pyramid and the passes for a volume of `shape` voxels (z-y-x).
 
     `source_chunk` is what the source decodes whole (z-y-x voxels), `memory_budget` the bytes that voxels in
-    flight may take, `translation_nm` the centre of the first voxel, `labels` the folders of the label images
-    that go with it. The pyramid has `level_count` levels, without one as many as lead to a single chunk.
-    Raises `InputRefused` for an unknown
-    codec, a type that volumes are not written in, or a budget too small for one chunk per thread.
+    flight may take (where `threads` would need most of it, fewer work), `translation_nm` the centre of the
+    first voxel, `labels` the folders of the label images that go with it. The pyramid has `level_count`
+    levels, without one as many as lead to a single chunk. Raises `InputRefused` for an unknown codec, a type
+    that volumes are not written in, or a budget too small for a chunk.
     """
     native = check_data_type(dtype)
     chosen = ChunkCodec.for_dtype(native, kind, codec)
@@ -180,6 +180,7 @@ def plan_rechunk(
         raise InputRefused(
             "Plan a volume", f"chunk {chunk_shape} is odd or does not divide shard {shard_shape}"
         )
+    threads = _affordable_threads(memory_budget, threads, chunk_shape, native.itemsize)
     slab_voxels = _slab_limit(memory_budget, threads, chunk_shape, native.itemsize)
     levels: list[LevelPlan] = []
     size, first = tuple(voxel_size), translation_nm
@@ -225,6 +226,12 @@ def _factors(shape: Shape, size: tuple[float, ...]) -> Shape:
     return Shape(*(2 if n > 1 and v <= limit else 1 for v, n in zip(size, shape, strict=True)))
 
 
+def _affordable_threads(memory_budget: int, threads: int, chunk: Shape, itemsize: int) -> int:
+    """As many threads as half the memory serves: the other half is for the slabs they work on."""
+    each = _CHUNKS_PER_THREAD * chunk.voxels * itemsize
+    return max(1, min(threads, memory_budget // (2 * each)))
+
+
 def _slab_limit(memory_budget: int, threads: int, chunk: Shape, itemsize: int) -> int:
     """Voxels that one slab may have. Raises `InputRefused` where that is less than a chunk."""
     chunk_bytes = chunk.voxels * itemsize
@@ -234,7 +241,7 @@ def _slab_limit(memory_budget: int, threads: int, chunk: Shape, itemsize: int) -
         raise InputRefused(
             f"Plan a volume within {memory_budget / 2**20:.0f} MiB on {threads} threads",
             f"chunks of {chunk_bytes / 2**20:.1f} MiB need {needed / 2**20:.0f} MiB",
-            "Give more memory or fewer threads",
+            "Give more memory (EM_MEMORY_BUDGET)",
         )
     return limit // itemsize
 

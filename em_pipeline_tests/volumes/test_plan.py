@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from em_pipeline.domain.errors import InputRefused
 from em_pipeline.domain.geometry import BoundingBox, Shape, VoxelSize
-from em_pipeline.volumes.plan import LevelPlan, RechunkPlan, plan_rechunk
+from em_pipeline.volumes.plan import CHUNK, LevelPlan, RechunkPlan, plan_rechunk
 
 SHAPES = st.builds(Shape, *[st.integers(1, 70)] * 3)
 SIZES = st.sampled_from([1.0, 4.0, 5.0, 8.0, 30.0, 50.0])
@@ -124,8 +124,24 @@ def test_planes_that_do_not_fit_are_decoded_as_seldom_as_memory_allows() -> None
 
 
 def test_too_little_memory_is_refused_with_what_is_needed() -> None:
-    with pytest.raises(InputRefused, match="fewer threads"):
+    with pytest.raises(InputRefused, match=r"chunks of 2\.0 MiB need 17 MiB.*EM_MEMORY_BUDGET"):
         plan(Shape(512, 512, 512), memory_budget=10 << 20)
+
+
+def test_wide_ids_on_many_cores_take_fewer_threads_than_memory() -> None:
+    crowded = plan(Shape(512, 512, 512), dtype="uint64", kind="labels", threads=64)
+    assert crowded.threads == 5
+    assert crowded.levels[0].slab_shape.voxels > CHUNK.voxels
+    assert plan(Shape(512, 512, 512), threads=16).threads == 16
+
+
+@pytest.mark.parametrize(("count", "shapes"), [(1, 1), (2, 2), (5, 3)])
+def test_a_pyramid_of_as_many_levels_as_asked_for(count: int, shapes: int) -> None:
+    levels = plan(Shape(4, 2, 1), level_count=count).levels
+    assert len(levels) == count
+    assert len({level.shape for level in levels}) == shapes
+    assert levels[-1].factors == (1, 1, 1)
+    assert len(plan(Shape(512, 512, 512), level_count=1).levels) == 1
 
 
 def test_digests_tell_plans_apart_but_not_their_threads() -> None:
