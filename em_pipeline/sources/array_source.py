@@ -21,7 +21,7 @@ from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.formats.arrays import ArrayLayout, Fetch, choose_level
 from em_pipeline.formats.mirror import folder_fetch, open_layout
 from em_pipeline.formats.multiscale import read_multiscale
-from em_pipeline.sources.array_source_container import Container, Stored
+from em_pipeline.sources.array_source_container import Container, Stored, as_nested
 from em_pipeline.sources.base import HeldFile
 
 IMAGE = "image"
@@ -74,7 +74,7 @@ def image_at(
             f"level {layout.name or layout.level} has {tuple(layout.shape)} voxels",
             "Clip the box to the level, or name a finer level",
         )
-    return HeldImage(container, layout, box, IMAGE)
+    return HeldImage(container, _keyed(container, layout, box), box, IMAGE)
 
 
 def label_image_at(container: Container, path: str, name: str, image: HeldImage) -> HeldImage:
@@ -95,13 +95,15 @@ def label_image_at(container: Container, path: str, name: str, image: HeldImage)
     box = BoundingBox.of_shape(layout.shape)
     if image.box != BoundingBox.of_shape(image.layout.shape):
         box = _same_place(name, layout, image)
-    return HeldImage(container, layout, box, f"labels/{name}")
+    return HeldImage(container, _keyed(container, layout, box), box, f"labels/{name}")
 
 
 def survey(images: Sequence[HeldImage]) -> Survey:
     """Every file of the images: metadata documents, and the objects that there are or may be.
 
     The revision is of the documents' content and the objects' sizes and validators, where they are known.
+    Raises `NotFound` where it is certain that there is not one object of an image (of label images, there
+    may be none).
     """
     files: list[RemoteFile] = []
     marks: list[str] = []
@@ -109,10 +111,18 @@ def survey(images: Sequence[HeldImage]) -> Survey:
         for key, content in _documents(image.layout):
             files.append(_remote(image, image.container.document(key, content), certain=True))
             marks.append(f"{image.place}/{key}\t{hashlib.sha256(content).hexdigest()}")
+        described = len(files)
         for stored in image.container.stored(image.layout, image.box):
             files.append(_remote(image, stored, certain=image.container.certain))
             if image.container.certain:
                 marks.append(f"{image.place}/{stored.key}\t{stored.size}\t{stored.etag or stored.modified}")
+        if len(files) == described and image.place == IMAGE:
+            start, stop = tuple(image.box.start), tuple(image.box.stop)
+            raise NotFound(
+                f"Find the chunks of {start}..{stop} (z-y-x) of {image.url}",
+                "not one is there",
+                "Choose a box or a level that holds data",
+            )
     return Survey(short_hash(*marks), files)
 
 
@@ -175,6 +185,13 @@ def _layout_of(fetch: Fetch, array: PurePosixPath, at: Mapping[str, int] | None)
             if layout.path == path:
                 return layout
     return read_multiscale(fetch, path, at=at)[0]
+
+
+def _keyed(container: Container, layout: ArrayLayout, box: BoundingBox) -> ArrayLayout:
+    """The layout with the keys that the container has, where its documents leave them open."""
+    if layout.array.separator_said or not container.nested(layout, box):
+        return layout
+    return as_nested(layout)
 
 
 def _documents(layout: ArrayLayout) -> Iterator[tuple[str, bytes]]:

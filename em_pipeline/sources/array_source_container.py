@@ -4,9 +4,10 @@ An object store is listed; a web server is not, and only tells of an object when
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
@@ -23,6 +24,8 @@ from em_pipeline.storage.objects import ObjectStoreClient
 LISTED = 1000
 # Requests to a store at once, within what its client allows.
 CONNECTIONS = 8
+# Objects that are asked for on a web server to learn how it names them.
+SAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,10 @@ class Container(Protocol):
         """
         ...
 
+    def nested(self, layout: ArrayLayout, box: BoundingBox) -> bool:
+        """Whether the keys of a zarr v2 array are nested (`0/0/0`), which old writers do not say."""
+        ...
+
     def names(self, prefix: str) -> tuple[str, ...]:
         """What lies directly below `prefix`, folders with a slash at the end; empty where unknown."""
         ...
@@ -91,6 +98,9 @@ class FolderContainer:
         for key, _ in layout.objects(box):
             if found := self._found(key):
                 yield found
+
+    def nested(self, layout: ArrayLayout, box: BoundingBox) -> bool:  # noqa: ARG002
+        return _has_numbered_folders(self.names(layout.path))
 
     def names(self, prefix: str) -> tuple[str, ...]:
         try:
@@ -134,8 +144,19 @@ class WebContainer:
     def stored(self, layout: ArrayLayout, box: BoundingBox) -> Iterator[Stored]:
         return (Stored(key, None) for key, _ in layout.objects(box))
 
+    def nested(self, layout: ArrayLayout, box: BoundingBox) -> bool:
+        """By the first objects of the box: nothing can be listed."""
+        return any(self._is_there(key) for key, _ in islice(as_nested(layout).objects(box), SAMPLES))
+
     def names(self, prefix: str) -> tuple[str, ...]:  # noqa: ARG002
         return ()
+
+    def _is_there(self, key: str) -> bool:
+        try:
+            self.client.head(self.url(key))
+        except NotFound:
+            return False
+        return True
 
 
 @dataclass(frozen=True)
@@ -171,6 +192,9 @@ class StoreContainer:
         there = {self._below(entry.key): entry for entry in found if entry is not None}
         return (Stored(key, there[key].size, there[key].etag) for key in wanted if key in there)
 
+    def nested(self, layout: ArrayLayout, box: BoundingBox) -> bool:  # noqa: ARG002
+        return _has_numbered_folders(self.names(f"{layout.path}/" if layout.path else ""))
+
     def names(self, prefix: str) -> tuple[str, ...]:
         listing = ObjectStoreClient(self.client).list(self._address(prefix), "/")
         keys = (*listing.prefixes, *(entry.key for entry in listing.objects))
@@ -183,6 +207,11 @@ class StoreContainer:
         """A key of the bucket as one of the container."""
         root = bucket_and_key(self._address(""))[1]
         return key.removeprefix(root)
+
+
+def as_nested(layout: ArrayLayout) -> ArrayLayout:
+    """The layout with keys such as `0/0/0`."""
+    return replace(layout, array=replace(layout.array, separator="/"))
 
 
 def prefixes(layout: ArrayLayout, box: BoundingBox) -> list[str] | None:
@@ -218,6 +247,10 @@ def _indices(layout: ArrayLayout, box: BoundingBox, dim: int) -> range:
         return range(along.start // size, -(-along.stop // size))
     fixed = layout.at.get(axis, 0) // size
     return range(fixed, fixed + 1)
+
+
+def _has_numbered_folders(names: Iterable[str]) -> bool:
+    return any(name.endswith("/") and name[:-1].isdecimal() for name in names)
 
 
 def _unreadable(path: Path, error: OSError) -> InputRefused:

@@ -1,6 +1,7 @@
 """Any OME-Zarr at any address: folders, web servers, object stores."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 
 from em_pipeline.demo.openorganelle_portal import BUCKET, OpenOrganellePortal
+from em_pipeline.demo.replay import Replay, Reply, Request
+from em_pipeline.demo.s3_bucket import Bucket
 from em_pipeline.domain.errors import InputRefused, NotFound, SourceUnavailable
 from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.domain.record import DatasetRecord
@@ -25,6 +28,17 @@ def organelles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenOrganel
     folder = tmp_path_factory.getbasetemp() / "portal-OpenOrganellePortal"
     with OpenOrganellePortal(folder) as portal:
         yield portal
+
+
+class Served(Replay):
+    """A bucket and nothing else."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        super().__init__()
+        self.bucket = bucket
+
+    def answer(self, request: Request) -> Reply:
+        return self.bucket.answer(request)
 
 
 def source_of(**options: str) -> OmeZarrSource:
@@ -235,3 +249,27 @@ def test_a_real_s3_server_lists_and_serves_it(
             assert volume.read(BoundingBox.at((0, 0, 0), (8, 8, 8))).min() > 4000
     finally:
         server.stop()
+
+
+@pytest.mark.parametrize("kind", ["web", "s3", "folder"])
+def test_chunks_that_an_old_writer_nested_without_saying_so(
+    organelles: OpenOrganellePortal, tmp_path: Path, kind: str
+) -> None:
+    """zarr-python before 2.8 left `dimension_separator` out."""
+    shutil.copytree(organelles.tree / IMAGE, tmp_path / "old" / "image")
+    document = tmp_path / "old" / "image" / "s4" / ".zarray"
+    said = json.loads(document.read_text())
+    del said["dimension_separator"]
+    document.write_text(json.dumps(said))
+    with Served(Bucket("volumes", tmp_path)) as server:
+        addresses = {"web": f"{server.url}/volumes", "s3": "s3://volumes", "folder": str(tmp_path)}
+        source = source_of(s3=server.url if kind == "s3" else "")
+        spec = spec_of(f"{addresses[kind]}/old/image", level="s4")
+        files = source.list_files(spec, source.fetch_record(spec))
+        assert any(file.path.endswith("s4/0/2/1") for file in files)
+
+
+def test_a_level_without_a_single_chunk_is_refused(organelles: OpenOrganellePortal) -> None:
+    spec = spec_of(f"s3://{BUCKET}/{IMAGE}", level="s2")
+    with pytest.raises(NotFound, match="not one is there"):
+        source_of(s3=organelles.url).fetch_record(spec)
