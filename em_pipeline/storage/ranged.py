@@ -260,20 +260,3 @@ class HttpRanges:
 def is_url(target: str) -> bool:
     """Whether it is an address of any kind, and no path; whoever reads it says which kinds it reads."""
     return bool(URL.match(target))
-
-
-def web_address(url: str) -> str:
-    """The https address of a public object: s3://bucket/key and gs://bucket/key; others as they are.
-
-    Virtual-hosted S3 and XML-API addresses: https://docs.aws.amazon.com/AmazonS3/latest/userguide/VirtualHosting.html,
-    https://cloud.google.com/storage/docs/request-endpoints. A bucket with dots has no valid certificate as
-    a host, so it goes into the path.
-    """
-    scheme, _, rest = url.partition("://")
-    bucket, _, key = rest.partition("/")
-    if scheme.lower() == "gs":
-        return f"https://storage.googleapis.com/{bucket}/{key}"
-    if scheme.lower() == "s3":
-        host = f"s3.amazonaws.com/{bucket}" if "." in bucket else f"{bucket}.s3.amazonaws.com"
-        return f"https://{host}/{key}"
-    return url

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from em_pipeline.demo.replay import Trouble
 from em_pipeline.domain.errors import BudgetSpent, InputRefused, NotFound, RecordInvalid, SourceUnavailable
-from em_pipeline.storage.ranged import BLOCK, HttpRanges, LocalRanges, Meter, RangedFile, web_address
+from em_pipeline.storage.ranged import BLOCK, HttpRanges, LocalRanges, Meter, RangedFile
 from em_pipeline.storage.transport import HttpPolicy, Transport
 from em_pipeline_tests.portals.faulty import Fault, faulty_server
 from em_pipeline_tests.portals.folder import Folder
@@ -190,16 +190,3 @@ def test_encoded_bytes_are_refused(transport: Transport) -> None:
         server.faults = [Fault(headers={"Content-Encoding": "gzip"})]
         with pytest.raises(RecordInvalid, match="gzip"):
             HttpRanges(f"{server.url}/a.tif", transport, meter())
-
-
-@pytest.mark.parametrize(
-    ("url", "address"),
-    [
-        ("s3://bucket/a/b.zarr", "https://bucket.s3.amazonaws.com/a/b.zarr"),
-        ("s3://with.dots/a", "https://s3.amazonaws.com/with.dots/a"),
-        ("gs://bucket/a", "https://storage.googleapis.com/bucket/a"),
-        ("https://host/a?b", "https://host/a?b"),
-    ],
-)
-def test_buckets_have_web_addresses(url: str, address: str) -> None:
-    assert web_address(url) == address
