@@ -21,6 +21,7 @@ from em_pipeline.sources import epfl_page
 from em_pipeline.sources.base import DatasetRef, HeldFile, PortalRecord
 from em_pipeline.sources.claimant import Claimant
 from em_pipeline.sources.page import fetch_page
+from em_pipeline.sources.rendered_page import NeverShown
 from em_pipeline.storage.http import HeadResult, PortalClient
 
 EXTRACTOR = "em_pipeline.sources.epfl"
@@ -94,8 +95,8 @@ class EpflSource:
     def fetch_record(self, spec: DatasetSpec) -> PortalRecord:
         """What the page says, how its links differ from the list here, and which files the server has.
 
-        A page that has moved or needs a browser leaves the spec's curated values to speak, and says so in
-        `facts`; it never stops an ingest. Raises `InputRefused` where the server asks for a password.
+        A page that has moved, changed or needs a browser leaves the spec's curated values to speak, and `facts`
+        say so; it never stops an ingest. Raises `InputRefused` where the server asks for a password.
         """
         volume = _volume(spec)
         with self._client() as client:
@@ -177,6 +178,8 @@ class EpflSource:
             page = fetch_page(client, self._page, content=epfl_page.CONTENT)
         except NotFound:
             return None, "it is not there any more"
+        except NeverShown:
+            return None, "it no longer shows the article"
         return (epfl_page.read_data_page(page) if page.readable else None), page.how
 
     def _served(self, name: str, head: HeadResult) -> Claim:

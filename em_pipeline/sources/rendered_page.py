@@ -14,6 +14,10 @@ EXECUTABLES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-s
 TIMEOUT_S = 30.0
 
 
+class NeverShown(SourceUnavailable):
+    """A page that loads and does not show what is looked for: it has changed, or what fills it is down."""
+
+
 @dataclass(frozen=True)
 class Browser:
     """A Chromium by its executable. `timeout_s` bounds loading a page and waiting for its content."""
@@ -24,9 +28,9 @@ class Browser:
     def render(self, url: str, content: str) -> str:
         """The HTML of the page at `url` once the element that the CSS selector `content` names is there.
 
-        Raises `SourceUnavailable` where the page does not load or never shows it.
+        Raises `NeverShown` where it does not come, `SourceUnavailable` where the page does not load.
         """
-        from playwright.sync_api import Error, sync_playwright
+        from playwright.sync_api import Error, TimeoutError, sync_playwright
 
         # Chromium's sandbox cannot start as root, which is who runs most containers.
         flags = ["--no-sandbox"] if os.geteuid() == 0 else []
@@ -36,7 +40,14 @@ class Browser:
                 try:
                     page = browser.new_page()
                     page.goto(url, timeout=1000 * self.timeout_s)
-                    page.wait_for_selector(content, state="attached", timeout=1000 * self.timeout_s)
+                    try:
+                        page.wait_for_selector(content, state="attached", timeout=1000 * self.timeout_s)
+                    except TimeoutError as error:
+                        raise NeverShown(
+                            f"Read {url} in {self.executable}",
+                            f"the page loads, and shows no {content!r} within {self.timeout_s:g} s",
+                            "Open the URL in a browser: it has changed, or is in trouble",
+                        ) from error
                     html: str = page.content()
                     return html
                 finally:

@@ -67,7 +67,10 @@ class TestThePage:
         assert said(record, "core.title") == ["Electron Microscopy Dataset: volumedata"]
         assert said(record, "sample.tissue") == ["hippocampus"]
 
-    def test_five_nanometres_and_not_the_five_micrometres_of_the_section(self, epfl: EpflSource) -> None:
+    def test_nanometres_of_a_voxel_are_told_from_the_section_s_micrometres(
+        self, epfl: EpflSource, portal: EpflPortal
+    ) -> None:
+        portal.replace(PAGE, page_with(portal, "").replace("5x5x5µm", "7x7x7µm"))
         record = epfl.fetch_record(TRAINING)
         for axis in "zyx":
             assert said(record, f"core.voxel_size_nm.{axis}") == [5.0]
@@ -154,6 +157,10 @@ def page_with(portal: EpflPortal, more: str) -> str:
     return f"<html><title>T</title>{portal.article().replace('</article>', more + '</article>')}</html>"
 
 
+def never_shown(*_: object) -> str:
+    raise rendered_page.NeverShown("Read the page", "no article", "")
+
+
 def stands_in(epfl: EpflSource, how: str) -> None:
     """The curated spec's values, with their page and date, are what the record then rests on."""
     spec = curated("training")
@@ -184,12 +191,19 @@ class TestInABrowser:
         assert rendered.facts["page_read"] == "rendered"
         assert rendered.claims == as_sent.claims
 
-    def test_a_page_that_never_shows_its_content_is_an_outage(self, portal: EpflPortal) -> None:
+    def test_content_that_never_comes(self, portal: EpflPortal) -> None:
         browser = rendered_page.find_browser()
         assert browser is not None
         impatient = rendered_page.Browser(browser.executable, timeout_s=3.0)
-        with pytest.raises(SourceUnavailable, match="Timeout"):
+        with pytest.raises(rendered_page.NeverShown, match="shows no 'article h3#gone'"):
             impatient.render(f"{portal.url}{PAGE}", "article h3#gone")
+
+    def test_a_page_that_has_changed_leaves_the_curated_values(
+        self, epfl: EpflSource, portal: EpflPortal, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(rendered_page.Browser, "render", never_shown)
+        portal.needs_javascript = True
+        stands_in(epfl, "it no longer shows the article")
 
     def test_a_browser_that_does_not_start_is_an_outage(self, portal: EpflPortal) -> None:
         broken = rendered_page.Browser(shutil.which("false") or "/bin/false", timeout_s=3.0)
