@@ -29,6 +29,8 @@ def verify(
 ) -> None:
     """Compare every stored chunk, of label images too, with the ledger. Exits 5 where one differs."""
     with answering(as_json):
+        from em_pipeline.storage.store import open_store
+
         settings = load_settings().settings
         published = _published(settings, dataset_id)
         results = _verified(settings, published, decode)
@@ -46,8 +48,8 @@ def verify(
                 console.print(f"… and {len(faults) - SHOWN_FAULTS} more")
             if faults:
                 console.print(
-                    f"→ Delete {published.volume_key} from the store and run `em ingest {dataset_id}`: "
-                    "it writes the same bytes again"
+                    f"→ Delete {open_store(settings.store).local_path(published.volume_key)} and run "
+                    f"`em ingest {dataset_id}`: it writes the same bytes again"
                 )
             rate = read / 1e6 / seconds if seconds else 0.0
             console.print(

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 from em_pipeline.domain.errors import InputRefused, RecordInvalid
 from em_pipeline.domain.geometry import BoundingBox, Shape, VoxelSize
@@ -40,7 +41,7 @@ class Cut:
     label: str | None = None
     whole: bool = True
 
-    @property
+    @cached_property
     def missing(self) -> Missing | None:
         """The voxels of the box that the source does not hold."""
         return Missing.of(self.volume.missing, self.box)

@@ -118,6 +118,17 @@ def test_fill_that_the_source_holds_stays_fill(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("c/*/*/*"))
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint64", "float32"])
+def test_a_volume_of_which_the_source_holds_nothing(tmp_path: Path, dtype: str) -> None:
+    whole = BoundingBox.of_shape(ARRAY.shape)
+    written = write_sparse(sparse(ARRAY.astype(dtype), [whole]), tmp_path)
+    assert {state for state, count in written.chunks.items() if count} == {ChunkState.ABSENT}
+    assert (written.statistics.count, written.bytes_stored) == (0, 0)
+    ledger = tmp_path / "ledger.parquet"
+    assert Ledger.read(ledger).coverage == 0
+    assert verify_decoded(written.volume, ledger, threads=1, progress=Silent()).passed
+
+
 def test_a_volume_whose_source_holds_everything_is_as_before(tmp_path: Path) -> None:
     write(ARRAY, tmp_path / "plain")
     write_sparse(sparse(ARRAY, []), tmp_path / "sparse")
