@@ -95,8 +95,8 @@ class EpflSource:
     def fetch_record(self, spec: DatasetSpec) -> PortalRecord:
         """What the page says, how its links differ from the list here, and which files the server has.
 
-        A page that has moved, changed or needs a browser leaves the spec's curated values to speak, and `facts`
-        say so; it never stops an ingest. Raises `InputRefused` where the server asks for a password.
+        Where the page has moved, changed or needs a browser, the spec's curated values speak and `facts` say
+        so; that never stops an ingest. Raises `InputRefused` where the server asks for a password.
         """
         volume = _volume(spec)
         with self._client() as client:
