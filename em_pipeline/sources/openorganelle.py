@@ -28,6 +28,8 @@ EXTRACTOR = "em_pipeline.sources.openorganelle"
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 LICENCE = "CC-BY-4.0"
 LICENCE_PAGE = "https://registry.opendata.aws/janelia-cosem/"
+# A heading with values below it: what the page has once its script has fetched the dataset.
+RENDERED = "h6 ~ p > strong"
 MODALITIES = {"fibsem": "FIB-SEM", "tem": "TEM", "sbfsem": "SBF-SEM", "sem": "SEM"}
 
 
@@ -141,7 +143,7 @@ class OpenOrganelleSource:
         url = f"{self._site}/datasets/{_name(spec)}"
         with self._client() as client:
             try:
-                page = fetch_page(client, url, content="h6", find_browser=self._find_browser)
+                page = fetch_page(client, url, content=RENDERED, find_browser=self._find_browser)
             except (NotFound, InputRefused):
                 return None
         return page if page.readable else None

@@ -1,5 +1,6 @@
 """OpenOrganelle: what is discovered in the bucket, which level is taken, and how little is asked for it."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,15 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from em_pipeline.demo.openorganelle_page import page
 from em_pipeline.demo.openorganelle_portal import BUCKET, OpenOrganellePortal
 from em_pipeline.demo.openorganelle_tree import NUCLEI
-from em_pipeline.demo.replay import Trouble
+from em_pipeline.demo.replay import Reply, Request, Trouble, text
 from em_pipeline.domain.errors import InputRefused, NotFound, RecordInvalid, SourceUnavailable
 from em_pipeline.domain.evidence import Origin
 from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.domain.record import DatasetRecord
 from em_pipeline.domain.spec import Curated, DatasetSpec
 from em_pipeline.sources.openorganelle import OpenOrganelleSource
+from em_pipeline.sources.rendered_page import find_browser
 from em_pipeline_tests.sources.arrays import held_files
 
 NACC = "jrc_mus-nacc-2"
@@ -289,3 +292,25 @@ def test_a_small_level_costs_few_requests_and_bytes(organelles: OpenOrganellePor
     assert sum(organelles.requests.values()) <= 70
     assert organelles.bytes_served < sum(held.file.size for held in files) + 50_000
     assert not [path for path in organelles.requests if path.startswith(f"{IMAGE}/s0/0")]
+
+
+class ScriptedPortal(OpenOrganellePortal):
+    """The site as it really is: a page with a title, whose script brings the rest a little later."""
+
+    def answer(self, request: Request) -> Reply:
+        if not request.path.startswith("/datasets/"):
+            return super().answer(request)
+        brought = json.dumps(page(request.path.removeprefix("/datasets/"))).replace("</", "<\\/")
+        script = f"setTimeout(() => {{ document.getElementById('root').innerHTML = {brought}; }}, 300)"
+        shell = f'<h6>OpenOrganelle</h6><div id="root"></div><script>{script}</script>'
+        return text(f"<!DOCTYPE html><html><body>{shell}</body></html>")
+
+
+@pytest.mark.browser
+def test_a_browser_reads_the_page_once_it_is_complete(tmp_path_factory: pytest.TempPathFactory) -> None:
+    if find_browser() is None:
+        pytest.skip("there is no Chromium, or the extra [browser] is not installed")
+    with ScriptedPortal(tmp_path_factory.getbasetemp() / "portal-OpenOrganellePortal") as portal:
+        values = said(OpenOrganelleSource(**portal.options), spec_of(level="s4"))
+    assert values["core.title"] == "Mouse nucleus accumbens"
+    assert values["acquisition.accelerating_voltage_kv"] == 0.2
