@@ -25,8 +25,8 @@ TITLE = "DVID raw boxes"
 INFO_NAME = "info.json"
 # DVID's type of instance → data type of its voxels.
 GREY_TYPES = {"uint8blk": np.dtype(np.uint8)}
-# Blocks along each side of what is asked for at once: of 64³ blocks, 16 MiB.
-BLOCKS_AT_ONCE = 4
+# Blocks along each side of what is asked for at once: of 64³ blocks, 2 MiB.
+BLOCKS_AT_ONCE = 2
 
 
 @dataclass(frozen=True)

@@ -69,11 +69,15 @@ class Scale:
         z, y, x = ((o + 0.5) * n for o, n in zip(self.voxel_offset, self.voxel_nm, strict=True))
         return z, y, x
 
-    def placed(self, box: BoundingBox, other: "Scale") -> BoundingBox | None:
-        """`box` of this scale in voxels of `other`, of the same voxel size; None where they do not meet."""
-        shift = [a - b for a, b in zip(self.voxel_offset, other.voxel_offset, strict=True)]
+    def part_at(self, box: BoundingBox, origin: tuple[int, int, int]) -> BoundingBox | None:
+        """The voxels of this scale where `box` lies, whose voxels are as large and counted from `origin`.
+
+        `origin` is the position of the box's volume (z-y-x voxels), as `voxel_offset` is that of this one.
+        None where they do not meet.
+        """
+        shift = [a - b for a, b in zip(origin, self.voxel_offset, strict=True)]
         start = [max(0, a + d) for a, d in zip(box.start, shift, strict=True)]
-        stop = [min(b + d, n) for b, d, n in zip(box.stop, shift, other.shape, strict=True)]
+        stop = [min(b + d, n) for b, d, n in zip(box.stop, shift, self.shape, strict=True)]
         if any(b <= a for a, b in zip(start, stop, strict=True)):
             return None
         return BoundingBox(start=Shape(*start), stop=Shape(*stop))
