@@ -115,7 +115,7 @@ def discover(
     look = _Look(details, known, policy, source, dict(cursor.taken))
     new, old = _by_age(listing, cursor)
     handled = look.over(new)
-    swept = look.over(old) if handled == len(new) else 0
+    swept = look.over(old)
     new_cursor = Cursor(
         at=position(new[handled - 1]) if handled else cursor.at,
         swept=position(old[swept - 1]) if swept else cursor.swept,
