@@ -20,7 +20,7 @@ from em_pipeline.sources.claimant import Claimant
 from em_pipeline.sources.openorganelle_images import EmImage
 from em_pipeline.sources.openorganelle_page import page_claims
 from em_pipeline.sources.page import Page, fetch_page
-from em_pipeline.sources.rendered_page import Browser, find_browser
+from em_pipeline.sources.rendered_page import Browser, NeverShown, find_browser
 from em_pipeline.storage.http import PortalClient
 from em_pipeline.storage.object_urls import ObjectEndpoints
 
@@ -136,7 +136,7 @@ class OpenOrganelleSource:
         )
 
     def _page(self, spec: DatasetSpec) -> Page | None:
-        """The dataset's page, None where the site has none for readers like us: the bucket decides.
+        """The dataset's page, None where the site has none for readers like us, or an empty one.
 
         Raises `SourceUnavailable` where that is not known.
         """
@@ -144,7 +144,7 @@ class OpenOrganelleSource:
         with self._client() as client:
             try:
                 page = fetch_page(client, url, content=RENDERED, find_browser=self._find_browser)
-            except (NotFound, InputRefused):
+            except (NotFound, InputRefused, NeverShown):
                 return None
         return page if page.readable else None
 

@@ -18,7 +18,7 @@ from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.domain.record import DatasetRecord
 from em_pipeline.domain.spec import Curated, DatasetSpec
 from em_pipeline.sources.openorganelle import OpenOrganelleSource
-from em_pipeline.sources.rendered_page import find_browser
+from em_pipeline.sources.rendered_page import Browser, find_browser
 from em_pipeline_tests.sources.arrays import held_files
 
 NACC = "jrc_mus-nacc-2"
@@ -304,6 +304,22 @@ class ScriptedPortal(OpenOrganellePortal):
         script = f"setTimeout(() => {{ document.getElementById('root').innerHTML = {brought}; }}, 300)"
         shell = f'<h6>OpenOrganelle</h6><div id="root"></div><script>{script}</script>'
         return text(f"<!DOCTYPE html><html><body>{shell}</body></html>")
+
+
+@pytest.mark.browser
+def test_a_page_that_stays_empty_leaves_its_values_to_the_curated(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browser = find_browser()
+    if browser is None:
+        pytest.skip("there is no Chromium, or the extra [browser] is not installed")
+    impatient = Browser(browser.executable, timeout_s=3.0)
+    with ScriptedPortal(tmp_path_factory.getbasetemp() / "portal-OpenOrganellePortal") as portal:
+        source = OpenOrganelleSource(s3=portal.url, site=f"{portal.url}/datasets/of-another-site")
+        monkeypatch.setattr(source, "_find_browser", lambda: impatient)
+        values = said(source, spec_of(level="s4"))
+    assert values["core.title"] == NACC
+    assert "acquisition.bias_v" not in values
 
 
 @pytest.mark.browser
