@@ -72,6 +72,14 @@ class Settings(BaseModel):
     download_connections: int = Field(default=4, ge=1, le=64, description="connections per host")
     download_timeout_s: float = Field(default=12.0, gt=0, le=600, description="silence before asking again")
     download_retries: int = Field(default=6, ge=0, le=100, description="attempts after the first")
+    s3_endpoint: str = Field(default="", description="http(s) base of what speaks S3; default AWS")
+    s3_region: str = Field(default="", description="region of the S3 buckets read from; default found by AWS")
+    s3_anonymous: bool = Field(
+        default=True, description="read S3 without credentials; false signs with those that AWS's tools use"
+    )
+    gs_endpoint: str = Field(
+        default="https://storage.googleapis.com", description="http(s) base of Google's store"
+    )
     api_host: str = Field(default="127.0.0.1", min_length=1, description="address the sidecar binds")
     api_port: int = Field(default=8000, ge=0, le=65535, description="port the sidecar binds; 0 picks one")
     sources: dict[str, dict[str, str]] = Field(default={}, description="options of sources, by slug")

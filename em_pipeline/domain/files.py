@@ -17,7 +17,9 @@ def _safe_relative(value: str) -> str:
 class RemoteFile(BaseModel):
     """One file at its source. `path` is where it goes below the dataset's raw folder.
 
-    `url` is http(s), ftp, or file:// for a file that stays where it is. `checksum` is `<algorithm>:<hex>`.
+    `url` is http(s), ftp, s3, gs (the key as it is, not percent-encoded), or file:// for a file that stays
+    where it is. `mirrors` are other addresses of the same bytes, tried in order while `url` is unavailable;
+    `etag` and `modified` are what `url` says. `checksum` is `<algorithm>:<hex>`.
     With `offset`, the file is the `size` bytes of `url` from that byte on (a chunk inside a shard).
     `may_be_absent` says that the portal answers 404 for a file that was never written because all of it is
     the fill value. Raises a pydantic `ValidationError` for a path that could leave the folder, and for an
@@ -34,6 +36,7 @@ class RemoteFile(BaseModel):
     checksum: str | None = None
     offset: int | None = Field(default=None, ge=0)
     may_be_absent: bool = False
+    mirrors: tuple[str, ...] = ()
 
     _path = field_validator("path")(_safe_relative)
 
@@ -45,7 +48,10 @@ class RemoteFile(BaseModel):
 
 
 class RawFile(BaseModel):
-    """One file as we hold it: below the raw folder, or, with a file:// url, in place."""
+    """One file as we hold it: below the raw folder, or, with a file:// url, in place.
+
+    `url` is where the bytes came from, a mirror's address too; with `offset`, they are those from there on.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

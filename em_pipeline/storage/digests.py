@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from em_pipeline.domain.errors import RecordInvalid
-from em_pipeline.domain.files import RemoteFile
 
 ALGORITHMS = frozenset({"md5", "sha1", "sha224", "sha256", "sha384", "sha512"})
 READ_BYTES = 4 * 1024 * 1024
@@ -21,18 +20,18 @@ class Checksum:
     value: str
 
 
-def promised_checksum(remote: RemoteFile) -> Checksum | None:
-    """The listing's `<algorithm>:<hex>`. Raises `RecordInvalid` for one that cannot be verified."""
-    if remote.checksum is None:
+def promised_checksum(checksum: str | None, url: str) -> Checksum | None:
+    """A listing's `<algorithm>:<hex>`. Raises `RecordInvalid` for one that cannot be verified."""
+    if checksum is None:
         return None
-    algorithm, _, value = remote.checksum.lower().partition(":")
+    algorithm, _, value = checksum.lower().partition(":")
     algorithm = algorithm.replace("-", "")
     known = algorithm in ALGORITHMS
     length = hashlib.new(algorithm, usedforsecurity=False).digest_size * 2 if known else 0
     if not known or len(value) != length or not set(value) <= set("0123456789abcdef"):
         raise RecordInvalid(
-            f"Read the checksum of {remote.url}",
-            f"{remote.checksum!r} is not <algorithm>:<hexadecimal>",
+            f"Read the checksum of {url}",
+            f"{checksum!r} is not <algorithm>:<hexadecimal>",
             f"Algorithms: {', '.join(sorted(ALGORITHMS))}",
         )
     return Checksum(algorithm, value)

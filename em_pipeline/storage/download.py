@@ -3,37 +3,42 @@
 In `folder`, names are those of the listing; everything temporary lies in its subfolder `.download`.
 """
 
-import hashlib
-import os
 import shutil
-import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from urllib.parse import urlsplit
 
-from em_pipeline.domain.errors import ChecksumMismatch, InputRefused, NotFound, RecordInvalid, StorageFailed
+from em_pipeline.domain.errors import (
+    ChecksumMismatch,
+    InputRefused,
+    NotFound,
+    RecordInvalid,
+    SourceUnavailable,
+    StorageFailed,
+)
 from em_pipeline.domain.files import Manifest, RawFile, RemoteFile
 from em_pipeline.domain.progress import Progress
 from em_pipeline.storage.digests import RunningDigest, promised_checksum
-from em_pipeline.storage.journal import Places, recall, resume_journal, write_record
+from em_pipeline.storage.ftp_transfer import FtpTransfer
+from em_pipeline.storage.holdings import Arrived, Holdings, disagreeing, listing_digest
+from em_pipeline.storage.http_transfer import HttpTransfer
+from em_pipeline.storage.journal import Places, resume_journal
+from em_pipeline.storage.listing import WORK, Layout, check_listing, in_place
 from em_pipeline.storage.local_files import (
     ensure_folder,
-    fsync_path,
     path_of_file_url,
     stale_temporaries,
     storage_errors,
 )
 from em_pipeline.storage.lock import file_lock
-from em_pipeline.storage.transfer import FileTransfer, Tally, Unit
-from em_pipeline.storage.transport import HttpPolicy, Transport, check_url
+from em_pipeline.storage.transfer import Tally, Task, Unit
+from em_pipeline.storage.transport import HttpPolicy, Transport
 
 STEP = "download"
-WORK = ".download"
-MAX_NAME_BYTES = 255
 MAX_WORKERS = 32
 
 
@@ -61,7 +66,9 @@ def download(
     """Hold every listed file below `folder`, and say what they are, in the listing's order.
 
     What an earlier or killed run finished (files, and parts of them) is not fetched again. `file://` files
-    stay in place: they are hashed only. The manifest is returned, not written.
+    stay in place: they are hashed only. Files that may be absent, and for which the portal answers 404, are
+    named in the manifest's `absent`; a refusal (403) never counts as absence, although a store that may not
+    be listed answers so. The manifest is returned, not written.
 
     Raises `RecordInvalid` for a listing that cannot be held (no files, paths that collide, unknown checksum)
     and for a server that sends something else than the files; `InputRefused` for a symlink that leads
@@ -69,21 +76,33 @@ def download(
     refuses; `NotFound`; `ChecksumMismatch`; `SourceUnavailable` when patience ends; `Busy` where another
     process downloads into `folder`.
     """
-    _check_listing(files, f"Download {dataset_id}")
+    tried = f"Download {dataset_id}"
+    check_listing(files, tried, policy.endpoints)
     ensure_folder(folder)
     root = folder.resolve()
-    with storage_errors(f"Download {dataset_id}"):
-        places = {file.path: _places(root, file) for file in files}
-    lock = file_lock(root / WORK / "lock", f"Download {dataset_id}")
-    with lock, storage_errors(f"Download {dataset_id}"):
+    with storage_errors(tried):
+        places = Layout(root).places(files)
+    with file_lock(root / WORK / "lock", tried), storage_errors(tried):
+        held: dict[str, RawFile] = {}
+        holdings = Holdings(
+            root / WORK,
+            listing_digest(dataset_id, revision, files),
+            lambda file: held.update({file.path: file}),
+        )
         _tidy(root / WORK, places)
         progress.start(STEP, _total(files), "bytes")
-        held = {file.path: found for file in files if (found := recall(file, places[file.path]))}
+        held.update((f.path, found) for f in files if (found := holdings.recall(f, places[f.path])))
         progress.advance(STEP, sum(found.size for found in held.values()))
-        missing = [file for file in files if file.path not in held]
+        missing = [f for f in files if f.path not in held and not _known_absent(f, holdings)]
         _check_space(missing, places, root)
-        _fetch(missing, places, policy, progress, held)
-    return Manifest(dataset_id=dataset_id, revision=revision, files=tuple(held[f.path] for f in files))
+        _fetch(missing, places, policy, progress, holdings)
+        _check_agreement(held, places)
+    return Manifest(
+        dataset_id=dataset_id,
+        revision=revision,
+        files=tuple(held[f.path] for f in files if f.path in held),
+        absent=tuple(f.path for f in files if f.path not in held),
+    )
 
 
 def changed_since(manifest: Manifest, folder: Path) -> list[str]:
@@ -92,15 +111,16 @@ def changed_since(manifest: Manifest, folder: Path) -> list[str]:
     Told by size and modification time; a file whose time moved is read and compared by its SHA-256.
     """
     root = folder.resolve()
-    changed = []
-    for file in manifest.files:
-        remote = RemoteFile(
-            url=file.url, path=file.path, size=file.size, etag=file.etag, modified=file.modified
-        )
-        found = recall(remote, _places(root, remote))
-        if found is None or found.sha256 != file.sha256:
-            changed.append(file.path)
-    return changed
+    holdings = Holdings(root / WORK)
+    return [
+        file.path
+        for file in manifest.files
+        if not holdings.still_holds(file, path_of_file_url(file.url) if file.in_place else root / file.path)
+    ]
+
+
+def _known_absent(file: RemoteFile, holdings: Holdings) -> bool:
+    return file.may_be_absent and file.path in holdings.absent
 
 
 def _fetch(
@@ -108,27 +128,52 @@ def _fetch(
     places: Mapping[str, Places],
     policy: DownloadPolicy,
     progress: Progress,
-    held: dict[str, RawFile],
+    holdings: Holdings,
 ) -> None:
-    def whole(file: RawFile) -> None:
-        held[file.path] = file
-
     def first_units(transport: Transport) -> Iterator[Unit]:
         for file in missing:
             tally = Tally(progress, STEP)
-            if _in_place(file):
-                yield partial(_hash_in_place, file, places[file.path], transport, tally, whole)
-            else:
-                transfer = FileTransfer(file, places[file.path], transport, policy.part_size, tally, whole)
-                yield transfer.begin
+            if in_place(file):
+                yield partial(_hash_in_place, file, places[file.path], transport, tally, holdings)
+                continue
+            task = Task(
+                remote=file,
+                addresses=_addresses(file, places[file.path]),
+                places=places[file.path],
+                transport=transport,
+                holdings=holdings,
+                part_size=policy.part_size,
+                tally=tally,
+                begin=_begin,
+            )
+            yield partial(_begin, task)
 
     hosts = {urlsplit(file.url).netloc for file in missing}
     workers = min(MAX_WORKERS, policy.connections * max(1, len(hosts)))
-    with Transport(policy, progress.note) as transport:
-        _work(first_units(transport), workers, transport.stop)
+    try:
+        with Transport(policy, progress.note) as transport:
+            _work(first_units(transport), workers, transport.stop, holdings.flush)
+    finally:
+        holdings.flush()
 
 
-def _work(first: Iterator[Unit], workers: int, stop: Callable[[], None]) -> None:
+def _begin(task: Task) -> list[Unit]:
+    over_ftp = task.addresses[0].lower().startswith("ftp:")
+    return (FtpTransfer(task) if over_ftp else HttpTransfer(task)).begin()
+
+
+def _addresses(file: RemoteFile, places: Places) -> tuple[str, ...]:
+    """The file's addresses, that which an interrupted run fetched it from the first."""
+    addresses = (file.url, *file.mirrors)
+    resumed = resume_journal(places) if file.mirrors else None
+    if resumed and resumed[0].url in addresses:
+        return (resumed[0].url, *(each for each in addresses if each != resumed[0].url))
+    return addresses
+
+
+def _work(
+    first: Iterator[Unit], workers: int, stop: Callable[[], None], each_second: Callable[[], None]
+) -> None:
     """Run units and what they return, the latter first, until none is left or one fails."""
     following: deque[Unit] = deque()
     pending: set[Future[list[Unit]]] = set()
@@ -142,7 +187,9 @@ def _work(first: Iterator[Unit], workers: int, stop: Callable[[], None]) -> None
                     pending.add(pool.submit(_guarded, unit))
                 if not pending:
                     return
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                done, pending = wait(pending, timeout=1.0, return_when=FIRST_COMPLETED)
+                if not done:
+                    each_second()
                 for future in done:
                     following.extend(future.result())
         except BaseException:
@@ -156,14 +203,14 @@ def _guarded(unit: Unit) -> list[Unit]:
 
 
 def _hash_in_place(
-    remote: RemoteFile, places: Places, transport: Transport, tally: Tally, whole: Callable[[RawFile], None]
+    remote: RemoteFile, places: Places, transport: Transport, tally: Tally, holdings: Holdings
 ) -> list[Unit]:
     path = places.target
     if not path.exists():
         raise NotFound(f"Read {remote.url}", "there is no such file", "Check the path")
     if not path.is_file():
         raise InputRefused(f"Read {remote.url}", "it is not a regular file", "List the files of a folder")
-    promised = promised_checksum(remote)
+    promised = promised_checksum(remote.checksum, remote.url)
     count = 0
 
     def read(size: int) -> None:
@@ -189,13 +236,8 @@ def _hash_in_place(
             f"Verify {remote.url}", f"its {promised.algorithm} is {other}, not {promised.value}", ""
         )
     file = RawFile(url=remote.url, path=remote.path, size=count, sha256=sha256)
-    write_record(places, file, path, remote.checksum)
-    whole(file)
+    holdings.arrive(Arrived(file, places, remote.checksum, after.st_mtime_ns))
     return []
-
-
-def _in_place(file: RemoteFile) -> bool:
-    return file.url.startswith("file:")
 
 
 def _total(files: Sequence[RemoteFile]) -> int:
@@ -203,59 +245,17 @@ def _total(files: Sequence[RemoteFile]) -> int:
     return sum(size for size in sizes if size is not None) if None not in sizes else 0
 
 
-def _check_listing(files: Sequence[RemoteFile], tried: str) -> None:
-    if not files:
-        raise RecordInvalid(tried, "no files are listed", "Check the spec's `include` and image set")
-    taken: dict[str, str] = {}
-    for file in files:
-        promised_checksum(file)
-        if not _in_place(file):
-            check_url(file.url, file.url)
-        parts = PurePosixPath(file.path).parts
-        long = any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in parts)
-        if long or ".." in parts or parts[0] in ("/", WORK):
-            raise RecordInvalid(tried, f"no file can have the path {file.path!r}", "")
-        name = _folded(file.path)
-        if name in taken:
-            found = f"the paths {taken[name]!r} and {file.path!r} are the same on some disks"
-            raise RecordInvalid(tried, found, "Narrow the spec's `include`")
-        taken[name] = file.path
-    for path in taken.values():
-        for parent in PurePosixPath(path).parents:
-            if _folded(str(parent)) in taken:
-                raise RecordInvalid(tried, f"{str(parent)!r} is a file and the folder of {path!r}", "")
-
-
-def _folded(path: str) -> str:
-    return unicodedata.normalize("NFC", path).casefold()
-
-
-def _places(root: Path, file: RemoteFile) -> Places:
-    name = hashlib.sha256(file.path.encode()).hexdigest()
-    work = _real_folder(root, (WORK,))
-    if _in_place(file):
-        target = path_of_file_url(file.url)
-    else:
-        *parents, last = PurePosixPath(file.path).parts
-        target = _real_folder(root, tuple(parents)) / last
-        if target.is_dir() and not target.is_symlink():
-            raise InputRefused(f"Download {file.path}", f"{target} is a folder", "Remove it")
-    return Places(target, work / f"{name}.part", work / f"{name}.journal", work / f"{name}.whole")
-
-
-def _real_folder(root: Path, parts: tuple[str, ...]) -> Path:
-    """The folder below `root`, made where missing; never through a symlink."""
-    folder = root
-    for part in parts:
-        folder = folder / part
-        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-            raise InputRefused(
-                f"Download into {root}", f"{folder} is no folder of its own", "Remove it; nothing was written"
-            )
-        if not folder.exists():
-            folder.mkdir()
-            fsync_path(folder.parent)
-    return folder
+def _check_agreement(held: Mapping[str, RawFile], places: Mapping[str, Places]) -> None:
+    """Refuse byte ranges of one URL that changed between them: together they are no content it ever had."""
+    for url, why in disagreeing(held).items():
+        for file in held.values():
+            if file.url == url:
+                places[file.path].target.unlink(missing_ok=True)
+        raise SourceUnavailable(
+            f"Fetch parts of {url}",
+            f"between them, {why}",
+            "What was fetched of it is deleted; try again when the portal has settled",
+        )
 
 
 def _tidy(work: Path, places: Mapping[str, Places]) -> None:
@@ -269,7 +269,7 @@ def _tidy(work: Path, places: Mapping[str, Places]) -> None:
 
 
 def _check_space(missing: Sequence[RemoteFile], places: Mapping[str, Places], root: Path) -> None:
-    needed = sum(_bytes_to_come(file, places[file.path]) for file in missing if not _in_place(file))
+    needed = sum(_bytes_to_come(file, places[file.path]) for file in missing if not in_place(file))
     free = shutil.disk_usage(root).free
     if needed > free:
         raise StorageFailed(

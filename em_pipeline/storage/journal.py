@@ -1,4 +1,4 @@
-"""What survives a killed download: which parts of a file are on disk, and which files are whole."""
+"""What survives a killed download of one file: how it was cut into parts, and which of them are on disk."""
 
 import json
 import os
@@ -6,11 +6,8 @@ import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from em_pipeline.domain.files import RawFile, RemoteFile
-from em_pipeline.storage.digests import RunningDigest, promised_checksum
-from em_pipeline.storage.local_files import fsync_path, write_atomically
+from em_pipeline.storage.local_files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -51,34 +48,39 @@ class Places:
     target: Path
     part: Path
     journal: Path
-    record: Path
 
     def discard(self) -> None:
-        """Forget everything but the file itself."""
-        for path in (self.journal, self.part, self.record):
+        """Forget what was fetched, but for the file itself."""
+        for path in (self.journal, self.part):
             path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One content of a remote file and how it is cut: part n is bytes [n·part_size, (n+1)·part_size)."""
+    """One content of a remote file and how it is cut: part n is bytes [n·part_size, (n+1)·part_size).
+
+    The file is the `size` bytes from `offset` on of the `total` bytes at `url`.
+    """
 
     url: str
     size: int
     etag: str | None
     modified: str | None
     part_size: int
+    offset: int
+    total: int
 
     @property
     def validators(self) -> Validators:
-        return Validators(self.size, self.etag, self.modified)
+        """Those of all that is at the URL."""
+        return Validators(self.total, self.etag, self.modified)
 
     @property
     def parts(self) -> range:
         return range(max(1, -(-self.size // self.part_size)))
 
     def span(self, part: int) -> tuple[int, int]:
-        """First byte of a part, and the byte after its last."""
+        """First byte of a part, and the byte after its last, counted from the file's beginning."""
         return part * self.part_size, min((part + 1) * self.part_size, self.size)
 
     def length(self, part: int) -> int:
@@ -113,61 +115,3 @@ def resume_journal(places: Places) -> tuple[Plan, set[int]] | None:
     # The last piece follows the last newline: empty, or torn by a power cut.
     finished = {int(line) for line in lines[:-1] if line.isdecimal()}
     return plan, finished & set(plan.parts)
-
-
-class WholeRecord(BaseModel):
-    """Says that a file is whole, and which state of it on disk was hashed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    file: RawFile
-    mtime_ns: int
-    checksum: str | None
-
-
-def write_record(places: Places, file: RawFile, path: Path, checksum: str | None) -> None:
-    """Record that `path`, now at its place or about to be renamed there, is the whole `file`."""
-    record = WholeRecord(file=file, mtime_ns=path.stat().st_mtime_ns, checksum=checksum)
-    write_atomically(places.record, record.model_dump_json().encode())
-
-
-def settle(places: Places) -> None:
-    """Give the whole `part`, already recorded, its name."""
-    places.part.rename(places.target)
-    fsync_path(places.target.parent)
-    places.journal.unlink(missing_ok=True)
-
-
-def recall(remote: RemoteFile, places: Places) -> RawFile | None:
-    """The file, where an earlier run made it whole and it still is what is listed now.
-
-    A file whose modification time is not the recorded one is read and compared by its SHA-256.
-    """
-    try:
-        record = WholeRecord.model_validate_json(places.record.read_bytes())
-    except (OSError, ValidationError):
-        return None
-    if record.file.url != remote.url or Validators.of(record.file).difference(Validators.of(remote)):
-        return None
-    for candidate in (places.target, places.part):
-        if _still_whole(candidate, record, remote):
-            if record.checksum != remote.checksum or record.mtime_ns != candidate.stat().st_mtime_ns:
-                write_record(places, record.file, candidate, remote.checksum)
-            if candidate != places.target:  # killed between its record and its renaming
-                settle(places)
-            return record.file
-    return None
-
-
-def _still_whole(path: Path, record: WholeRecord, remote: RemoteFile) -> bool:
-    try:
-        found = path.stat() if record.file.in_place else path.lstat()
-    except FileNotFoundError:
-        return False
-    if not stat.S_ISREG(found.st_mode) or found.st_size != record.file.size:
-        return False
-    if found.st_mtime_ns == record.mtime_ns and remote.checksum in (None, record.checksum):
-        return True
-    promised = promised_checksum(remote)
-    sha256, other = RunningDigest(promised.algorithm if promised else None).finish(path, lambda _: None)
-    return sha256 == record.file.sha256 and (promised is None or other == promised.value)

@@ -87,7 +87,7 @@ def bucket_and_key(address: str) -> tuple[str, str]:
     if not found or scheme.lower() not in STORES or not BUCKET.fullmatch(bucket) or dots:
         raise InputRefused(
             f"Read {address!r} as the address of an object",
-            "it is not s3://<bucket>/<key> or gs://<bucket>/<key>",
+            "it is neither s3://<bucket>/<key> nor gs://<bucket>/<key>, nor http(s)",
             "Give the bucket's name and the object's key as the store lists them",
         )
     return bucket, key

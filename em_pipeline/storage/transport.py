@@ -178,7 +178,7 @@ class Transport:
     ) -> "Iterator[httpx.Response]":
         import httpx
 
-        host = self._host(url)
+        host = self._host(f"{url.scheme}://{url.netloc.decode()}")
         with host.slots:
             self._take_turn(host)
             client = self._connected()
@@ -201,9 +201,16 @@ class Transport:
         connecting = isinstance(error, httpx.ConnectTimeout)
         return self.policy.connect_timeout_s if connecting else self.policy.read_timeout_s
 
-    def _host(self, url: "httpx.URL") -> _Host:
+    @contextmanager
+    def slot(self, host: str) -> Iterator[None]:
+        """The right to one more connection to `host`, in its turn, for protocols other than HTTP."""
+        allowed = self._host(host)
+        with allowed.slots:
+            self._take_turn(allowed)
+            yield
+
+    def _host(self, name: str) -> _Host:
         with self._hosts_lock:
-            name = f"{url.scheme}://{url.netloc.decode()}"
             if name not in self._hosts:
                 self._hosts[name] = _Host(threading.BoundedSemaphore(self.policy.connections))
             return self._hosts[name]

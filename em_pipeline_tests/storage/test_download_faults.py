@@ -194,10 +194,10 @@ LASTING: dict[str, tuple[Fault, type[EmError], str]] = {
     "418": (Fault(status=418), RecordInvalid, "HTTP 418"),
     "HTML by type": (
         Fault(body=b"x" * len(DATA), headers={"Content-Type": "text/html"}),
-        RecordInvalid,
-        "web page",
+        SourceUnavailable,
+        "4 attempts failed.*web page",
     ),
-    "HTML by its bytes": (Fault(body=HTML), RecordInvalid, "web page"),
+    "HTML by its bytes": (Fault(body=HTML), SourceUnavailable, "web page"),
     "gzip": (Fault(headers={"Content-Encoding": "gzip"}), RecordInvalid, "Content-Encoding gzip"),
     "redirect to a file": (
         Fault(status=302, headers={"Location": "file:///etc/passwd"}),

@@ -290,5 +290,5 @@ def test_one_download_at_a_time_per_folder(server: FaultyServer, tmp_path: Path)
 
 
 def test_other_schemes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputRefused, match="http"):
-        run([RemoteFile(url="ftp://host/a", path="a")], tmp_path)
+    with pytest.raises(InputRefused, match="s3://"):
+        run([RemoteFile(url="sftp://host/a", path="a")], tmp_path)

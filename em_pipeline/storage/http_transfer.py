@@ -1,0 +1,217 @@
+"""Files over HTTP: ranged parts, several at once, asked for again until their bytes are right (RFC 9110)."""
+
+import re
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+from em_pipeline.domain.errors import NotFound, RecordInvalid
+from em_pipeline.storage.journal import Plan, Validators
+from em_pipeline.storage.object_urls import https_url
+from em_pipeline.storage.transfer import WEB_PAGE, Absent, Restart, Task, Transfer, Unit
+from em_pipeline.storage.transport import Fault
+
+if TYPE_CHECKING:
+    import httpx
+
+# A server that sends less than this for as long as a read may take is stalling, though never silent.
+SLOWEST_BYTES_PER_S = 256
+MAX_ERROR_BYTES = 16 * 1024
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+
+
+class HttpTransfer(Transfer):
+    """From http(s), s3:// and gs:// addresses.
+
+    Bytes are held as they are stored: what a store keeps with a Content-Encoding is not decoded, and its size
+    is that of the encoded bytes. From other servers encoded bytes are taken only where they have the listed
+    size: otherwise they may have been encoded on the way, and be others the next time.
+    """
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        endpoints = task.transport.policy.endpoints
+        self._url = https_url(self._address, endpoints)
+        self._store = endpoints.stores_bytes_as_sent(self._url)
+        # Google decodes what is kept compressed for those who do not take it so, and sends no parts of it.
+        self._accepts = "gzip, identity" if self._store else "identity"
+        self._ranged = True
+
+    def _next(self, first: bool) -> list[Unit]:
+        return [partial(self._fetch, part) for part in sorted(self._left)] if first else []
+
+    def _ask(self, part: int) -> None:
+        start, stop = self._plan.span(part) if self._plan else (0, self._task.part_size)
+        start += self._got.get(part, 0)
+        if self._remote.offset is not None:
+            stop = min(stop, self._remote.size or stop)
+        base = self._remote.offset or 0
+        headers = {"Accept-Encoding": self._accepts}
+        if self._ranged:
+            headers["Range"] = f"bytes={base + start}-{base + stop - 1}"
+        if self._plan and (condition := _if_range(self._plan)):
+            headers["If-Range"] = condition
+        absence = {404} if self._remote.may_be_absent and self._address == self._remote.url else set()
+        accept = frozenset({200, 206, 416} | absence)
+        with self._transport.exchange("GET", self._url, headers, accept=accept) as response:
+            if response.status_code == 404:
+                self._miss(response)
+            elif response.status_code == 416:
+                self._out_of_range()
+            else:
+                if self._is_web_page(response.headers.get("Content-Type"), b""):
+                    raise Fault(WEB_PAGE)
+                if response.status_code == 206:
+                    self._receive_part(response, part, start, stop)
+                else:
+                    self._receive_whole(response)
+
+    def _miss(self, response: "httpx.Response") -> None:
+        """The file is not there, unless it is the bucket that is not."""
+        body = b""
+        for piece in response.iter_bytes():
+            body += piece
+            if len(body) > MAX_ERROR_BYTES:
+                break
+        if b"<Code>NoSuchBucket</Code>" in body:
+            raise NotFound(f"Fetch {self._address}", "there is no such bucket", "Check the address")
+        if self._plan is not None:
+            raise Restart("the server says that it is gone")
+        raise Absent
+
+    def _out_of_range(self) -> None:
+        if self._plan is not None:
+            raise Restart("the server says that it is shorter now")
+        if self._remote.offset is not None:
+            raise self._too_short("nothing")
+        if not self._ranged:
+            raise Fault("HTTP 416, though no range was asked for")
+        self._ranged = False  # an empty file has no first part: ask for all of it
+
+    def _too_short(self, what: str) -> RecordInvalid:
+        offset, size = self._remote.offset or 0, self._remote.size or 0
+        return RecordInvalid(
+            f"Fetch bytes {offset} to {offset + size} of {self._address}",
+            f"the server has {what} there",
+            "Fetch the record again: it may have changed since it was listed",
+        )
+
+    def _receive_part(self, response: "httpx.Response", part: int, start: int, stop: int) -> None:
+        base = self._remote.offset or 0
+        sent = response.headers.get("Content-Range", "")
+        match = _CONTENT_RANGE.fullmatch(sent.strip())
+        first, last, total = (int(group) for group in match.groups()) if match else (-1, -1, -1)
+        if first != base + start or not first <= last < min(base + stop, total):
+            raise Fault(f"bytes {base + start}-{base + stop - 1} were asked for, Content-Range says {sent!r}")
+        self._refuse_encoded(response, total)
+        self._compare(Validators(total, response.headers.get("ETag"), response.headers.get("Last-Modified")))
+        if self._remote.offset is not None and total < base + (self._remote.size or 0):
+            raise self._too_short(f"only {total - base} bytes")
+        if self._plan is None:
+            self._pin(self._planned(response, total))
+        length = last + 1 - first
+        _check_length(response, length)
+        received = 0
+        with self._part_file() as descriptor:
+            for piece in self._pieces(response):
+                if received + len(piece) > length:
+                    self._got[part] = 0  # which of its bytes belong to the range is not known
+                    raise Fault(f"more than the {length} bytes that were asked for")
+                self._write(descriptor, part, start + received, piece)
+                received += len(piece)
+        if received < length:
+            raise Fault(f"{received} of {length} bytes")
+
+    def _planned(self, response: "httpx.Response", total: int) -> Plan:
+        offset, size = self._remote.offset, self._remote.size
+        return Plan(
+            url=self._address,
+            size=total if offset is None or size is None else size,
+            etag=response.headers.get("ETag"),
+            modified=response.headers.get("Last-Modified"),
+            part_size=self._task.part_size,
+            offset=offset or 0,
+            total=total,
+        )
+
+    def _receive_whole(self, response: "httpx.Response") -> None:
+        """Take all of a file from a server that does not send parts."""
+        length = response.headers.get("Content-Length")
+        etag, modified = response.headers.get("ETag"), response.headers.get("Last-Modified")
+        size = int(length) if length is not None else self._listed.size
+        self._refuse_encoded(response, int(length) if length is not None else None)
+        self._compare(Validators(size, etag, modified))
+        if self._remote.offset is not None:
+            found = "the server sends no parts of files, only all of it"
+            unusable = RecordInvalid(f"Fetch {self._address}", found, "Find another address of the file")
+            raise Fault(found, lasting=unusable)
+        if self._plan is not None and self._plan.part_size < self._plan.size:
+            found = "the server sent the whole file in place of a part"
+            raise Fault(found, lasting=Restart("the server does not send parts of it any more"))
+        self._refuse_endless(response, size)
+        self._take_stream(response, size, etag, modified)
+
+    def _take_stream(
+        self, response: "httpx.Response", size: int | None, etag: str | None, modified: str | None
+    ) -> None:
+        self._pin(Plan(self._address, size or 0, etag, modified, max(1, size or 1), 0, size or 0))
+        received, self._got = 0, {}
+        try:
+            with self._part_file() as descriptor:
+                for piece in self._pieces(response):
+                    if size is not None and received + len(piece) > size:
+                        raise Fault(f"more than the {size} bytes that are its size")
+                    self._write(descriptor, 0, received, piece)
+                    received += len(piece)
+            if size is not None and received != size:
+                raise Fault(f"{received} of {size} bytes")
+        finally:
+            self._plan, self._got = None, {}  # a stream cut short is begun anew
+        self._plan = Plan(self._address, received, etag, modified, max(1, received), 0, received)
+        self._got = {0: received}
+
+    def _pieces(self, response: "httpx.Response") -> Iterator[bytes]:
+        patience = self._transport.policy.read_timeout_s
+        since, arrived = time.monotonic(), 0
+        for piece in response.iter_raw():
+            self._transport.check_running()
+            arrived += len(piece)
+            now = time.monotonic()
+            if now - since > patience:
+                if arrived < SLOWEST_BYTES_PER_S * patience:
+                    raise Fault(f"only {arrived} bytes in {now - since:.1f} s")
+                since, arrived = now, 0
+            yield piece
+
+    def _refuse_endless(self, response: "httpx.Response", size: int | None) -> None:
+        chunked = "chunked" in response.headers.get("Transfer-Encoding", "").lower()
+        if size is None and not chunked and self._promised is None:
+            raise RecordInvalid(
+                f"Fetch {self._address}",
+                "neither server nor listing says how long it is: a cut connection would look whole",
+                "List the file with its size or checksum",
+            )
+
+    def _refuse_encoded(self, response: "httpx.Response", total: int | None) -> None:
+        encoding = response.headers.get("Content-Encoding", "identity").lower()
+        stored = total is not None and (self._store or total == self._listed.size)
+        if encoding != "identity" and not stored:
+            raise RecordInvalid(
+                f"Fetch {self._address}",
+                f"it comes with Content-Encoding {encoding}, though the plain bytes were asked for",
+                "Its size and checksum would be of other bytes; find another address of the file",
+            )
+
+
+def _if_range(plan: Plan) -> str | None:
+    # Weak ETags never match in If-Range (RFC 9110 §13.1.5).
+    if plan.etag and not plan.etag.startswith("W/"):
+        return plan.etag
+    return plan.modified
+
+
+def _check_length(response: "httpx.Response", length: int) -> None:
+    said = response.headers.get("Content-Length")
+    if said is not None and int(said) != length:
+        raise Fault(f"Content-Length says {said}, the range has {length} bytes")
