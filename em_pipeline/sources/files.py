@@ -139,7 +139,7 @@ class FilesSource:
         for name in label_names(spec):
             place = f"labels/{name}"
             held = [one for one in files if one.file.path.startswith(f"{place}/")]
-            images[name] = open_part(held, place, spec) or open_volume([one.path for one in held], name=name)
+            images[name] = open_part(files, place, spec) or open_volume([one.path for one in held], name=name)
         return images
 
     def _parts(self, spec: DatasetSpec) -> list[Part]:

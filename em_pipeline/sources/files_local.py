@@ -10,7 +10,6 @@ from pathlib import Path
 from em_pipeline.domain.errors import InputRefused, NotFound, UnsupportedFormat
 from em_pipeline.domain.files import RemoteFile
 from em_pipeline.formats.open import FORMATS, READ_TODAY, sniff
-from em_pipeline.formats.precomputed_info import parse_info
 from em_pipeline.formats.stack import natural_key
 
 # Left behind by file managers; nothing of theirs is data.
@@ -36,14 +35,6 @@ def local_files(path: Path, include: Sequence[str]) -> list[RemoteFile]:
         raise InputRefused(
             f"Read {error.filename or path}", error.strerror or str(error), "Check the path and its disk"
         ) from error
-
-
-def precomputed_files(folder: Path, level: int | str | None) -> list[RemoteFile]:
-    """The `info` of a precomputed volume and every file of one of its levels, by their paths below it."""
-    info = folder / "info"
-    scale = parse_info(info.read_bytes(), f"{folder.name}/info").scale(level)
-    held = sorted(path for path in (folder / scale.key).rglob("*") if path.is_file())
-    return [local_file(path, path.relative_to(folder).as_posix()) for path in (info, *held)]
 
 
 def kind_of(path: Path) -> str:

@@ -1,7 +1,7 @@
 """The image and the label images of a dataset of files: each files, or an array stored as many objects."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
@@ -13,7 +13,7 @@ from em_pipeline.domain.lazy_volume import LazyVolume
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.formats.open import FORMATS, RAW_SUFFIXES
 from em_pipeline.formats.precomputed import open_precomputed
-from em_pipeline.sources import array_source
+from em_pipeline.sources import array_source, precomputed_store
 from em_pipeline.sources.array_source import IMAGE, HeldImage
 from em_pipeline.sources.array_source_address import (
     DOCUMENTS,
@@ -25,11 +25,14 @@ from em_pipeline.sources.array_source_address import (
 )
 from em_pipeline.sources.autoindex import plain
 from em_pipeline.sources.base import HeldFile
-from em_pipeline.sources.files_local import kind_of, local_files, precomputed_files
+from em_pipeline.sources.files_local import kind_of, local_files
+from em_pipeline.sources.precomputed_store import Wanted
 from em_pipeline.storage.http import PortalClient
 from em_pipeline.storage.object_urls import https_url
 
 ARRAYS, PRECOMPUTED, FILE = "arrays", "precomputed", "file"
+# Of a volume on the web that no box asks for: what is decoded of more than this is asked for by mistake.
+LARGEST_GB = 50.0
 # What a folder has at least one of where it is an array, an image, or a container of them.
 MARKS = (*DOCUMENTS, ".zgroup")
 # Suffixes of files: no array has them.
@@ -40,13 +43,13 @@ FILE_SUFFIXES = frozenset(suffix for known in FORMATS for suffix in known.suffix
 class Part:
     """One image: its files with their paths in the raw folder, the revision they are at, and what they say.
 
-    `image` is the array that they are of, None for other files.
+    `image` is the array or precomputed volume that they are of, None for other files.
     """
 
     files: tuple[RemoteFile, ...]
     revision: str
     claims: tuple[Claim, ...] = ()
-    image: HeldImage | None = None
+    image: HeldImage | Wanted | None = None
 
 
 def image_part(address: str, spec: DatasetSpec, client: PortalClient, containers: Containers) -> Part:
@@ -55,7 +58,10 @@ def image_part(address: str, spec: DatasetSpec, client: PortalClient, containers
     if kind == ARRAYS:
         return _of_image(image_by_address(address, spec, containers))
     if kind == PRECOMPUTED:
-        return _in_place(precomputed_files(Path(address), spec.level), f"{IMAGE}/")
+        volume = precomputed_store.image_at(precomputed_store.store_at(address, client), spec)
+        if is_remote(address):
+            precomputed_store.check_size(volume, spec, LARGEST_GB)
+        return _of_volume(volume)
     return _in_place(_files(address, spec.include, client), "")
 
 
@@ -64,7 +70,7 @@ def label_part(
 ) -> Part:
     """The label image that an entry of `DatasetSpec.label_images` means: a name, or `name=address`."""
     name, given, address = entry.partition("=")
-    if image.image and (not given or _kind(address, containers) == ARRAYS):
+    if isinstance(image.image, HeldImage) and (not given or _kind(address, containers) == ARRAYS):
         return _of_image(label_image_by_name(entry, image.image, containers))
     if not given:
         raise InputRefused(
@@ -79,7 +85,11 @@ def label_part(
         alone = image_by_address(address, whole, containers)
         return _of_image(HeldImage(alone.container, alone.layout, alone.box, place))
     if kind == PRECOMPUTED:
-        return _in_place(precomputed_files(Path(address), None), f"{place}/")
+        store = precomputed_store.store_at(address, client)
+        if isinstance(image.image, Wanted):
+            return _of_volume(precomputed_store.labels_at(store, name, image.image.region))
+        whole = spec.model_copy(update={"bounding_box": None, "level": None})
+        return _of_volume(replace(precomputed_store.image_at(store, whole), place=place))
     return _in_place(_files(address, (), client), f"{place}/")
 
 
@@ -89,14 +99,18 @@ def open_part(files: Sequence[HeldFile], place: str, spec: DatasetSpec) -> LazyV
     if first is None:
         return None
     name = PurePosixPath(first.file.path).name
+    label = place.removeprefix("labels/")
+    if name == "info" and place == IMAGE:
+        return precomputed_store.open_image(spec, files)
+    if name == "info" and any(held.file.path == f"{IMAGE}/info" for held in files):
+        region = precomputed_store.held_region(spec, files)
+        return precomputed_store.open_label_images([label], region, files)[label]
     if name == "info":
-        level, box = (spec.level, spec.bounding_box) if place == IMAGE else (None, None)
-        return open_precomputed(first.path.parent, level=level, box=box)
+        return open_precomputed(first.path.parent)
     if name not in MARKS:
         return None
     if place == IMAGE:
         return array_source.open_image(files, channel_of(spec))
-    label = place.removeprefix("labels/")
     return array_source.open_label_images([label], files)[label]
 
 
@@ -108,6 +122,12 @@ def plain_revision(files: Sequence[RemoteFile]) -> str:
 def _of_image(image: HeldImage) -> Part:
     found = array_source.survey([image])
     return Part(tuple(found.files), found.revision, tuple(array_source.layout_claims(image)), image)
+
+
+def _of_volume(wanted: Wanted) -> Part:
+    files = tuple(wanted.files())
+    revision = short_hash(plain_revision(files), wanted.text)
+    return Part(files, revision, tuple(wanted.claims()), wanted)
 
 
 def _in_place(files: Sequence[RemoteFile], prefix: str) -> Part:
@@ -126,13 +146,7 @@ def _kind(address: str, containers: Containers) -> str:
     container = containers(address)
     if any(container.fetch(mark) is not None for mark in MARKS):
         return ARRAYS
-    if container.fetch("info") is not None:
-        raise InputRefused(
-            f"Ingest {address}",
-            "it is a precomputed volume at a web address",
-            "Such volumes have a source of their own: describe it in a spec with `source: precomputed`",
-        )
-    return FILE
+    return PRECOMPUTED if container.fetch("info") is not None else FILE
 
 
 def _files(address: str, include: Sequence[str], client: PortalClient) -> list[RemoteFile]:

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from em_pipeline.demo.replay import Replay, Reply, Request
+from em_pipeline.demo.s3_bucket import Bucket
 from em_pipeline.domain.progress import Silent
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.formats.arrays import Fetch
@@ -36,3 +38,14 @@ def described(shape: tuple[int, ...], chunk: tuple[int, ...], separator: str = "
         "filters": None, "fill_value": 0, "order": "C", "dimension_separator": separator,
     }  # fmt: skip
     return {"a/.zarray": json.dumps(document).encode()}.get
+
+
+class Served(Replay):
+    """A bucket and nothing else."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        super().__init__()
+        self.bucket = bucket
+
+    def answer(self, request: Request) -> Reply:
+        return self.bucket.answer(request)

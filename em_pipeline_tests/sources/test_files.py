@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from em_pipeline.demo.openorganelle_portal import BUCKET, OpenOrganellePortal
 from em_pipeline.demo.portal import DemoPortal
 from em_pipeline.demo.replay import Trouble
+from em_pipeline.demo.s3_bucket import Bucket
 from em_pipeline.domain.errors import (
     InputRefused,
     NotFound,
@@ -28,6 +29,7 @@ from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize, Shape
 from em_pipeline.domain.spec import DatasetSpec, RawLayout
 from em_pipeline.sources.base import HeldFile
 from em_pipeline.sources.files import FilesSource, spec_for
+from em_pipeline_tests.sources.arrays import Served, held_files
 
 source = FilesSource(timeout_s=5, retries=0, backoff_s=0)
 
@@ -338,6 +340,17 @@ class TestRemoteArrays:
         files = at_store.list_files(spec, at_store.fetch_record(spec))
         assert [file.path[-6:] for file in files if "/.z" not in file.path] == ["/0/0/0"]
 
+    def test_a_precomputed_volume_on_a_web_server(self, tmp_path: Path) -> None:
+        write_precomputed(tmp_path / "served" / "em", VOXELS)
+        write_precomputed(tmp_path / "served" / "mito", VOXELS + 1, kind="segmentation")
+        with Served(Bucket("volumes", tmp_path / "served")) as server:
+            entry = f"mito={server.url}/volumes/mito"
+            spec = spec_for(f"{server.url}/volumes/em").model_copy(update={"label_images": (entry,)})
+            files = held_files(source, spec, tmp_path / "raw")
+        whole = BoundingBox.of_shape(VOXELS.shape)
+        assert (source.open_volume(spec, files).read(whole) == VOXELS).all()
+        assert (source.open_label_images(spec, files)["mito"].read(whole) == VOXELS + 1).all()
+
     def test_one_file_in_an_object_store(self, organelles: OpenOrganellePortal) -> None:
         at_store = FilesSource(s3=organelles.url, timeout_s=5, retries=0, backoff_s=0)
         spec = spec_for(f"s3://{BUCKET}/jrc_mus-nacc-2/thumbnail.jpg")
@@ -366,14 +379,14 @@ def write_as(kind: str, path: Path, voxels: NDArray[np.uint8]) -> None:
         write_precomputed(path, voxels)
 
 
-def write_precomputed(folder: Path, voxels: NDArray[np.uint8]) -> None:
+def write_precomputed(folder: Path, voxels: NDArray[np.uint8], kind: str = "image") -> None:
     """One unsharded level of raw chunks, x fastest."""
     z, y, x = voxels.shape
     scale = {
         "key": "8_8_8", "size": [x, y, z], "resolution": [8, 8, 8], "voxel_offset": [0, 0, 0],
         "chunk_sizes": [[x, y, z]], "encoding": "raw",
     }  # fmt: skip
-    info = {"type": "image", "data_type": "uint8", "num_channels": 1, "scales": [scale]}
+    info = {"type": kind, "data_type": "uint8", "num_channels": 1, "scales": [scale]}
     (folder / "8_8_8").mkdir(parents=True)
     (folder / "info").write_text(json.dumps(info))
     (folder / "8_8_8" / f"0-{x}_0-{y}_0-{z}").write_bytes(voxels.tobytes())

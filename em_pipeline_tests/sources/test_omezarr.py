@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 
 from em_pipeline.demo.openorganelle_portal import BUCKET, OpenOrganellePortal
-from em_pipeline.demo.replay import Replay, Reply, Request
 from em_pipeline.demo.s3_bucket import Bucket
 from em_pipeline.domain.errors import InputRefused, NotFound, SourceUnavailable
 from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.domain.record import DatasetRecord
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.sources.omezarr import OmeZarrSource
-from em_pipeline_tests.sources.arrays import held_files
+from em_pipeline_tests.sources.arrays import Served, held_files
 
 IMAGE = "jrc_mus-nacc-2/jrc_mus-nacc-2.zarr/recon-2/em/fibsem-int16"
 LABELS = "jrc_mus-nacc-2/jrc_mus-nacc-2.zarr/recon-2/labels/inference/segmentations/nuc"
@@ -28,17 +27,6 @@ def organelles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenOrganel
     folder = tmp_path_factory.getbasetemp() / "portal-OpenOrganellePortal"
     with OpenOrganellePortal(folder) as portal:
         yield portal
-
-
-class Served(Replay):
-    """A bucket and nothing else."""
-
-    def __init__(self, bucket: Bucket) -> None:
-        super().__init__()
-        self.bucket = bucket
-
-    def answer(self, request: Request) -> Reply:
-        return self.bucket.answer(request)
 
 
 def source_of(**options: str) -> OmeZarrSource:
