@@ -64,6 +64,7 @@ class IdrPortal(Replay):
         return {
             "base": self.url,
             "mirror": f"{self.url}{MIRROR.rstrip('/')}",
+            "ftp": "",
             "studies": f"{self.url}{STUDIES.rstrip('/')}",
             "zarr": f"{self.url}{OBJECTS.rstrip('/')}",
         }

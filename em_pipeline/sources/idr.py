@@ -32,8 +32,9 @@ RESLICED = re.compile(r"_xz(?=\.\w+$)", re.IGNORECASE)
 
 
 class IdrSource:
-    """IDR over HTTPS. `base` is its server, `mirror` the root of EBI's copy of its files, `studies` that of
-    the studies' repositories, `zarr` that of the images that IDR has as OME-Zarr.
+    """IDR over HTTPS. `base` is its server, `mirror` the root of EBI's copy of its files, `ftp` the same root
+    by FTP for when that fails (empty: none), `studies` that of the studies' repositories, `zarr` that of the
+    images that IDR has as OME-Zarr.
 
     `methods` are words, separated by commas, of which a study's imaging method must have one to be listed.
     `timeout_s`, `retries` and `backoff_s` are as in `PortalClient`.
@@ -53,6 +54,7 @@ class IdrSource:
         *,
         base: str = "https://idr.openmicroscopy.org",
         mirror: str = "https://ftp.ebi.ac.uk/pub/databases/IDR",
+        ftp: str = "ftp://ftp.ebi.ac.uk/pub/databases/IDR",
         studies: str = "https://raw.githubusercontent.com/IDR",
         zarr: str = "https://uk1s3.embassy.ebi.ac.uk/idr/zarr/v0.4",
         methods: str = ELECTRON_MICROSCOPY,
@@ -60,7 +62,7 @@ class IdrSource:
         retries: int | str = 4,
         backoff_s: float | str = 0.5,
     ) -> None:
-        self._base, self._mirror = base.rstrip("/"), mirror.rstrip("/")
+        self._base, self._mirror, self._ftp = base.rstrip("/"), mirror.rstrip("/"), ftp.rstrip("/")
         self._studies, self._zarr = studies.rstrip("/"), zarr.rstrip("/")
         self._methods = tuple(word.strip().casefold() for word in methods.split(",") if word.strip())
         self._timeout_s, self._retries, self._backoff_s = float(timeout_s), int(retries), float(backoff_s)
@@ -128,7 +130,8 @@ class IdrSource:
                     "the image is one file, which has none",
                     "Ingest them as datasets of their own",
                 )
-            return [idr_files.remote_file(client, str(record.facts["file"]))]
+            address = str(record.facts["file"])
+            return [idr_files.remote_file(client, address, self._elsewhere(address))]
 
     def open_volume(self, spec: DatasetSpec, files: Sequence[HeldFile]) -> LazyVolume:
         """The volume in that file, or the level of the OME-Zarr that the spec names."""
@@ -139,6 +142,10 @@ class IdrSource:
     def open_label_images(self, spec: DatasetSpec, files: Sequence[HeldFile]) -> Mapping[str, LazyVolume]:
         """Those of an OME-Zarr that the spec names."""
         return array_source.open_label_images(spec.label_images, files)
+
+    def _elsewhere(self, address: str) -> tuple[str, ...]:
+        """The same file by FTP."""
+        return (f"{self._ftp}{address.removeprefix(self._mirror)}",) if self._ftp else ()
 
     def _client(self) -> PortalClient:
         return PortalClient(

@@ -69,11 +69,18 @@ def place_of(client: PortalClient, address: str) -> Place:
     return Place({"file": address}, (claim,), f"{address} {head.size} {head.etag} {head.modified}")
 
 
-def remote_file(client: PortalClient, address: str) -> RemoteFile:
-    """The file at a quoted address, under its own name."""
+def remote_file(client: PortalClient, address: str, mirrors: tuple[str, ...]) -> RemoteFile:
+    """The file at a quoted address, and at others, under its own name."""
     head = client.head(address)
     name = unquote(urlsplit(address).path).rpartition("/")[2]
-    return RemoteFile(url=address, path=name, size=head.size, etag=head.etag, modified=head.modified)
+    return RemoteFile(
+        url=address,
+        path=name,
+        size=head.size,
+        etag=head.etag,
+        modified=head.modified,
+        mirrors=mirrors,
+    )
 
 
 def path_of(table: str, url: str, image: str, dataset: str | None) -> str:

@@ -1,7 +1,10 @@
 """IDR: what its two interfaces say, where a file lies, and what may go wrong on the way."""
 
 import json
+import threading
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -52,6 +55,29 @@ def idr(portal: IdrPortal) -> IdrSource:
 
 def said(record: PortalRecord, field: str) -> list[object]:
     return [claim.value for claim in record.claims if claim.field == field]
+
+
+@contextmanager
+def ftp_server(folder: Path) -> Iterator[str]:
+    """An anonymous FTP server for a folder; its address."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # it is built on asyncore
+        from pyftpdlib.authorizers import DummyAuthorizer
+        from pyftpdlib.handlers import FTPHandler
+        from pyftpdlib.servers import ThreadedFTPServer
+
+    class Handler(FTPHandler):
+        authorizer = DummyAuthorizer()
+
+    Handler.authorizer.add_anonymous(str(folder))
+    server = ThreadedFTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"timeout": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield f"ftp://127.0.0.1:{server.address[1]}"
+    finally:
+        server.close_all()
+        thread.join(5)
 
 
 def say(portal: IdrPortal, **pixels: Any) -> None:
@@ -232,6 +258,41 @@ class TestTheFile:
         assert file.url == f"{portal.url}/pub/databases/IDR/{FOLDER}_Inset/{name}"
         assert file.path == "Figure_1E_inset+FIB-SEM HeLa_G1_4x4x3nm.tif"
         assert httpx.head(file.url).status_code == 200
+
+    def test_plus_and_space_are_encoded_where_the_case_is_right(
+        self, idr: IdrSource, portal: IdrPortal
+    ) -> None:
+        path = f"/uod/idr/filesets/{IMAGE_BY_ID[9846132].mirrored}"
+        portal.replace(TABLE, f"Dataset:name:HeLa_chromatin\t{path}\n")
+        (file,) = idr.list_files(INSET, idr.fetch_record(INSET))
+        assert file.url.endswith("_Inset/Figure_1E_inset%2BFIB-SEM%20HeLa_G1_4x4x3nm.tif")
+        assert portal.requests["/pub/databases/IDR/"] == 0
+
+    def test_the_same_file_is_at_hand_by_ftp(self, portal: IdrPortal) -> None:
+        idr = IdrSource(**{**portal.options, "ftp": "ftp://ftp.example.org/IDR/"}, retries=0)
+        (file,) = idr.list_files(INSET, idr.fetch_record(INSET))
+        below = file.url.removeprefix(f"{portal.url}/pub/databases/IDR")
+        assert file.mirrors == (f"ftp://ftp.example.org/IDR{below}",)
+
+    @pytest.mark.integration
+    def test_ftp_brings_it_where_https_fails(self, portal: IdrPortal, tmp_path: Path) -> None:
+        with ftp_server(portal.tree / "files") as ftp:
+            idr = IdrSource(**{**portal.options, "ftp": ftp}, retries=0)
+            record = idr.fetch_record(INSET)
+            files = idr.list_files(INSET, record)
+            portal.trouble(Trouble.UNAVAILABLE, "/pub/databases/IDR/")
+            manifest = download(
+                files,
+                tmp_path,
+                dataset_id=INSET.dataset_id,
+                revision=record.revision,
+                policy=DownloadPolicy(retries=0),
+                progress=Silent(),
+            )
+        (file,) = manifest.files
+        assert file.url.startswith(ftp)
+        original = portal.tree / "files" / IMAGE_BY_ID[9846132].mirrored
+        assert (tmp_path / file.path).read_bytes() == original.read_bytes()
 
     def test_a_file_that_the_mirror_lacks(self, idr: IdrSource, portal: IdrPortal) -> None:
         portal.replace(TABLE, f"Dataset:name:U2OS_chromatin\t/uod/idr/filesets/idr0086-none/{NAME}\n")
