@@ -66,11 +66,10 @@ def ftp_server(folder: Path) -> Iterator[str]:
         from pyftpdlib.handlers import FTPHandler
         from pyftpdlib.servers import ThreadedFTPServer
 
-    class Handler(FTPHandler):
-        authorizer = DummyAuthorizer()
-
-    Handler.authorizer.add_anonymous(str(folder))
-    server = ThreadedFTPServer(("127.0.0.1", 0), Handler)
+    authorizer = DummyAuthorizer()
+    authorizer.add_anonymous(str(folder))
+    handler = type("Handler", (FTPHandler,), {"authorizer": authorizer})
+    server = ThreadedFTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"timeout": 0.05}, daemon=True)
     thread.start()
     try:
