@@ -24,8 +24,8 @@ from em_pipeline.domain.geometry import BoundingBox
 BUCKET = "neuroglancer-janelia-flyem-hemibrain"
 NODE = "a89eb3af216a46cdba81204d8f954786"
 ROOT = "28841c8277e044a7b187dda03e18da13"
-# Part of the region that the field's comparisons use, in whole chunks: z, y, x.
-REGION = BoundingBox.at((11968, 10944, 9984), (192, 192, 320))
+# Whole chunks around the cube of 256 voxels from 12000, 11000, 10000 on; z, y, x.
+REGION = BoundingBox.at((11968, 10944, 9984), (320, 320, 320))
 # DVID's last voxel in x, y, z: its volume is another product, slightly larger.
 LAST_POINT = [34431, 39724, 41407]
 RAW = re.compile(rf"^/api/node/{NODE}/grayscale/raw/0_1_2/(\d+)_(\d+)_(\d+)/(\d+)_(\d+)_(\d+)$")

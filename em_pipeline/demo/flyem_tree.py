@@ -19,17 +19,23 @@ CHUNK = 64
 WHOLE = 8
 # Of each neurite's cross section, and the first of their ids, which 32 bits cannot hold.
 NEURITE = 24
+TISSUE = 160
 FIRST_ID = 1_002_000_000_000
 KEYS = tuple(f"{8.0 * 2**level}x{8.0 * 2**level}x{8.0 * 2**level}" for level in range(LEVELS))
 
 
 def write_tree(folder: Path, region: BoundingBox) -> None:
     """The bucket below `folder`, and the voxels of `region` (of the finest level) as `grey.npy`."""
-    grey = specimen(region.shape, seed=20)
+    grey = _tissue(region.shape)
     np.save(folder / "grey.npy", grey)
     em, labels = folder / "emdata/clahe_yz/jpeg", folder / "v1.2/segmentation"
     _write(em, EM_SIZE, "image", 0, region, grey)
-    _write(labels, LABELS_SIZE, "segmentation", 0, region, _neurites(region.shape))
+    for z in range(0, region.shape.z, CHUNK):  # in slabs: uint64 of the whole region would be large
+        slab = BoundingBox.at(
+            (region.start.z + z, *region.start[1:]),
+            (min(CHUNK, region.shape.z - z), *region.shape[1:]),
+        )
+        _write(labels, LABELS_SIZE, "segmentation", 0, slab, _neurites(slab.shape, z))
     shape = _size(EM_SIZE, WHOLE)
     # The anatomy is that of finer voxels: at 2048 nm there would be little to see.
     _write(em, EM_SIZE, "image", WHOLE, BoundingBox.of_shape(shape), specimen(shape, seed=21))
@@ -39,9 +45,18 @@ def write_tree(folder: Path, region: BoundingBox) -> None:
     _write_info(labels, LABELS_SIZE, "segmentation")
 
 
-def _neurites(shape: Shape) -> NDArray[np.uint64]:
-    """Blocky ids; of every ninth, nothing: glia that nobody traced."""
-    z, y, x = (np.arange(n, dtype=np.uint64) // np.uint64(NEURITE) for n in shape)
+def _tissue(shape: Shape) -> NDArray[np.uint8]:
+    """Grey values; beyond the first `TISSUE` voxels along an axis, mirrored: they take long to make."""
+    made = specimen(Shape(*(min(n, TISSUE) for n in shape)), seed=20)
+    missing = [(0, n - have) for n, have in zip(shape, made.shape, strict=True)]
+    return np.pad(made, missing, mode="symmetric")
+
+
+def _neurites(shape: Shape, first: int = 0) -> NDArray[np.uint64]:
+    """Blocky ids from the plane `first` on; of every ninth, nothing: glia that nobody traced."""
+    planes = np.arange(first, first + shape.z, dtype=np.uint64)
+    z = planes // np.uint64(NEURITE)
+    y, x = (np.arange(n, dtype=np.uint64) // np.uint64(NEURITE) for n in shape[1:])
     ids = z[:, None, None] * np.uint64(97) + y[None, :, None] * np.uint64(13) + x[None, None, :]
     return np.where(ids % np.uint64(9) == 0, np.uint64(0), ids + np.uint64(FIRST_ID))
 

@@ -126,7 +126,7 @@ class FlyemSource:
         """The label images that the spec names, at the level whose voxels are as large as the image's."""
         root = flyem_dvid.root_of(files)
         held = flyem_dvid.held_region(spec, root) if root else precomputed_store.held_region(spec, files)
-        return precomputed_store.open_label_images(precomputed_store.label_names(spec), held, files)
+        return precomputed_store.open_label_images(spec.label_names, held, files)
 
     @contextmanager
     def _client(self, retries: int) -> Iterator[PortalClient]:

@@ -83,9 +83,8 @@ class PrecomputedSource:
 
     def open_label_images(self, spec: DatasetSpec, files: Sequence[HeldFile]) -> Mapping[str, LazyVolume]:
         """The label images that the spec names, at the level whose voxels are as large as the image's."""
-        names = precomputed_store.label_names(spec)
         region = precomputed_store.held_region(spec, files)
-        return precomputed_store.open_label_images(names, region, files)
+        return precomputed_store.open_label_images(spec.label_names, region, files)
 
     @contextmanager
     def _wanted(self, spec: DatasetSpec) -> Iterator[list[Wanted]]:

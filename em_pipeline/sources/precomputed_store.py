@@ -330,11 +330,6 @@ def labels_place(name: str) -> str:
     return f"labels/{name}"
 
 
-def label_names(spec: DatasetSpec) -> list[str]:
-    """Names of the spec's label images, without their addresses."""
-    return [entry.partition("=")[0] for entry in spec.label_images]
-
-
 def label_addresses(spec: DatasetSpec, known: Mapping[str, str]) -> dict[str, str]:
     """Name → address of the spec's label images: `name=address`, or one of the `known` names."""
     addresses: dict[str, str] = {}

@@ -1,9 +1,10 @@
 """The precomputed source against a coarse level of a volume in Google's store, taken whole."""
 
-from em_pipeline.demo.flyem_portal import BUCKET, FlyemPortal
+from em_pipeline.demo.flyem_portal import BUCKET
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.sources.precomputed import PrecomputedSource
 from em_pipeline_tests.contracts.case import ANY_DOCUMENT, SourceCase
+from em_pipeline_tests.contracts.case_flyem import small_flyem
 
 
 def _spec(path: str) -> DatasetSpec:
@@ -17,7 +18,7 @@ def _spec(path: str) -> DatasetSpec:
 
 
 CASE = SourceCase(
-    portal=FlyemPortal,
+    portal=small_flyem,
     make=lambda portal: PrecomputedSource(gs=portal.url, timeout_s=5, retries=0, backoff_s=0),
     spec=lambda _: _spec("emdata/raw/jpeg"),
     shape=(162, 156, 135),

@@ -68,15 +68,15 @@ def test_a_part_opens_as_the_whole(tmp_path: Path) -> None:
 
 def test_a_box_that_was_lost_is_no_background(tmp_path: Path) -> None:
     held(tmp_path)
-    (tmp_path / "32-64_16-48_8-28").unlink()
-    with pytest.raises(NotFound, match="32-64_16-48_8-28"):
+    (tmp_path / "32-48_16-32_8-24").unlink()
+    with pytest.raises(NotFound, match="32-48_16-32_8-24"):
         open_dvid(tmp_path)
 
 
 def test_a_short_box_is_named(tmp_path: Path) -> None:
     held(tmp_path)
-    (tmp_path / "32-64_16-48_8-28").write_bytes(b"busy")
-    with pytest.raises(UnsupportedFormat, match="32-64_16-48_8-28"):
+    (tmp_path / "32-48_16-32_8-24").write_bytes(b"busy")
+    with pytest.raises(UnsupportedFormat, match="32-48_16-32_8-24"):
         open_dvid(tmp_path).read(BoundingBox.of_shape(SHAPE))
 
 
