@@ -86,6 +86,13 @@ class TestAddresses:
         assert len(chunks) == 9
         assert all(file.may_be_absent and file.size is None for file in chunks)
 
+    def test_on_a_web_server_what_was_never_written_is_missing(
+        self, organelles: OpenOrganellePortal, tmp_path: Path
+    ) -> None:
+        spec = spec_of(f"{organelles.url}/{BUCKET}/{IMAGE}", level="s4")
+        with source_of().open_volume(spec, held_files(source_of(), spec, tmp_path)) as volume:
+            assert list(volume.missing) == [BoundingBox.at((0, 128, 128), (35, 29, 34))]
+
     def test_in_an_object_store_only_what_is_there_is_listed(
         self, organelles: OpenOrganellePortal, tmp_path: Path
     ) -> None:
