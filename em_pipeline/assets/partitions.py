@@ -69,3 +69,9 @@ def register(instance: dg.DagsterInstance, slug: str, dataset_ids: Collection[st
     if new:
         instance.add_dynamic_partitions(partitions_name(slug), new)
     return new
+
+
+def forget(instance: dg.DagsterInstance, slug: str, dataset_id: str) -> None:
+    """Make a dataset no partition of its source any more; its past runs stay in the instance."""
+    if dataset_id in instance.get_dynamic_partitions(partitions_name(slug)):
+        instance.delete_dynamic_partition(partitions_name(slug), dataset_id)

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, undefer
 from sqlalchemy.sql.base import ExecutableOption
@@ -86,6 +86,12 @@ class Catalog:
         with self._session() as session:
             row = session.get(SpecRow, dataset_id)
             return rows.spec(row) if row else None
+
+    def forget(self, dataset_id: str) -> None:
+        """Drop the dataset's spec, every version and what was said of it, in one transaction."""
+        with self._session() as session:
+            session.execute(delete(DatasetRow).where(DatasetRow.dataset_id == dataset_id))
+            session.execute(delete(SpecRow).where(SpecRow.dataset_id == dataset_id))
 
     def specs(self, source: str | None = None) -> list[DatasetSpec]:
         """The saved specs, of `source` where given, by dataset id.

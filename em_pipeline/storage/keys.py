@@ -107,6 +107,11 @@ def pointer(dataset_id: str) -> str:
     return f"volumes/{check_dataset_id(dataset_id)}/{LATEST}"
 
 
+def all_of(root: str, dataset_id: str) -> str:
+    """Everything of the dataset below `root`: raw, staging or volumes."""
+    return f"{root}/{check_dataset_id(dataset_id)}"
+
+
 def comparison(suffix: str) -> str:
     return f"collection/comparison.{suffix}"
 

@@ -11,6 +11,8 @@ from em_pipeline_tests.formats.sparse_tiff import EPFL, itk
 from em_pipeline_tests.ingest.test_inspection import dm3, ome_zarr
 from em_pipeline_tests.portals.folder import Folder
 
+CORNER = ("--roi", "2:10,0:64,16:80", "--name", "corner")
+
 
 @pytest.fixture
 def plain(tmp_path: Path) -> dict[str, str]:
@@ -120,6 +122,14 @@ def test_a_box_and_a_random_crop_are_registered_beside_the_whole(
 
 @pytest.mark.integration
 def test_a_box_is_ingested(environment: dict[str, str]) -> None:
-    made = em(environment, "ingest", "empiar-11759", "--roi", "2:10,0:64,16:80", "--name", "corner")
+    made = em(environment, "ingest", "empiar-11759", *CORNER)
     assert (made["dataset_id"], made["shape"]) == ("empiar-11759-corner", [8, 64, 64])
     assert em(environment, "ingest", "empiar-11759-corner")["changed"] is False
+    refused = run(environment, "em", "rm", "empiar-11759-corner", "--yes")
+    assert refused.returncode == 2
+    assert "--volume" in refused.stderr
+    assert run(environment, "em", "rm", "empiar-11759-corner", "--volume", "--json").returncode == 2
+    gone = em(environment, "rm", "empiar-11759-corner", "--volume", "--raw", "--yes")
+    assert {"volumes/empiar-11759-corner", "raw/empiar-11759-corner"} <= set(gone["deleted"])
+    assert "empiar-11759-corner" not in {row["dataset_id"] for row in em(environment, "ls", "--all")}
+    assert em(environment, "register", "empiar-11759", *CORNER)["new"] is True
