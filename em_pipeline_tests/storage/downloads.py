@@ -1,0 +1,58 @@
+"""What tests of downloads share: a patient and an impatient policy, and a watcher that keeps what it is told."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from em_pipeline.domain.files import Manifest, RemoteFile
+from em_pipeline.domain.progress import Silent
+from em_pipeline.storage.download import DownloadPolicy, download
+from em_pipeline.storage.object_urls import ObjectEndpoints
+
+PART = 32_768
+POLICY = DownloadPolicy(
+    connections=4,
+    connect_timeout_s=0.5,
+    read_timeout_s=0.5,
+    retries=2,
+    backoff_s=0.01,
+    longest_wait_s=2.0,
+    part_size=PART,
+)
+# For tests that count requests: a busy machine must not look like a stall.
+PATIENT = replace(POLICY, connect_timeout_s=10.0, read_timeout_s=10.0)
+
+
+class Watcher(Silent):
+    """Keeps the notes, and the sum of what was advanced."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.done = 0
+
+    def advance(self, step: str, amount: int) -> None:  # noqa: ARG002
+        self.done += amount
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+def hold(
+    files: Sequence[RemoteFile],
+    folder: Path,
+    *,
+    policy: DownloadPolicy = PATIENT,
+    watcher: Watcher | None = None,
+    store: str = "",
+) -> Manifest:
+    """The manifest of `files` held below `folder`; `store` is the URL that answers for S3 and Google."""
+    if store:
+        policy = replace(policy, endpoints=ObjectEndpoints(s3=store, gs=store))
+    return download(
+        files, folder, dataset_id="files-a", revision="r1", policy=policy, progress=watcher or Watcher()
+    )
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Names of parts and journals that a download left behind."""
+    return [path.name for path in (folder / ".download").iterdir() if path.suffix in (".part", ".journal")]
