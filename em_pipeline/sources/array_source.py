@@ -66,7 +66,12 @@ def image_at(
     Raises `NotFound` where there is no such image or level, `InputRefused` for a box that leaves it,
     `UnsupportedFormat`, and like `Container.fetch`.
     """
-    layout = choose_level(read_multiscale(container.fetch, path, at=at), spec.level)
+    return image_of(container, read_multiscale(container.fetch, path, at=at), spec)
+
+
+def image_of(container: Container, levels: Sequence[ArrayLayout], spec: DatasetSpec) -> HeldImage:
+    """The same of an image whose levels were read."""
+    layout = choose_level(levels, spec.level)
     box = spec.bounding_box or BoundingBox.of_shape(layout.shape)
     if not box.within(layout.shape):
         raise InputRefused(

@@ -10,7 +10,7 @@ from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.formats.arrays import joined
 from em_pipeline.formats.mirror import images_in
 from em_pipeline.formats.multiscale import list_labels, read_multiscale
-from em_pipeline.sources.array_source import HeldImage, image_at, label_image_at
+from em_pipeline.sources.array_source import HeldImage, image_at, image_of, label_image_at
 from em_pipeline.sources.array_source_container import (
     Container,
     FolderContainer,
@@ -80,7 +80,7 @@ def image_by_address(address: str, spec: DatasetSpec, containers: Containers) ->
         return image_at(container, inside, spec, at)
     above, _, name = address.rstrip("/").rpartition("/")
     if path or levels[0].path or not above or above.endswith(("/", ":")):
-        return image_at(container, path, spec, at)
+        return image_of(container, levels, spec)
     # An array alone has no voxel size; the image above it may say one.
     return image_at(containers(above), unquote(name) if is_remote(address) else name, spec, at)
 

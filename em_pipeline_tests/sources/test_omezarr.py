@@ -93,6 +93,10 @@ class TestAddresses:
         with source_of().open_volume(spec, held_files(source_of(), spec, tmp_path)) as volume:
             assert list(volume.missing) == [BoundingBox.at((0, 128, 128), (35, 29, 34))]
 
+    def test_each_document_is_asked_for_once_per_step(self, organelles: OpenOrganellePortal) -> None:
+        source_of().fetch_record(spec_of(f"{organelles.url}/{BUCKET}/{IMAGE}", level="s4"))
+        assert max(organelles.requests.values()) == 1
+
     def test_in_an_object_store_only_what_is_there_is_listed(
         self, organelles: OpenOrganellePortal, tmp_path: Path
     ) -> None:
