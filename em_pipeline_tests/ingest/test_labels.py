@@ -23,6 +23,7 @@ from em_pipeline.ingest.publish import publish
 from em_pipeline.ingest.scrape import scrape
 from em_pipeline.ingest.validate import validate
 from em_pipeline.ingest.workspace import Workspace
+from em_pipeline.sources.files import FilesSource
 from em_pipeline.storage.store import LocalStore
 from em_pipeline.volumes.ledger import ChunkState, Ledger
 from em_pipeline.volumes.verify import verify_decoded
@@ -263,3 +264,18 @@ def test_a_region_is_whole_though_its_surroundings_are_not_held(
     assert tuple(arrays.catalog.published()[0].shape or ()) == tuple(BOX.shape)
     volume = arrays.store.local_path(served.volume_key)
     np.testing.assert_array_equal(zarr.open_array(volume / "0", mode="r")[:], RAW[BOX.slices])
+
+
+def test_what_was_written_can_be_ingested_with_its_label_images(arrays: Workspace) -> None:
+    run_chain(arrays, spec_of(label_images=NAMES))
+    first = published(arrays)
+    volume = arrays.store.local_path(first.volume_key)
+    files = replace(arrays, sources={"files": FilesSource()})
+    spec = DatasetSpec(source="files", accession="b", location=str(volume), label_images=("cell-seg",))
+    run_chain(files, spec)
+    again = arrays.catalog.published_version("files-b")
+    assert again is not None
+    assert again.levels == first.levels
+    assert again.labels[0].levels == first.labels[0].levels
+    stored = zarr.open_array(arrays.store.local_path(again.volume_key) / "labels/cell-seg/0", mode="r")[:]
+    np.testing.assert_array_equal(stored, CELLS)
