@@ -47,6 +47,7 @@ class OpenOrganelleSource:
     licence_policy = "The bucket's data are released under CC BY 4.0 (AWS Registry of Open Data)."
     max_connections = 8
     requests_per_second: float | None = None
+    control_accession = "jrc_mus-nacc-2"
 
     def __init__(
         self,

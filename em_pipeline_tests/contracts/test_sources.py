@@ -13,7 +13,8 @@ from em_pipeline.domain.identity import check_dataset_id, check_revision
 from em_pipeline.domain.progress import Silent
 from em_pipeline.domain.record import FIELD_NAMES, DatasetRecord
 from em_pipeline.domain.spec import DatasetSpec
-from em_pipeline.sources.base import HeldFile, PortalRecord, Source
+from em_pipeline.ingest import watch
+from em_pipeline.sources.base import DescribingSource, HeldFile, PortalRecord, Source, WatchedSource
 from em_pipeline.sources.registry import load_sources
 from em_pipeline.storage.download import DownloadPolicy, download
 from em_pipeline_tests.contracts.case import SourceCase
@@ -180,6 +181,17 @@ def test_its_listing_names_each_dataset_once(subject: Subject) -> None:
     for ref in listed:
         check_revision(ref.revision)
         DatasetSpec(source=subject.source.slug, accession=ref.accession)
+
+
+@pytest.mark.parametrize("slug", [slug for slug in load_sources() if CASES[slug].lists])
+def test_its_listing_can_be_watched(subject: Subject) -> None:
+    assert isinstance(subject.source, WatchedSource), "give it a control_accession, for its sensor"
+    listed = watch.whole_listing(subject.source)
+    if isinstance(subject.source, DescribingSource):
+        described = subject.source.describe([ref.accession for ref in listed])
+        assert described.keys() == {ref.accession for ref in listed}
+        for details in described.values():
+            check_revision(details.revision)
 
 
 @pytest.mark.parametrize("slug", LISTING)
