@@ -23,7 +23,8 @@ EXTRACTOR = "formats.dm"
 DTYPES = {1: "i2", 2: "f4", 6: "u1", 7: "i4", 9: "i1", 10: "u2", 11: "u4", 12: "f8", 14: "u1"}
 NOT_GREY = {3: "complex", 5: "complex", 8: "RGB", 13: "complex", 23: "RGB", 27: "complex", 28: "complex"}
 BROKEN = (struct.error, OSError, KeyError, ValueError, TypeError, NotImplementedError, UnicodeDecodeError,
-          OverflowError, DM3DataTypeError, DM3TagIDError, DM3TagTypeError)  # fmt: skip
+          OverflowError, UnboundLocalError, RecursionError, DM3DataTypeError, DM3TagIDError,
+          DM3TagTypeError)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def hdf5_headers(file: BinaryIO, path: Path) -> tuple[ImageHeaders, ...]:
                     found.append(replace(of_volume(volume), name=name))
                 except UnsupportedFormat as error:
                     refusals.append(f"{name} {shape}: {error.found}")
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise UnsupportedFormat(
             f"Read the headers of {path.name} as HDF5", str(error), "The file may be truncated or damaged"
         ) from error

@@ -40,7 +40,7 @@ READ_AS: dict[Any, np.dtype[Any]] = {
     np.dtype(np.float16): np.dtype(np.float32),
 }
 BROKEN = (tifffile.TiffFileError, ValueError, KeyError, IndexError, TypeError, RuntimeError, AttributeError,
-          ZeroDivisionError, struct.error, zlib.error, OverflowError)  # fmt: skip
+          ZeroDivisionError, AssertionError, struct.error, zlib.error, OverflowError)  # fmt: skip
 
 
 def open_tiff(path: Path) -> FileVolume:
