@@ -69,7 +69,7 @@ def claims_of(info: Info, scale: Scale, document: Path) -> tuple[Claim, ...]:
     at = f"scales[{scale.index}]"
     sheet.layout(scale.shape, scale.dtype, scale.chunk, TITLE, scale.encoding, at)
     # Stored in Fortran order (https://github.com/google/neuroglancer, precomputed/volume.md).
-    sheet.axes("czyx", at, "xyzc", int(info.document["num_channels"]))
+    sheet.axes("czyx", at, "xyzc")
     raw = info.document["scales"][scale.index]["resolution"]
     for axis, size in zip("zyx", scale.voxel_nm, strict=True):
         sheet.voxel_size(axis, size, f"{at}.resolution", raw, "nm")

@@ -206,7 +206,7 @@ def _claims(image: Image, spec: DatasetSpec, state: State) -> Iterator[Claim]:
     yield from image.claims()
     document = Claimant(f"{image.url}/info", EXTRACTOR)
     yield document.says("provenance.download_url", image.url, "address", image.url)
-    if "core.title" not in spec.curated:
+    if "core.title" not in spec.curated and "core.title" not in spec.overrides:
         yield document.says("core.title", HEMIBRAIN, "name of the dataset", spec.accession)
     if image.finest:  # the view's voxels are those of the finest level
         link = Claimant(state.url, EXTRACTOR)

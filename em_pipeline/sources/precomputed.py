@@ -119,6 +119,6 @@ def _claims(image: Wanted, spec: DatasetSpec) -> Iterator[Claim]:
     yield from image.claims()
     claimant = Claimant(f"{image.url}/info", EXTRACTOR)
     name = unquote(image.url).rstrip("/").rpartition("/")[2]
-    if "core.title" not in spec.curated:
+    if "core.title" not in spec.curated and "core.title" not in spec.overrides:
         yield claimant.says("core.title", name, "address", spec.location, "the last part of its address")
     yield claimant.says("provenance.download_url", image.url, "address", spec.location)

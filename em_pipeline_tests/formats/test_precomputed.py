@@ -171,7 +171,7 @@ def test_jpeg_shards_without_data_encoding_and_voxel_offset(tmp_path: Path) -> N
     )
 
     def as_hemibrain(scale: Any, info: Any) -> None:
-        del scale["sharding"]["data_encoding"], scale["voxel_offset"]
+        del scale["sharding"]["data_encoding"], scale["voxel_offset"], info["num_channels"]
 
     edited(folder, as_hemibrain)
     volume = open_precomputed(folder)
