@@ -140,8 +140,11 @@ class HttpTransfer(Transfer):
         length = response.headers.get("Content-Length")
         etag, modified = response.headers.get("ETag"), response.headers.get("Last-Modified")
         size = int(length) if length is not None else self._listed.size
+        now = Validators(size, etag, modified)
+        if self._listed.difference(now) and self._is_web_page(None, next(response.iter_raw(), b"")):
+            raise Fault(WEB_PAGE)
         self._refuse_encoded(response, int(length) if length is not None else None)
-        self._compare(Validators(size, etag, modified))
+        self._compare(now)
         if self._remote.offset is not None:
             found = "the server sends no parts of files, only all of it"
             unusable = RecordInvalid(f"Fetch {self._address}", found, "Find another address of the file")

@@ -1,4 +1,4 @@
-"""What tests of downloads share: a patient and an impatient policy, and a watcher that keeps what it is told."""
+"""What tests of downloads share: policies, patient and not, and a watcher that keeps what it is told."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,7 +30,7 @@ class Watcher(Silent):
         self.notes: list[str] = []
         self.done = 0
 
-    def advance(self, step: str, amount: int) -> None:  # noqa: ARG002
+    def advance(self, step: str, amount: int) -> None:
         self.done += amount
 
     def note(self, message: str) -> None:
