@@ -81,11 +81,15 @@ def _part(whole: DatasetSpec, asked: Asked, known: Mapping[str, DatasetSpec]) ->
             "it has a name: a path or URL is named when it is first given, a portal's dataset by the portal",
             "Leave --name out, or say with --level, --roi or --random-crop which part of a portal's it names",
         )
-    if (asked.level is not None and whole.level is not None) or (boxed and whole.bounding_box is not None):
+    named_after_whole = dataset_id(whole.source, whole.accession)
+    again = (asked.level is not None and whole.level is not None) or (
+        boxed and whole.bounding_box is not None
+    )
+    if again and whole.dataset_id != named_after_whole:
         raise InputRefused(
             tried,
             "it is itself a part, with a level or box of its own",
-            f"Give the id of the whole, {dataset_id(whole.source, whole.accession)}",
+            f"Give the id of the whole, {named_after_whole}",
         )
     name = asked.name if asked.name is not None else part_name(asked.level, asked.box, asked.crop)
     part_id = dataset_id(whole.source, f"{whole.dataset_id}-{name}")
@@ -98,8 +102,10 @@ def _part(whole: DatasetSpec, asked: Asked, known: Mapping[str, DatasetSpec]) ->
 
 
 def _of_another_level(whole: DatasetSpec) -> dict[str, Any]:
-    """What of the whole's spec changes for a dataset of another level."""
+    """What of the whole's spec changes for a dataset of another level, where its box lies elsewhere."""
     return {
+        "bounding_box": None,
+        "bounding_box_reason": "",
         "voxel_size_nm": None,
         "voxel_size_reason": "",
         "overrides": {k: v for k, v in whole.overrides.items() if not k.startswith(OF_ONE_LEVEL)},

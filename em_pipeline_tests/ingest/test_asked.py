@@ -95,6 +95,16 @@ def test_a_box_of_a_box_is_refused() -> None:
         ask(f"{BASE}-b", ask(BASE, asked=Asked(box=BOX, name="b")), asked=Asked(box=BOX))
 
 
+def test_a_dataset_that_is_a_box_of_something_vast_has_other_boxes_beside_it() -> None:
+    block = ask(BASE).model_copy(update={"level": 2, "bounding_box": BOX, "bounding_box_reason": "small"})
+    elsewhere = BoundingBox.at((8, 8, 8), (4, 4, 4))
+    other = ask(BASE, block, asked=Asked(box=elsewhere, name="other"))
+    assert (other.dataset_id, other.level, other.bounding_box) == (f"{BASE}-other", 2, elsewhere)
+    level = ask(BASE, block, asked=Asked(level="s4"))
+    assert (level.dataset_id, level.level, level.bounding_box) == (f"{BASE}-s4", "s4", None)
+    assert level.bounding_box_reason == ""
+
+
 def test_a_random_crop_is_drawn_in_the_level() -> None:
     spec = ask(BASE, asked=Asked(level="s4", crop=RandomCrop(Shape(40, 16, 16), 7)))
     assert spec.dataset_id == f"{BASE}-s4-seed7"
