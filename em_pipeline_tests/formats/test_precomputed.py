@@ -201,7 +201,10 @@ def test_png_chunks(tmp_path: Path, dtype: str) -> None:
 @pytest.mark.parametrize("dtype", ["uint32", "uint64"])
 def test_compressed_segmentation(tmp_path: Path, dtype: str, sharding: Any) -> None:
     voxels = (labels() % np.uint64(2**31 if dtype == "uint32" else 2**63)).astype(dtype)
-    scale = {"encoding": "compressed_segmentation", "compressed_segmentation_block_size": [8, 4, 2]}
+    scale: dict[str, Any] = {
+        "encoding": "compressed_segmentation",
+        "compressed_segmentation_block_size": [8, 4, 2],
+    }
     if sharding:
         scale["sharding"] = sharding
     check_volume(open_precomputed(written(tmp_path, voxels, kind="segmentation", **scale)), voxels)
@@ -243,7 +246,9 @@ CHUNK = "7-23_1000-1012_-3-5"
     [("raw", "uint8"), ("jpeg", "uint8"), ("png", "uint8"), ("compressed_segmentation", "uint64")],
 )
 def test_a_truncated_chunk_is_named(tmp_path: Path, encoding: str, dtype: str) -> None:
-    extra = {"compressed_segmentation_block_size": [8, 8, 8]} if encoding == "compressed_segmentation" else {}
+    extra: dict[str, Any] = {}
+    if encoding == "compressed_segmentation":
+        extra["compressed_segmentation_block_size"] = [8, 8, 8]
     folder = written(tmp_path, ramp(SHAPE, dtype), encoding=encoding, **extra)
     chunk = folder / "4_4_30" / CHUNK
     chunk.write_bytes(chunk.read_bytes()[: chunk.stat().st_size // 3])

@@ -25,7 +25,8 @@ from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.sources.base import HeldFile
 from em_pipeline.sources.precomputed import PrecomputedSource
 from em_pipeline.storage.download import DownloadPolicy, download
-from em_pipeline_tests.formats.test_precomputed import SHAPE, SHARDING, labels, ramp, written
+from em_pipeline_tests.formats.helpers import ramp
+from em_pipeline_tests.formats.test_precomputed import SHAPE, SHARDING, labels, written
 
 
 class WebFolder(Replay):
