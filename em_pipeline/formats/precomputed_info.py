@@ -6,6 +6,7 @@ It counts and lists in x, y, z; everything here is z-y-x.
 
 import json
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from em_pipeline.domain.errors import InputRefused, NotFound, UnsupportedFormat
 from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.formats.precomputed_grid import ChunkGrid
-from em_pipeline.formats.sharded import Sharding
+from em_pipeline.formats.sharded import GZIP_MAGIC, Sharding
 
 INFO_TYPE = "neuroglancer_multiscale_volume"
 KINDS = ("image", "segmentation")
@@ -126,15 +127,17 @@ class Info:
 
 
 def parse_info(data: bytes | str, where: str) -> Info:
-    """Read an `info` document; `where` names it in messages.
+    """Read an `info` document, gzipped or not (some stores keep it so); `where` names it in messages.
 
     Raises `UnsupportedFormat` for what is no precomputed volume, for several channels, and for data types
     and encodings that are not read (jxl, kempressed, fpzip, …).
     """
     tried = f"Read {where}"
     try:
+        if isinstance(data, bytes) and data.startswith(GZIP_MAGIC):
+            data = zlib.decompress(data, wbits=31)
         document = json.loads(data)
-    except ValueError as error:
+    except (ValueError, zlib.error) as error:
         raise UnsupportedFormat(
             tried, f"it is not JSON ({error})", "Give the folder that holds `info`"
         ) from error

@@ -1,7 +1,9 @@
 """The precomputed source against volumes of other writers: on a web server and on this machine."""
 
+import gzip
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.sources.base import HeldFile
 from em_pipeline.sources.precomputed import PrecomputedSource
 from em_pipeline.storage.download import DownloadPolicy, download
+from em_pipeline.storage.object_urls import PUBLIC, ObjectEndpoints
 from em_pipeline_tests.formats.helpers import ramp
 from em_pipeline_tests.formats.test_precomputed import SHAPE, SHARDING, labels, written
 
@@ -54,7 +57,12 @@ def spec_at(location: object, **given: Any) -> DatasetSpec:
     return DatasetSpec(source="precomputed", accession="test", location=str(location), **given)
 
 
-def held(spec: DatasetSpec, folder: Path, source: PrecomputedSource = SOURCE) -> list[HeldFile]:
+def held(
+    spec: DatasetSpec,
+    folder: Path,
+    source: PrecomputedSource = SOURCE,
+    endpoints: ObjectEndpoints = PUBLIC,
+) -> list[HeldFile]:
     """The files as an ingest holds them: downloaded, or in place."""
     record = source.fetch_record(spec)
     files = source.list_files(spec, record)
@@ -63,7 +71,7 @@ def held(spec: DatasetSpec, folder: Path, source: PrecomputedSource = SOURCE) ->
         folder,
         dataset_id=spec.dataset_id,
         revision=record.revision,
-        policy=DownloadPolicy(retries=0),
+        policy=DownloadPolicy(retries=0, endpoints=endpoints),
         progress=Silent(),
     )
     return [
@@ -121,6 +129,28 @@ def test_names_with_the_suffix_of_gzip_are_found_on_a_server(web: WebFolder, tmp
     for chunk in list((folder / "4_4_30").iterdir()):
         chunk.rename(f"{chunk}.gz")
     np.testing.assert_array_equal(read(spec_at(f"{web.url}/em"), tmp_path / "raw"), voxels)
+
+
+class Bucket(WebFolder):
+    """Objects that are kept compressed and sent so, whoever asks: as cloud-volume writes them to S3."""
+
+    def answer(self, request: Request) -> Reply:
+        reply = super().answer(request)
+        return replace(reply, headers={"Content-Encoding": "gzip"}) if reply.status == 200 else reply
+
+
+def test_objects_that_are_kept_compressed_stay_so(tmp_path: Path) -> None:
+    voxels = ramp(SHAPE)
+    folder = written(tmp_path / "served/bucket/em", voxels)
+    for path in (folder / "info", *(folder / "4_4_30").iterdir()):
+        path.write_bytes(gzip.compress(path.read_bytes()))
+    with Bucket(tmp_path / "served") as bucket:
+        source = PrecomputedSource(s3=bucket.url, timeout_s=5, retries=0, backoff_s=0)
+        spec = spec_at("s3://bucket/em")
+        files = held(spec, tmp_path / "raw", source, ObjectEndpoints(s3=bucket.url))
+    volume = source.open_volume(spec, files)
+    assert (tmp_path / "raw/image/info").read_bytes() == (folder / "info").read_bytes()
+    np.testing.assert_array_equal(volume.read(BoundingBox.of_shape(SHAPE)), voxels)
 
 
 @pytest.mark.parametrize("trouble", [Trouble.SERVER_ERROR, Trouble.RESET, Trouble.CUT])
