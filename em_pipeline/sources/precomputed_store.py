@@ -6,6 +6,7 @@ they are at the source. Volumes on this machine stay where they are, shards and 
 """
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from em_pipeline.storage.http import PortalClient
 from em_pipeline.storage.object_urls import https_url
 
 IMAGE = "image"
+# Raw files are held in a folder of that name.
+LABEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SCHEME = "precomputed://"
 # How newer links write the same: gs://bucket/path/|neuroglancer-precomputed:
 PIPED = "|neuroglancer-precomputed:"
@@ -335,6 +338,12 @@ def label_addresses(spec: DatasetSpec, known: Mapping[str, str]) -> dict[str, st
     addresses: dict[str, str] = {}
     for entry in spec.label_images:
         name, given, address = entry.partition("=")
+        if not LABEL_NAME.fullmatch(name):
+            raise InputRefused(
+                f"Take the label image {entry!r} of {spec.dataset_id}",
+                f"{name!r} is no plain name",
+                "Letters, digits, dots, dashes and underscores make one",
+            )
         if not given and name not in known:
             raise NotFound(
                 f"Find the label image {name!r} of {spec.dataset_id}",

@@ -212,6 +212,13 @@ def test_labels_need_an_address(web: WebFolder) -> None:
         SOURCE.fetch_record(spec_at(f"{web.url}/em", label_images=("cells",)))
 
 
+@pytest.mark.parametrize("name", ["../cells", "", "a b"])
+def test_label_names_cannot_leave_their_folder(web: WebFolder, name: str) -> None:
+    written(web.folder / "em", ramp(SHAPE))
+    with pytest.raises(InputRefused, match="no plain name"):
+        SOURCE.fetch_record(spec_at(f"{web.url}/em", label_images=(f"{name}={web.url}/em",)))
+
+
 def test_too_much_is_refused_with_how_to_cut_it(web: WebFolder, tmp_path: Path) -> None:
     written(web.folder / "em", ramp(SHAPE))
     small = PrecomputedSource(retries=0, largest_gb="0.00003")
