@@ -4,6 +4,7 @@ In `folder`, names are those of the listing; everything temporary lies in its su
 """
 
 import shutil
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -40,6 +41,7 @@ from em_pipeline.storage.transport import HttpPolicy, Transport
 
 STEP = "download"
 MAX_WORKERS = 32
+EACH_SECOND = 1.0
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,12 @@ def _fetch(
     workers = min(MAX_WORKERS, policy.connections * max(1, len(hosts)))
     try:
         with Transport(policy, progress.note) as transport:
-            _work(first_units(transport), workers, transport.stop, holdings.flush)
+
+            def each_second() -> None:
+                holdings.flush()
+                transport.rest()
+
+            _work(first_units(transport), workers, transport.stop, each_second)
     finally:
         holdings.flush()
 
@@ -177,6 +184,7 @@ def _work(
     """Run units and what they return, the latter first, until none is left or one fails."""
     following: deque[Unit] = deque()
     pending: set[Future[list[Unit]]] = set()
+    last = time.monotonic()
     with ThreadPoolExecutor(workers, thread_name_prefix=STEP) as pool:
         try:
             while True:
@@ -187,9 +195,10 @@ def _work(
                     pending.add(pool.submit(_guarded, unit))
                 if not pending:
                     return
-                done, pending = wait(pending, timeout=1.0, return_when=FIRST_COMPLETED)
-                if not done:
+                done, pending = wait(pending, timeout=EACH_SECOND, return_when=FIRST_COMPLETED)
+                if time.monotonic() - last > EACH_SECOND:
                     each_second()
+                    last = time.monotonic()
                 for future in done:
                     following.extend(future.result())
         except BaseException:

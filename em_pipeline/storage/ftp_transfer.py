@@ -29,6 +29,8 @@ class FtpTransfer(Transfer):
     def __init__(self, task: Task) -> None:
         super().__init__(task)
         self._host, self._port, self._path = parse_ftp_url(self._address)
+        # As the portal's web server is called: both count to its allowance.
+        self._netloc = self._host if self._port == ftplib.FTP_PORT else f"{self._host}:{self._port}"
 
     def _next(self, first: bool) -> list[Unit]:  # noqa: ARG002
         # The stream of the first part went on through all that followed; here one is resumed.
@@ -75,7 +77,7 @@ class FtpTransfer(Transfer):
     def _connected(self) -> Iterator[ftplib.FTP]:
         """A connection of this host's allowance, logged in; what goes wrong on it becomes our errors."""
         policy = self._transport.policy
-        with self._transport.slot(f"ftp://{self._host}:{self._port}"):
+        with self._transport.slot(self._netloc):
             ftp = _Ftp(timeout=policy.read_timeout_s)
             try:
                 _connect(ftp, self._host, self._port)

@@ -11,14 +11,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cache
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 from urllib.parse import quote
 
 from em_pipeline.domain.errors import EmError, InputRefused, NotFound, RecordInvalid, SourceUnavailable
+from em_pipeline.storage.host_slots import HostSlots, Slot, machine_folder
 from em_pipeline.storage.object_urls import PUBLIC, ObjectEndpoints
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx
 
 USER_AGENT = "em-pipeline/0.1 (public electron-microscopy volumes as OME-Zarr)"
@@ -28,6 +33,9 @@ ASK_AGAIN = frozenset({408, 425, 429})
 # Bodies of redirects up to this size are read to the end, so that the connection can be used again.
 DRAINED_BODY = 64 * 1024
 
+# A connection that another process waits for is given up after this long, between two requests.
+LONGEST_TURN_S = 2.0
+
 _jitter = random.SystemRandom()
 T = TypeVar("T")
 
@@ -36,10 +44,10 @@ T = TypeVar("T")
 class HttpPolicy:
     """How politely and how patiently portals are asked.
 
-    `connections` is per host. `retries` is how often a failed request is repeated; the n-th repetition waits
-    `backoff_s · 2ⁿ` seconds, at most `longest_wait_s`, of which up to half is random. A portal that asks for
-    a longer wait (Retry-After) than `longest_wait_s` counts as unavailable. `endpoints` are the
-    object stores'.
+    `connections` is per host, of all processes that meet in the folder `locks`. `retries` is how often a
+    failed request is repeated; the n-th repetition waits `backoff_s · 2ⁿ` seconds, at most `longest_wait_s`,
+    of which up to half is random. A portal that asks for a longer wait (Retry-After) than `longest_wait_s`
+    counts as unavailable. `endpoints` are the object stores'.
     """
 
     connections: int = 4
@@ -51,6 +59,7 @@ class HttpPolicy:
     requests_per_second: float | None = None
     user_agent: str = USER_AGENT
     endpoints: ObjectEndpoints = PUBLIC
+    locks: Path = field(default_factory=machine_folder)
 
     def __post_init__(self) -> None:
         positive = (self.connections, self.connect_timeout_s, self.read_timeout_s, self.longest_wait_s)
@@ -80,13 +89,41 @@ class Stopped(Exception):
     """Another thread of the same transport failed for good; this one's work has no use any more."""
 
 
-@dataclass
-class _Host:
-    """One host's open connections and the earliest time of its next request."""
+class _Lane:
+    """One connection to a host, and the right to have it."""
 
-    slots: threading.BoundedSemaphore
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    next_request: float = 0.0
+    def __init__(self, slot: Slot, client: "httpx.Client") -> None:
+        self._slot = slot
+        self.client = client
+        self.since = time.monotonic()
+
+    def close(self) -> None:
+        self.client.close()
+        self._slot.release()
+
+
+class _Host:
+    """One host's connections and the earliest time of its next request."""
+
+    def __init__(self, name: str, policy: HttpPolicy) -> None:
+        self.turns = threading.BoundedSemaphore(policy.connections)
+        self.slots = HostSlots(policy.locks, name, policy.connections)
+        self.lock = threading.Lock()
+        self.idle: list[_Lane] = []
+        self.next_request = 0.0
+
+    def rest(self) -> None:
+        """Let others have the connections that are not in use, if they want them."""
+        with self.lock:
+            given, self.idle = (self.idle, []) if self.idle and self.slots.wanted() else ([], self.idle)
+        for lane in given:
+            lane.close()
+
+    def close(self) -> None:
+        with self.lock:
+            given, self.idle = self.idle, []
+        for lane in given:
+            lane.close()
 
 
 class Transport:
@@ -101,26 +138,21 @@ class Transport:
         self._stop = threading.Event()
         self._hosts: dict[str, _Host] = {}
         self._hosts_lock = threading.Lock()
-        self._client: httpx.Client | None = None
-        self._client_lock = threading.Lock()
+        self._closed = False
 
-    def _connected(self) -> "httpx.Client":
-        """The client, made when a portal is first asked: most commands never ask one."""
+    def _connection(self) -> "httpx.Client":
+        """A client that opens one connection when it is first asked."""
         import httpx
 
-        with self._client_lock:
-            if self._client is None:
-                policy = self.policy
-                self._client = httpx.Client(
-                    http2=False,
-                    follow_redirects=False,  # `exchange` follows them, to check each
-                    headers={"User-Agent": policy.user_agent},
-                    timeout=httpx.Timeout(policy.read_timeout_s, connect=policy.connect_timeout_s, pool=None),
-                    limits=httpx.Limits(
-                        max_connections=None, max_keepalive_connections=None, keepalive_expiry=5.0
-                    ),
-                )
-            return self._client
+        policy = self.policy
+        return httpx.Client(
+            verify=_trust(),
+            http2=False,
+            follow_redirects=False,  # `exchange` follows them, to check each
+            headers={"User-Agent": policy.user_agent},
+            timeout=httpx.Timeout(policy.read_timeout_s, connect=policy.connect_timeout_s, pool=None),
+            limits=httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=5.0),
+        )
 
     def stop(self) -> None:
         """Make every waiting or reading thread raise `Stopped` soon."""
@@ -136,9 +168,14 @@ class Transport:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._client_lock:
-            if self._client is not None:
-                self._client.close()
+        self._closed = True
+        for host in self._hosts.values():
+            host.close()
+
+    def rest(self) -> None:
+        """Give up connections that are not in use and that other processes wait for."""
+        for host in list(self._hosts.values()):
+            host.rest()
 
     @contextmanager
     def exchange(
@@ -178,10 +215,9 @@ class Transport:
     ) -> "Iterator[httpx.Response]":
         import httpx
 
-        host = self._host(f"{url.scheme}://{url.netloc.decode()}")
-        with host.slots:
+        host = self._host(url.netloc.decode())
+        with self._lane(host) as client:
             self._take_turn(host)
-            client = self._connected()
             request = client.build_request(method, url, headers=headers, content=content)
             try:
                 response = client.send(request, stream=True)
@@ -205,14 +241,35 @@ class Transport:
     def slot(self, host: str) -> Iterator[None]:
         """The right to one more connection to `host`, in its turn, for protocols other than HTTP."""
         allowed = self._host(host)
-        with allowed.slots:
-            self._take_turn(allowed)
-            yield
+        with allowed.turns:
+            slot = allowed.slots.acquire(self._sleep)
+            try:
+                self._take_turn(allowed)
+                yield
+            finally:
+                slot.release()
+
+    @contextmanager
+    def _lane(self, host: _Host) -> "Iterator[httpx.Client]":
+        """A connection to the host that nobody else uses, an open one if there is."""
+        with host.turns:
+            with host.lock:
+                lane = host.idle.pop() if host.idle else None
+            lane = lane or _Lane(host.slots.acquire(self._sleep), self._connection())
+            try:
+                yield lane.client
+            finally:
+                over = time.monotonic() - lane.since > LONGEST_TURN_S and host.slots.wanted()
+                if over or self._closed:
+                    lane.close()
+                else:
+                    with host.lock:
+                        host.idle.append(lane)
 
     def _host(self, name: str) -> _Host:
         with self._hosts_lock:
             if name not in self._hosts:
-                self._hosts[name] = _Host(threading.BoundedSemaphore(self.policy.connections))
+                self._hosts[name] = _Host(name, self.policy)
             return self._hosts[name]
 
     def _take_turn(self, host: _Host) -> None:
@@ -258,6 +315,14 @@ class Transport:
             except Fault as fault:
                 attempts += 1
                 self.wait_after(url, attempts, fault)
+
+
+@cache
+def _trust() -> "ssl.SSLContext":
+    """Whose certificates are believed; reading them takes longer than a request."""
+    import httpx
+
+    return httpx.create_ssl_context()
 
 
 def check_url(url: str, asked: str) -> "httpx.URL":
