@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import compressed_segmentation
+import compresso
 import imagecodecs
 import numpy as np
 import pytest
@@ -236,6 +237,33 @@ def test_damaged_compressed_segmentation_never_reads_beyond_its_end(data: st.Dat
     except ValueError:
         return
     assert decoded.shape == (8, 8, 8)
+
+
+def in_compresso(folder: Path) -> tuple[Path, NDArray[np.uint32]]:
+    """A volume in compresso, which tensorstore does not write, and its labels."""
+    voxels = (labels() % np.uint64(2**31)).astype(np.uint32)
+    written(folder, voxels, kind="segmentation")
+    grid = ChunkGrid(SHAPE, Shape(8, 12, 16), OFFSET)
+    for box in grid.boxes(BoundingBox.of_shape(SHAPE)):
+        packed = compresso.compress(np.asfortranarray(voxels[box.slices].T))
+        (folder / "4_4_30" / grid.name(box)).write_bytes(packed)
+    edited(folder, lambda scale, _: scale.update(encoding="compresso"))
+    return folder, voxels
+
+
+def test_compresso(tmp_path: Path) -> None:
+    folder, voxels = in_compresso(tmp_path)
+    check_volume(open_precomputed(folder), voxels)
+
+
+@pytest.mark.parametrize("keep", [0, 20, 60])
+def test_a_truncated_compresso_chunk_is_named(tmp_path: Path, keep: int) -> None:
+    """Before the library, which would read beyond its end, sees it."""
+    folder, _ = in_compresso(tmp_path)
+    chunk = folder / "4_4_30" / CHUNK
+    chunk.write_bytes(chunk.read_bytes()[:keep])
+    with pytest.raises(UnsupportedFormat, match=f"4_4_30/{CHUNK}"):
+        open_precomputed(folder).read(BoundingBox.at((0, 0, 0), (1, 1, 1)))
 
 
 CHUNK = "7-23_1000-1012_-3-5"
