@@ -166,7 +166,7 @@ def _check_accession(spec: DatasetSpec) -> None:
         raise NotFound(
             f"Find {spec.accession!r} at FlyEM",
             f"the only volume known here is {HEMIBRAIN}",
-            "Other precomputed volumes need no code: em ingest precomputed://gs://…",
+            "Other precomputed volumes need no code: em ingest gs://…, or a spec of the source `precomputed`",
         )
 
 
