@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from em_pipeline import __version__
 from em_pipeline.domain.errors import InputRefused
-from em_pipeline.domain.evidence import Claim, Evidence, Origin
+from em_pipeline.domain.evidence import RANK, Claim, Evidence, Origin
 from em_pipeline.domain.files import Manifest
 from em_pipeline.domain.geometry import BoundingBox, VoxelSize
 from em_pipeline.domain.lazy_volume import LazyVolume
@@ -49,8 +49,7 @@ def spec_claims(spec: DatasetSpec) -> list[Claim]:
             for axis, size in zip("zyx", spec.voxel_size_nm, strict=True)
             if size is not None
         ]
-        # What the file gives is in the file's unit; only a size given whole is in nanometres altogether.
-        if spec.voxel_size_nm.complete() is not None:
+        if spec.voxel_size_nm.x is not None:
             claims.append(
                 Claim(
                     field="core.unit",
@@ -88,7 +87,7 @@ def volume_record(
 ) -> DatasetRecord:
     """The record once the files have spoken: spec, files, manifest and portal claims resolved."""
     claims = [*spec_claims(spec), *volume.claims, *manifest_claims(manifest), *portal]
-    claims += offset_claims(spec, box)
+    claims = [*_unit_of_the_kept_size(claims), *offset_claims(spec, box)]
     if box != BoundingBox.of_shape(volume.shape):
         claims = [claim for claim in claims if not claim.field.startswith("core.volume_shape.")]
         claims += [
@@ -96,6 +95,19 @@ def volume_record(
             for axis, size in zip("zyx", box.shape, strict=True)
         ]
     return DatasetRecord.resolve(spec.dataset_id, manifest.revision, claims)
+
+
+def _unit_of_the_kept_size(claims: Sequence[Claim]) -> list[Claim]:
+    """The claims without units that go with another voxel size than the one along x that is kept.
+
+    Two documents that give one size in two units do not disagree.
+    """
+    sizes = [c for c in claims if c.field == "core.voxel_size_nm.x" and c.value is not None]
+    kept = min(sizes, key=lambda claim: RANK[claim.evidence.origin], default=None)
+    if kept is None:
+        return list(claims)
+    speaking = (kept.evidence.origin, Origin.OVERRIDE)
+    return [c for c in claims if c.field != "core.unit" or c.evidence.origin in speaking]
 
 
 def offset_claims(spec: DatasetSpec, box: BoundingBox) -> list[Claim]:

@@ -18,6 +18,7 @@ from em_pipeline.formats.open import open_volume
 from em_pipeline.formats.stack import natural_key
 from em_pipeline.sources import autoindex, empiar_files, empiar_listing
 from em_pipeline.sources.base import DatasetRef, EntryDetails, HeldFile, PortalRecord
+from em_pipeline.sources.claimant import Claimant
 from em_pipeline.sources.documents import XmlDocument, fetch_json, fetch_xml
 from em_pipeline.sources.empiar_claims import claims_of, licence_claim
 from em_pipeline.sources.empiar_entry import Entry, from_rest, from_xml
@@ -87,7 +88,14 @@ class EmpiarSource:
         chosen = _choose_image_set(entry, spec)
         image_set = entry.image_sets[chosen]
         folder = self._folder(accession, image_set["directory"].text or "data")
-        claims = [*claims_of(entry, chosen, EXTRACTOR), licence_claim(EXTRACTOR)]
+        at = Claimant(answer.url, EXTRACTOR).says(
+            "provenance.download_url",
+            folder,
+            image_set["directory"].at,
+            image_set["directory"].raw or "data",
+            "below the archive's folder of the entry",
+        )
+        claims = [*claims_of(entry, chosen, EXTRACTOR), licence_claim(EXTRACTOR), at]
         documents = {"entry.json": answer.text}
         references = set(entry.cross_references)
         if header is not None:

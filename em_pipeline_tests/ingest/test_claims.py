@@ -1,12 +1,13 @@
 """What the spec adds to a record: where the volume begins, and in which unit its size was given."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 
-from em_pipeline.domain.evidence import Origin
+from em_pipeline.domain.evidence import Claim, Origin
 from em_pipeline.domain.files import Manifest
 from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize
 from em_pipeline.domain.lazy_volume import LazyVolume
@@ -14,6 +15,7 @@ from em_pipeline.domain.record import DatasetRecord
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.formats.open import open_volume
 from em_pipeline.ingest.claims import volume_record
+from em_pipeline.sources.claimant import Claimant
 
 IMAGEJ = {"unit": "\\u00B5m", "spacing": 0.02, "axes": "ZYX"}
 
@@ -25,10 +27,12 @@ def volume(tmp_path: Path) -> LazyVolume:
     return open_volume([path], name="a")
 
 
-def recorded(volume: LazyVolume, box: BoundingBox | None = None, **spec: object) -> DatasetRecord:
+def recorded(
+    volume: LazyVolume, box: BoundingBox | None = None, portal: Sequence[Claim] = (), **spec: object
+) -> DatasetRecord:
     given = DatasetSpec.model_validate({"source": "files", "accession": "a", "bounding_box": box, **spec})
     manifest = Manifest(dataset_id="files-a", revision="r", files=())
-    return volume_record(given, manifest, (), volume, box or BoundingBox.of_shape(volume.shape))
+    return volume_record(given, manifest, portal, volume, box or BoundingBox.of_shape(volume.shape))
 
 
 def test_a_whole_volume_begins_at_its_first_voxel(volume: LazyVolume) -> None:
@@ -54,10 +58,10 @@ def test_the_file_says_axes_channels_and_unit_as_written(volume: LazyVolume) -> 
     [
         (PartialVoxelSize(z=30, y=6, x=6), "nm"),
         (PartialVoxelSize(z=30), "\\u00B5m"),
-        (PartialVoxelSize(y=6, x=6), "\\u00B5m"),
+        (PartialVoxelSize(y=6, x=6), "nm"),
     ],
 )
-def test_a_size_given_whole_is_in_nanometres(given: PartialVoxelSize, unit: str, volume: LazyVolume) -> None:
+def test_the_unit_is_that_of_the_size_along_x(given: PartialVoxelSize, unit: str, volume: LazyVolume) -> None:
     assert recorded(volume, voxel_size_nm=given).fields.core.unit == unit
 
 
@@ -71,3 +75,19 @@ def test_a_stack_of_planes_has_its_files_as_z(tmp_path: Path) -> None:
     assert claim is not None
     assert (claim.evidence.field, claim.evidence.raw) == ("one file per plane", "YX")
     assert not record.conflicts
+
+
+def test_one_size_in_two_units_is_no_conflict(volume: LazyVolume) -> None:
+    portal = Claimant("https://portal/entry", "test")
+    said = [portal.says("core.voxel_size_nm.x", 20.0, "x", 200.0), portal.says("core.unit", "Å", "x", 200.0)]
+    record = recorded(volume, portal=said)
+    assert record.fields.core.unit == "\\u00B5m"
+    assert not record.conflicts
+
+
+def test_the_portal_s_unit_goes_with_the_portal_s_size(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((4, 6, 8), np.uint8), photometric="minisblack")
+    portal = Claimant("https://portal/entry", "test")
+    said = [portal.says("core.voxel_size_nm.x", 20.0, "x", 200.0), portal.says("core.unit", "Å", "x", 200.0)]
+    with open_volume([tmp_path / "a.tif"], name="a") as bare:
+        assert recorded(bare, portal=said).fields.core.unit == "Å"

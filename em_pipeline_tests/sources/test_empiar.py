@@ -48,6 +48,10 @@ def test_pixel_sizes_are_angstrom(empiar: EmpiarSource) -> None:
     assert [claim.evidence.raw for claim in claims] == [80.0, "80.0"]
 
 
+def test_the_record_says_where_the_files_are(empiar: EmpiarSource, portal: DemoPortal) -> None:
+    assert said(empiar.fetch_record(RETINA), "provenance.download_url") == [f"{portal.url}{FOLDER}"]
+
+
 def test_the_section_thickness_is_read_from_prose(empiar: EmpiarSource) -> None:
     claim = next(c for c in empiar.fetch_record(RETINA).claims if c.field == "core.voxel_size_nm.z")
     assert claim.value == 50.0

@@ -15,6 +15,7 @@ from em_pipeline.sources.empiar_entry import from_rest, from_xml
 pytestmark = pytest.mark.shared_data
 
 RETINA = {
+    "core.unit": "Å",
     "core.title": "Developing retina in zebrafish 55 hpf larval eye.",
     "core.volume_shape.z": 16,
     "core.volume_shape.y": 5632,
@@ -91,6 +92,7 @@ def test_the_header_of_10934(recordings: Path) -> None:
         "core.volume_shape.x": 11520,
         "core.voxel_size_nm.y": pytest.approx(0.0543),
         "core.voxel_size_nm.x": pytest.approx(0.0543),
+        "core.unit": "Å",
         "core.data_type": "uint8",
         "technical.file_format": "TIFF",
         "acquisition.microscope": "FEI Titan Krios G3",
