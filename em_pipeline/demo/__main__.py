@@ -1,4 +1,4 @@
-"""`make demo`: a local portal, every step of every demo dataset, and a block read back.
+"""`make demo`: replays of five portals, every step of a dataset of each, and a block read back.
 
 Everything lies below the setting `home`; a second run finds the datasets published and does no work
 again.
@@ -16,17 +16,13 @@ from pathlib import Path
 from rich.console import Console
 
 from em_client import EMClient
-from em_pipeline.demo.portal import DemoPortal
-from em_pipeline.demo.stack import write_tiff_stack
+from em_pipeline.demo.portals import DATASETS, replays, source_settings
 from em_pipeline.ingest.workspace import open_catalog
 from em_pipeline.resources.instance import prepare_dagster_home
 from em_pipeline.settings import Settings, load_settings
 from em_pipeline.storage.store import open_store
 
 console = Console(highlight=False)
-EMPIAR_DATASETS = ("empiar-11759", "empiar-99001", "empiar-99002")
-LOCAL_NAME = "demo-stack"
-LOCAL_VOXEL_SIZE = "30,6,6"
 
 
 def main() -> None:
@@ -34,33 +30,29 @@ def main() -> None:
     settings = load_settings().settings
     settings.home.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    with DemoPortal(settings.home / "portal") as portal:
-        console.rule("A local portal that speaks EMPIAR's layout")
-        console.print(f"{portal.url}  (files in {settings.home / 'portal'})", markup=False)
-        environ = {**os.environ, **_portal_environment(portal)}
+    with replays(settings.home / "portals") as portals:
+        console.rule("Five portals on this machine, each with its own layout and quirks")
+        for slug, portal in portals.items():
+            console.print(f"{slug:>14}  {portal.url}", markup=False)
+        environ = {**os.environ, **source_settings(portals)}
         os.environ.update(environ)
         environ["DAGSTER_HOME"] = str(prepare_dagster_home(settings))
         # Held open so that the commands below share one embedded server instead of starting their own.
         with open_catalog(settings):
-            stack = write_tiff_stack(settings.home / "local" / "stack")
-            _em(environ, "register", str(stack), "--name", LOCAL_NAME, "--voxel-size", LOCAL_VOXEL_SIZE)
-            for dataset_id in EMPIAR_DATASETS:
-                _em(environ, "register", dataset_id)
-            served_before = portal.bytes_served
-            for dataset_id in EMPIAR_DATASETS:
-                _materialize(environ, "empiar", dataset_id)
-            _materialize(environ, "files", f"files-{LOCAL_NAME}")
-            console.print(f"The portal sent {portal.bytes_served - served_before} bytes.")
+            for dataset in DATASETS:
+                _em(environ, "register", *dataset.asked)
+            for dataset in DATASETS:
+                _materialize(environ, dataset.slug, dataset.dataset_id)
+            sent = sum(portal.bytes_served for portal in portals.values())
+            console.print(f"The portals sent {sent} bytes.")
             console.rule("The catalogue: em ls")
             _em(environ, "ls")
+            console.rule("What they are and how they were acquired: em table")
+            _em(environ, "table")
             console.rule("A block through the sidecar with the SDK")
-            _read_a_block(environ, EMPIAR_DATASETS[0])
-            _next_steps(settings, EMPIAR_DATASETS[0])
+            _read_a_block(environ, DATASETS[0].dataset_id)
+            _next_steps(settings, DATASETS[0].dataset_id)
     console.print(f"Done in {time.monotonic() - began:.0f} s.")
-
-
-def _portal_environment(portal: DemoPortal) -> dict[str, str]:
-    return {f"EM_SOURCES__EMPIAR__{option.upper()}": base for option, base in portal.options.items()}
 
 
 def _materialize(environ: Mapping[str, str], slug: str, dataset_id: str) -> None:

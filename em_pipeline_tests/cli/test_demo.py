@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from em_pipeline.demo.portals import DATASETS
 from em_pipeline_tests.ingest.chain import hashes
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
-
-DATASETS = ("empiar-11759", "empiar-99001", "empiar-99002", "files-demo-stack")
 
 
 def demo(home: Path) -> str:
@@ -32,7 +31,7 @@ def demo(home: Path) -> str:
 
 
 def bytes_sent(output: str) -> int:
-    found = re.search(r"The portal sent (\d+) bytes", output)
+    found = re.search(r"The portals sent (\d+) bytes", output)
     assert found is not None
     return int(found[1])
 
@@ -40,9 +39,9 @@ def bytes_sent(output: str) -> int:
 def test_the_demo_is_complete_and_repeatable(tmp_path: Path) -> None:
     tmp_path.chmod(0o711)  # as root, the embedded server runs as another user, who has to pass
     first = demo(tmp_path / "home")
-    for dataset_id in DATASETS:
-        assert re.search(rf"{dataset_id} +complete", first), first
-    assert "lists 4 datasets" in first
+    for dataset in DATASETS:
+        assert re.search(rf"{dataset.dataset_id} +complete", first), first
+    assert "lists 5 datasets" in first
     assert "get_block('empiar-11759', 0, 0, 0)" in first
     volumes = hashes(tmp_path / "home" / "store" / "volumes")
     second = demo(tmp_path / "home")
