@@ -66,7 +66,9 @@ def place_of(client: PortalClient, address: str) -> Place:
     head = client.head(address)
     raw = {"Content-Length": head.size, "Last-Modified": head.modified}
     claim = Claimant(address, EXTRACTOR).says("provenance.download_url", address, "HEAD", raw)
-    return Place({"file": address}, (claim,), f"{address} {head.size} {head.etag} {head.modified}")
+    # Without the server: the same file on another mirror is the same revision.
+    mark = f"{urlsplit(address).path} {head.size} {head.etag} {head.modified}"
+    return Place({"file": address}, (claim,), mark)
 
 
 def remote_file(client: PortalClient, address: str, mirrors: tuple[str, ...]) -> RemoteFile:
