@@ -36,17 +36,23 @@ def decode_chunk(data: bytes, scale: Scale, shape: Shape, name: str) -> NDArray[
 def _unpacked(data: bytes, scale: Scale, shape: Shape) -> bytes:
     """`data` without gzip around them, which sharding, web servers and cloud-volume each may add.
 
-    Raw voxels of the right number are never taken for gzip, whatever their first two values.
+    Raw voxels may begin like gzip, and gzip may have the length of raw voxels; but voxels that are a whole
+    gzip stream, checksum and all, do not happen.
     """
-    size = shape.voxels * scale.dtype.itemsize
-    if not data.startswith(GZIP_MAGIC) or (scale.encoding == "raw" and len(data) == size):
+    if not data.startswith(GZIP_MAGIC):
         return data
+    size = shape.voxels * scale.dtype.itemsize
     # No encoding doubles voxels, so that more than this is no chunk but a bomb.
     unpacker = zlib.decompressobj(wbits=31)
-    plain = unpacker.decompress(data, 2 * size + 65536)
-    if not unpacker.eof:
-        raise ValueError("its gzip stream is cut short or far too long")
-    return plain
+    try:
+        plain = unpacker.decompress(data, 2 * size + 65536)
+    except zlib.error:
+        plain = b""
+    if unpacker.eof:
+        return plain
+    if scale.encoding == "raw" and len(data) == size:
+        return data
+    raise ValueError("its gzip stream is damaged, cut short or far too long")
 
 
 def _decoded(data: bytes, scale: Scale, shape: Shape) -> NDArray[Any]:

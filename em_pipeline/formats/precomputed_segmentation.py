@@ -56,10 +56,10 @@ def _unpacked(words: NDArray[Any], starts: NDArray[Any], width: int, count: int)
 
 def _looked_up(words: NDArray[Any], at: NDArray[np.int64], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Labels whose words begin at `at`: one word each, or the low and the high one."""
-    low = _taken(words, at).astype(dtype)
-    if dtype.itemsize == 4:
-        return low
-    return low | (_taken(words, at + 1).astype(dtype) << dtype.type(32))
+    labels: NDArray[Any] = _taken(words, at).astype(dtype)
+    if dtype.itemsize == 8:
+        labels |= _taken(words, at + 1).astype(dtype) << dtype.type(32)
+    return labels
 
 
 def _taken(words: NDArray[Any], at: NDArray[np.int64]) -> NDArray[Any]:

@@ -52,11 +52,11 @@ class Sharding:
         tried = f"Read the sharding of {where}"
         if spec.get("@type") != SHARDED_TYPE:
             raise UnsupportedFormat(tried, f"its kind is {spec.get('@type')!r}", f"{SHARDED_TYPE} is read")
-        bits = [spec.get(name) for name in ("preshift_bits", "minishard_bits", "shard_bits")]
+        bits = [spec.get(name, -1) for name in ("preshift_bits", "minishard_bits", "shard_bits")]
         if not all(isinstance(n, int) and 0 <= n <= 64 for n in bits) or bits[1] > MOST_MINISHARD_BITS:
             raise UnsupportedFormat(tried, f"its preshift, minishard and shard bits are {bits}")
-        hashing = spec.get("hash")
-        encodings = [spec.get(name, "raw") for name in ("minishard_index_encoding", "data_encoding")]
+        hashing = str(spec.get("hash"))
+        encodings = [str(spec.get(name, "raw")) for name in ("minishard_index_encoding", "data_encoding")]
         if hashing not in HASHES or not set(encodings) <= set(ENCODINGS):
             raise UnsupportedFormat(
                 tried,
