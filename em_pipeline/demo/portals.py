@@ -31,7 +31,14 @@ DATASETS = (
         "openorganelle-jrc_mus-nacc-2-s4",
         ("openorganelle-jrc_mus-nacc-2", "--level", "s4", "--label", "nuc"),
     ),
-    DemoDataset("flyem", "flyem-hemibrain-reference", ("flyem-hemibrain-reference",)),
+    DemoDataset(
+        "flyem",
+        "flyem-hemibrain-cube",
+        (
+            *("flyem-hemibrain", "--roi", "12000:12256,11000:11256,10000:10256"),
+            *("--label", "segmentation", "--name", "cube"),
+        ),
+    ),
 )
 
 

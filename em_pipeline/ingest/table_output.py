@@ -98,4 +98,4 @@ def _text(cells: Sequence[Any]) -> str:
     texts = [
         "?" if pd.isna(cell) else f"{cell:.6g}" if isinstance(cell, float) else str(cell) for cell in cells
     ]
-    return "" if set(texts) == {"?"} else " × ".join(texts)
+    return "" if set(texts) == {"?"} else "×".join(texts)

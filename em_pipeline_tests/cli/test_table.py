@@ -24,7 +24,7 @@ def published(workspace: Workspace, environment: dict[str, str]) -> dict[str, st
 
 def test_text_csv_html_and_json(published: dict[str, str], tmp_path: Path) -> None:
     text = run(published, "em", "table").stdout
-    assert "16 × 110 × 99 *" in text
+    assert "16×110×99 *" in text
     assert "FEI Magellan400" in text
     assert "empiar-11759 core.volume_shape.y: 110 (file" in text
 
