@@ -3,12 +3,15 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
+from urllib.parse import urlsplit
 
 from em_pipeline.domain.errors import RecordInvalid
 from em_pipeline.domain.progress import Progress, Silent
 from em_pipeline.storage.object_urls import PUBLIC, ObjectEndpoints, https_url
+from em_pipeline.storage.transfer import WEB_PAGE, WEB_PAGES
 from em_pipeline.storage.transport import USER_AGENT, Fault, HttpPolicy, Transport, looks_like_html
 
 if TYPE_CHECKING:
@@ -113,7 +116,8 @@ class PortalClient:
     def head(self, url: str, *, accept_encoding: str = "identity") -> HeadResult:
         """Size, validators and range support of the file at `url`, without fetching it.
 
-        The size is of the bytes that would be sent: of the encoded ones only where they were accepted.
+        The size is of the bytes that would be sent: of the encoded ones only where they were accepted. A web
+        page in place of a file is an outage: its size and validators are those of a maintenance page.
         """
         return self._transport.retrying(url, lambda: self._head(url, accept_encoding))
 
@@ -122,10 +126,12 @@ class PortalClient:
         with self._transport.exchange("HEAD", url, accepted, accept=NO_HEAD | {200}) as response:
             response.read()
             if response.status_code not in NO_HEAD:
+                _refuse_web_page(url, response)
                 size = response.headers.get("Content-Length", "")
                 ranges = response.headers.get("Accept-Ranges") == "bytes"
                 return _head_result(response, size, accept_encoding, ranges=ranges)
         with self._transport.exchange("GET", url, {**accepted, "Range": "bytes=0-0"}) as response:
+            _refuse_web_page(url, response)
             if response.status_code == 206:
                 size = response.headers.get("Content-Range", "").rpartition("/")[2]
                 return _head_result(response, size, accept_encoding, ranges=True)
@@ -205,6 +211,12 @@ class PortalClient:
                     "It is no record of a portal we know; check the URL",
                 )
         return bytes(body)
+
+
+def _refuse_web_page(url: str, response: "httpx.Response") -> None:
+    named_as_one = PurePosixPath(urlsplit(url).path).suffix.lower() in WEB_PAGES
+    if not named_as_one and looks_like_html(response.headers.get("Content-Type"), b""):
+        raise Fault(WEB_PAGE)
 
 
 def _head_result(response: "httpx.Response", size: str, accept_encoding: str, *, ranges: bool) -> HeadResult:

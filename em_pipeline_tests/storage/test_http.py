@@ -108,6 +108,17 @@ def test_head_falls_back_to_one_byte(server: FaultyServer, client: PortalClient,
         client.head(f"{server.url}/none")
 
 
+def test_a_web_page_is_no_file(server: FaultyServer, client: PortalClient) -> None:
+    page = {"Content-Type": "text/html; charset=utf-8"}
+    server.faults = [Fault(headers=page), Fault(headers=page), None]
+    assert client.head(f"{server.url}/a").size == len(JSON)
+    server.faults = [Fault(status=405), Fault(headers=page), None]
+    assert client.head(f"{server.url}/a").size == len(JSON)
+    server.always = Fault(headers=page)
+    with pytest.raises(SourceUnavailable, match="a web page in place of the file"):
+        client.head(f"{server.url}/a")
+
+
 def test_a_part_of_a_file_comes_exactly_or_not_at_all(server: FaultyServer, client: PortalClient) -> None:
     url = f"{server.url}/a"
     assert client.get_range(url, 3, 5) == JSON[3:8]
