@@ -46,7 +46,7 @@ EACH_SECOND = 1.0
 
 @dataclass(frozen=True)
 class DownloadPolicy(HttpPolicy):
-    """`HttpPolicy` for files; `part_size` is how many bytes one request asks for."""
+    """`HttpPolicy` for files; `part_size` is how many bytes one request asks for at most."""
 
     part_size: int = 16 * 1024 * 1024
 

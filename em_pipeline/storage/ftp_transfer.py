@@ -36,8 +36,8 @@ class FtpTransfer(Transfer):
         # The stream of the first part went on through all that followed; here one is resumed.
         return [partial(self._fetch, min(self._left))] if self._left else []
 
-    def _ask(self, part: int) -> None:
-        with self._connected() as ftp:
+    def _ask(self, part: int, attempts: int) -> None:
+        with self._connected(self._patience_s(attempts)) as ftp:
             plan = self._compared_or_pinned(ftp)
             start = plan.span(part)[0] + self._got.get(part, 0)
             if start < plan.size:
@@ -46,7 +46,6 @@ class FtpTransfer(Transfer):
     def _receive(self, ftp: ftplib.FTP, plan: Plan, part: int, at: int) -> None:
         """Take the stream from byte `at`, in `part`, to the file's end; hold each part that it completes."""
         with ftp.transfercmd(f"RETR {self._path}", rest=at or None) as data, self._part_file() as descriptor:
-            data.settimeout(self._transport.policy.read_timeout_s)
             while piece := data.recv(min(BLOCK, max(1, plan.span(part)[1] - at))):
                 self._transport.check_running()
                 if at + len(piece) > plan.size:
@@ -68,17 +67,16 @@ class FtpTransfer(Transfer):
             raise Fault("the server does not say how long the file is")
         modified = _modified(ftp, self._path)
         self._compare(Validators(size, None, modified))
-        plan = self._plan or Plan(self._address, size, None, modified, self._task.part_size, 0, size)
+        plan = self._plan or Plan(self._address, size, None, modified, self._part_size(size), 0, size)
         if self._plan is None:
             self._pin(plan)
         return plan
 
     @contextmanager
-    def _connected(self) -> Iterator[ftplib.FTP]:
+    def _connected(self, patience_s: float) -> Iterator[ftplib.FTP]:
         """A connection of this host's allowance, logged in; what goes wrong on it becomes our errors."""
-        policy = self._transport.policy
         with self._transport.slot(self._netloc):
-            ftp = _Ftp(timeout=policy.read_timeout_s)
+            ftp = _Ftp(timeout=patience_s)
             try:
                 _connect(ftp, self._host, self._port)
                 ftp.login()
@@ -86,7 +84,7 @@ class FtpTransfer(Transfer):
             except ftplib.error_perm as error:
                 raise self._refusal(str(error)) from error
             except TimeoutError as error:
-                raise Fault(f"no bytes for {policy.read_timeout_s:g} s") from error
+                raise Fault(f"no bytes for {patience_s:g} s") from error
             except (ftplib.Error, EOFError) as error:
                 raise Fault(f"FTP: {str(error) or 'the server hung up'}") from error
             except ConnectionError as error:

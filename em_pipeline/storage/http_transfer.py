@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # A server that sends less than this for as long as a read may take is stalling, though never silent.
 SLOWEST_BYTES_PER_S = 256
+FIRST_BYTES = 64 * 1024
 MAX_ERROR_BYTES = 16 * 1024
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
@@ -41,8 +42,8 @@ class HttpTransfer(Transfer):
     def _next(self, first: bool) -> list[Unit]:
         return [partial(self._fetch, part) for part in sorted(self._left)] if first else []
 
-    def _ask(self, part: int) -> None:
-        start, stop = self._plan.span(part) if self._plan else (0, self._task.part_size)
+    def _ask(self, part: int, attempts: int) -> None:
+        start, stop = self._plan.span(part) if self._plan else (0, self._first_bytes())
         start += self._got.get(part, 0)
         if self._remote.offset is not None:
             stop = min(stop, self._remote.size or stop)
@@ -54,7 +55,10 @@ class HttpTransfer(Transfer):
             headers["If-Range"] = condition
         absence = {404} if self._remote.may_be_absent and self._address == self._remote.url else set()
         accept = frozenset({200, 206, 416} | absence)
-        with self._transport.exchange("GET", self._url, headers, accept=accept) as response:
+        patience = self._patience_s(attempts)
+        with self._transport.exchange(
+            "GET", self._url, headers, accept=accept, patience_s=patience
+        ) as response:
             if response.status_code == 404:
                 self._miss(response)
             elif response.status_code == 416:
@@ -66,6 +70,12 @@ class HttpTransfer(Transfer):
                     self._receive_part(response, part, start, stop)
                 else:
                     self._receive_whole(response)
+
+    def _first_bytes(self) -> int:
+        """How much to ask for first: of a file of several parts little, so that others soon follow."""
+        size, part_size = self._remote.size, self._part_size(self._remote.size)
+        several = size is not None and size > part_size
+        return min(FIRST_BYTES, part_size) if several else part_size
 
     def _miss(self, response: "httpx.Response") -> None:
         """The file is not there, unless it is the bucket that is not."""
@@ -125,12 +135,13 @@ class HttpTransfer(Transfer):
 
     def _planned(self, response: "httpx.Response", total: int) -> Plan:
         offset, size = self._remote.offset, self._remote.size
+        size = total if offset is None or size is None else size
         return Plan(
             url=self._address,
-            size=total if offset is None or size is None else size,
+            size=size,
             etag=response.headers.get("ETag"),
             modified=response.headers.get("Last-Modified"),
-            part_size=self._task.part_size,
+            part_size=self._part_size(size),
             offset=offset or 0,
             total=total,
         )

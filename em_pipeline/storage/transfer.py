@@ -26,6 +26,11 @@ WEB_PAGES = frozenset({".html", ".htm", ".xhtml"})
 MAX_RESTARTS = 3
 # An attempt that gained this much counts as progress: failures before it are forgotten.
 PROGRESS_BYTES = 64 * 1024
+# Parts are so small that all connections end at about the same time, and so large that asking costs little.
+PARTS_PER_CONNECTION = 8
+SMALLEST_PART = 4 * 1024 * 1024
+# EBI's servers never answer one in thirty range requests; those that answer do so well within this.
+QUICK_PATIENCE_S = 3.0
 
 
 class Restart(Exception):
@@ -59,7 +64,8 @@ class Tally:
 class Task:
     """A file to be held. `addresses` are those of its bytes that are still to be tried, the next one first.
 
-    `outage` is why the addresses before were given up; `restarts` counts how often the file changed.
+    `part_size` is that of the largest part. `outage` is why the addresses before were given up; `restarts`
+    counts how often the file changed.
     """
 
     remote: RemoteFile
@@ -98,12 +104,15 @@ class Transfer(ABC):
         self._superseded = False
 
     @abstractmethod
-    def _ask(self, part: int) -> None:
-        """One attempt at the rest of a part. Raises `Fault`, `Restart`, `Absent`, and lasting errors."""
+    def _ask(self, part: int, attempts: int) -> None:
+        """One attempt at the rest of a part, after `attempts` that failed.
+
+        Raises `Fault`, `Restart`, `Absent`, and lasting errors.
+        """
 
     @abstractmethod
     def _next(self, first: bool) -> list[Unit]:
-        """What to do when a part is held and others are left; `first` where it was the first asked for."""
+        """What to do where parts are left; `first` where no other of them has been asked for."""
 
     def begin(self) -> list[Unit]:
         """Resume from the journal, or ask for the first part and learn what there is."""
@@ -141,7 +150,9 @@ class Transfer(ABC):
     def _fetch(self, part: int) -> list[Unit]:
         first = self._plan is None
         try:
-            plan = self._until_whole(part)
+            plan = self._asked(part, first)
+            if not self._is_whole(part, plan):
+                return self._next(first)
             left = self._hold(part, plan)
         except Restart as why:
             return self._restart(str(why))
@@ -156,18 +167,22 @@ class Transfer(ABC):
             return []
         return self._next(first) if left else self._finish(plan)
 
-    def _until_whole(self, part: int) -> Plan:
+    def _asked(self, part: int, first: bool) -> Plan:
+        """Ask for a part until it is whole; for the first one, until it is known what there is."""
         attempts = 0
-        while not (self._plan and self._got.get(part, 0) == self._plan.length(part)):
+        while self._plan is None or not (first or self._is_whole(part, self._plan)):
             if self._superseded:
                 raise Restart("another part found it changed")
             before = self._got.get(part, 0)
             try:
-                self._ask(part)
+                self._ask(part, attempts)
             except Fault as fault:
                 attempts = 1 if self._got.get(part, 0) - before >= PROGRESS_BYTES else attempts + 1
                 self._transport.wait_after(self._address, attempts, fault)
         return self._plan
+
+    def _is_whole(self, part: int, plan: Plan) -> bool:
+        return self._got.get(part, 0) == plan.length(part)
 
     def _hold(self, part: int, plan: Plan) -> set[int] | None:
         """Flush a whole part and say what is left; None where another transfer has taken over."""
@@ -249,6 +264,18 @@ class Transfer(ABC):
         if outage is None or outage is error:
             raise error
         raise outage from error
+
+    def _part_size(self, size: int | None) -> int:
+        """How many bytes of a file of `size` bytes, if that is known, one request asks for."""
+        largest = self._task.part_size
+        smallest = min(SMALLEST_PART, largest)
+        shares = PARTS_PER_CONNECTION * self._transport.policy.connections
+        return max(smallest, min(largest, -(-(size or 0) // shares)))
+
+    def _patience_s(self, attempts: int) -> float:
+        """Seconds of silence to bear: little at first, and in the end all that the policy has."""
+        patience: float = min(self._transport.policy.read_timeout_s, QUICK_PATIENCE_S * 2**attempts)
+        return patience
 
     def _compare(self, now: Validators) -> None:
         listed = self._listed.difference(now)

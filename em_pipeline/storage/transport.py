@@ -150,7 +150,6 @@ class Transport:
             http2=False,
             follow_redirects=False,  # `exchange` follows them, to check each
             headers={"User-Agent": policy.user_agent},
-            timeout=httpx.Timeout(policy.read_timeout_s, connect=policy.connect_timeout_s, pool=None),
             limits=httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=5.0),
         )
 
@@ -186,8 +185,11 @@ class Transport:
         *,
         content: bytes | None = None,
         accept: frozenset[int] = frozenset({200, 206}),
+        patience_s: float | None = None,
     ) -> "Iterator[httpx.Response]":
         """The streamed answer to one request, redirects followed; its status is one of `accept`.
+
+        `patience_s` bounds each silence of the server, by default as the policy says.
 
         Raises `Fault` for what may pass, also while the caller reads the body; `NotFound` for 404 and 410;
         `InputRefused` for 401 and 403 (no public data: asking again cannot help, so not `SourceUnavailable`)
@@ -195,7 +197,7 @@ class Transport:
         """
         target = check_url(url, url)
         for _ in range(MAX_REDIRECTS + 1):
-            with self._one(method, target, headers, content) as response:
+            with self._one(method, target, headers, content, patience_s) as response:
                 location = response.headers.get("Location") if response.is_redirect else None
                 if location is None:
                     check_status(method, url, response, accept)
@@ -211,14 +213,22 @@ class Transport:
 
     @contextmanager
     def _one(
-        self, method: str, url: "httpx.URL", headers: Mapping[str, str], content: bytes | None
+        self,
+        method: str,
+        url: "httpx.URL",
+        headers: Mapping[str, str],
+        content: bytes | None,
+        patience_s: float | None,
     ) -> "Iterator[httpx.Response]":
         import httpx
+
+        connecting, silence = self.policy.connect_timeout_s, patience_s or self.policy.read_timeout_s
 
         host = self._host(url.netloc.decode())
         with self._lane(host) as client:
             self._take_turn(host)
-            request = client.build_request(method, url, headers=headers, content=content)
+            timeout = httpx.Timeout(silence, connect=connecting, pool=None)
+            request = client.build_request(method, url, headers=headers, content=content, timeout=timeout)
             try:
                 response = client.send(request, stream=True)
                 try:
@@ -227,15 +237,10 @@ class Transport:
                     # A body not read to its end closes its connection: the next attempt gets a new one.
                     response.close()
             except httpx.TimeoutException as error:
-                raise Fault(f"no bytes for {self._patience(error):g} s ({type(error).__name__})") from error
+                borne = connecting if isinstance(error, httpx.ConnectTimeout) else silence
+                raise Fault(f"no bytes for {borne:g} s ({type(error).__name__})") from error
             except (httpx.TransportError, httpx.DecodingError) as error:
                 raise Fault(f"{type(error).__name__}: {error}") from error
-
-    def _patience(self, error: "httpx.TimeoutException") -> float:
-        import httpx
-
-        connecting = isinstance(error, httpx.ConnectTimeout)
-        return self.policy.connect_timeout_s if connecting else self.policy.read_timeout_s
 
     @contextmanager
     def slot(self, host: str) -> Iterator[None]:
