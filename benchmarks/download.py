@@ -4,7 +4,8 @@
 
 A server on this machine gives each connection 1.5 MB/s and never answers one range request in thirty, as
 EBI's was measured to do. All download the same file in turns, with the same luck: the n-th request of a
-repetition hangs for the one if it hangs for the other. Wall times include the start of each program; ours also hashes.
+repetition hangs for the one if it hangs for the other. Wall times include the start of each program; ours
+also hashes.
 """
 
 import argparse

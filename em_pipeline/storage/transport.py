@@ -12,14 +12,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
+from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
-from urllib.parse import quote
 
 from em_pipeline.domain.errors import EmError, InputRefused, NotFound, RecordInvalid, SourceUnavailable
 from em_pipeline.storage.host_slots import HostSlots, Slot, machine_folder
 from em_pipeline.storage.object_urls import PUBLIC, ObjectEndpoints
+from em_pipeline.storage.signing import signature
 
 if TYPE_CHECKING:
     import ssl
@@ -228,7 +229,8 @@ class Transport:
         with self._lane(host) as client:
             self._take_turn(host)
             timeout = httpx.Timeout(silence, connect=connecting, pool=None)
-            request = client.build_request(method, url, headers=headers, content=content, timeout=timeout)
+            signed = {**headers, **signature(method, url, self.policy.endpoints)}
+            request = client.build_request(method, url, headers=signed, content=content, timeout=timeout)
             try:
                 response = client.send(request, stream=True)
                 try:
@@ -344,18 +346,34 @@ def check_url(url: str, asked: str) -> "httpx.URL":
 
 
 def _redirected(asked: str, base: "httpx.URL", location: str) -> "httpx.URL":
+    """Where a redirect leads: never out of http(s), from https to http, or into a private network."""
     import httpx
 
     try:
-        # A redirect without a fragment leads to that of the URL it came from (RFC 9110 §10.2.2).
-        inherited = f"#{quote(base.fragment)}" if base.fragment and "#" not in location else ""
-        return check_url(f"{base.join(location)}{inherited}", asked)
+        target = check_url(str(base.join(location)), asked)
     except (InputRefused, httpx.InvalidURL) as error:
-        raise RecordInvalid(
-            f"Fetch {asked}",
-            f"it redirects to {location!r}, which is not http(s)",
-            "Nothing was read from there; check the URL in a browser",
-        ) from error
+        raise _bad_redirect(asked, location, "not http(s)") from error
+    if (base.scheme, target.scheme) == ("https", "http"):
+        raise _bad_redirect(asked, location, "no longer encrypted")
+    if is_private(target.host) and not is_private(base.host):
+        raise _bad_redirect(asked, location, "an address of this machine or its network")
+    return target
+
+
+def _bad_redirect(asked: str, location: str, what: str) -> RecordInvalid:
+    return RecordInvalid(
+        f"Fetch {asked}",
+        f"it redirects to {location!r}, which is {what}",
+        "Nothing was read from there; check the URL in a browser",
+    )
+
+
+def is_private(host: str) -> bool:
+    """Whether a host is an address that means something only here (RFC 6890). Names are not resolved."""
+    try:
+        return not ip_address(host.strip("[]")).is_global
+    except ValueError:
+        return host.lower() == "localhost" or host.lower().endswith(".localhost")
 
 
 def _drain(response: "httpx.Response") -> None:
@@ -371,6 +389,11 @@ def check_status(method: str, url: str, response: "httpx.Response", accept: froz
     if status in ASK_AGAIN or status >= 500:
         raise Fault(
             f"HTTP {status} {response.reason_phrase}", retry_after(response.headers.get("Retry-After"))
+        )
+    region = response.headers.get("x-amz-bucket-region")
+    if status == 301 and region:  # S3 names no Location where the bucket's address would be another
+        raise InputRefused(
+            f"{method} {url}", f"the bucket is in the region {region}", f"Set EM_S3_REGION={region}"
         )
     raise _refusal(f"{method} {url}", status, response.reason_phrase)
 
