@@ -42,6 +42,6 @@ def signature(method: str, url: "httpx.URL", endpoints: ObjectEndpoints) -> dict
 
 @cache
 def _session() -> "botocore.session.Session":
-    import botocore.session  # type: ignore[import-untyped]
+    import botocore.session
 
     return botocore.session.Session()

@@ -16,6 +16,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
+from urllib.parse import quote
 
 from em_pipeline.domain.errors import EmError, InputRefused, NotFound, RecordInvalid, SourceUnavailable
 from em_pipeline.storage.host_slots import HostSlots, Slot, machine_folder
@@ -350,7 +351,9 @@ def _redirected(asked: str, base: "httpx.URL", location: str) -> "httpx.URL":
     import httpx
 
     try:
-        target = check_url(str(base.join(location)), asked)
+        # A redirect without a fragment leads to that of the URL it came from (RFC 9110 §10.2.2).
+        inherited = f"#{quote(base.fragment)}" if base.fragment and "#" not in location else ""
+        target = check_url(f"{base.join(location)}{inherited}", asked)
     except (InputRefused, httpx.InvalidURL) as error:
         raise _bad_redirect(asked, location, "not http(s)") from error
     if (base.scheme, target.scheme) == ("https", "http"):
