@@ -12,7 +12,8 @@ def file_names(page: str, url: str) -> list[str]:
     """Names of the files in the folder that the listing `page` at `url` (ending in /) shows, sorted.
 
     Sort links, the parent and sub-folders are left out, and so is every link that leads out of the folder.
-    Raises `SourceUnavailable` for a page that is no listing: a portal in trouble sends one in its place.
+    Raises `SourceUnavailable` for a page that is no listing, or only the beginning of one: a portal in
+    trouble sends such in its place, and half a listing must not pass for a folder with fewer files.
     """
     return sorted(name for name in _below(page, url) if plain(name))
 
@@ -29,10 +30,11 @@ def _below(page: str, url: str) -> set[str]:
 
     soup = BeautifulSoup(page, "html.parser")
     heading = soup.find(["title", "h1"])
-    if heading is None or "index of" not in heading.get_text().lower():
+    listing = heading is not None and "index of" in heading.get_text().lower()
+    if not listing or "</html>" not in page.lower():
         raise SourceUnavailable(
             f"List the files at {url}",
-            f"the page is no directory listing; it begins {page[:80]!r}",
+            f"the page is no {'whole ' * listing}directory listing; it begins {page[:80]!r}",
             "Nothing is known about the data; open the URL in a browser, and try again later",
         )
     folder = urlsplit(url)

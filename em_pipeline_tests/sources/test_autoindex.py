@@ -67,3 +67,9 @@ def test_sub_folders_are_told_from_files() -> None:
     page = listing("Raw-files/", "a%20b/", "slice.dm3", "/archive/11759/", "../", "deep/er/", "%2e%2e/")
     assert folder_names(page, URL) == ["Raw-files", "a b"]
     assert file_names(page, URL) == ["slice.dm3"]
+
+
+def test_half_a_listing_is_an_outage_not_a_smaller_folder() -> None:
+    whole = listing("slice_0000.dm3", "slice_0001.dm3", "slice_0002.dm3")
+    with pytest.raises(SourceUnavailable, match="no whole directory listing"):
+        file_names(whole[: len(whole) * 2 // 3], URL)
