@@ -46,14 +46,16 @@ EACH_SECOND = 1.0
 
 @dataclass(frozen=True)
 class DownloadPolicy(HttpPolicy):
-    """`HttpPolicy` for files; `part_size` is how many bytes one request asks for at most."""
+    """`HttpPolicy` for files: the most bytes of a part, which is kept as a whole, and of one request."""
 
     part_size: int = 16 * 1024 * 1024
+    request_size: int = 256 * 1024 * 1024
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.part_size <= 0:
-            raise InputRefused("Read the settings for downloads", f"a part of {self.part_size} bytes", "")
+        if not 0 < self.part_size <= self.request_size:
+            found = f"a part of {self.part_size} bytes, a request of {self.request_size}"
+            raise InputRefused("Read the settings for downloads", found, "")
 
 
 def download(
@@ -145,6 +147,7 @@ def _fetch(
                 transport=transport,
                 holdings=holdings,
                 part_size=policy.part_size,
+                request_size=policy.request_size,
                 tally=tally,
                 begin=_begin,
             )

@@ -32,7 +32,7 @@ class FtpTransfer(Transfer):
         # As the portal's web server is called: both count to its allowance.
         self._netloc = self._host if self._port == ftplib.FTP_PORT else f"{self._host}:{self._port}"
 
-    def _next(self, first: bool) -> list[Unit]:  # noqa: ARG002
+    def _next(self, part: int, first: bool) -> list[Unit]:  # noqa: ARG002
         # The stream of the first part went on through all that followed; here one is resumed.
         return [partial(self._fetch, min(self._left))] if self._left else []
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 # A server that sends less than this for as long as a read may take is stalling, though never silent.
 SLOWEST_BYTES_PER_S = 256
 FIRST_BYTES = 64 * 1024
+# Parts that a connection must have left for another to take half of them.
+LEAST_TO_SHARE = 3
 MAX_ERROR_BYTES = 16 * 1024
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
@@ -38,12 +40,58 @@ class HttpTransfer(Transfer):
         # Google decodes what is kept compressed for those who do not take it so, and sends no parts of it.
         self._accepts = "gzip, identity" if self._store else "identity"
         self._ranged = True
+        # One request asks for consecutive parts: the part each began at → the part it is to end before.
+        self._ends: dict[int, int] = {}
 
-    def _next(self, first: bool) -> list[Unit]:
-        return [partial(self._fetch, part) for part in sorted(self._left)] if first else []
+    def _next(self, part: int, first: bool) -> list[Unit]:
+        if first:
+            with self._lock:
+                self._ends = self._shares()
+                return [partial(self._fetch, start) for start in self._ends]
+        following = self._following(part)
+        return [] if following is None else [partial(self._fetch, following)]
+
+    def _shares(self) -> dict[int, int]:
+        """What is left, cut so that each connection has a share and no request is for too much."""
+        plan, left = self._plan, sorted(self._left)
+        if plan is None:
+            return {}
+        most = max(1, self._task.request_size // plan.part_size)
+        most = min(most, -(-len(left) // self._transport.policy.connections))
+        shares: dict[int, int] = {}
+        start = -1
+        for part in left:
+            if start < 0 or part != shares[start] or part - start >= most:
+                start = part
+            shares[start] = part + 1
+        return shares
+
+    def _following(self, part: int) -> int | None:
+        """The next part for a connection that has done with what began at `part`, None where there is none.
+
+        That is the rest of it after a failure, else the later half of what another has most left of: a
+        connection that fell behind, or got no answer, keeps the others waiting no longer than they help it.
+        """
+        with self._lock:
+            end = self._ends.pop(part, part)
+            rest = [other for other in range(part, end) if other in self._left]
+            if not rest:
+                open_parts = {
+                    start: [other for other in range(start, stop) if other in self._left]
+                    for start, stop in self._ends.items()
+                }
+                start, most = max(open_parts.items(), key=lambda entry: len(entry[1]), default=(0, []))
+                if len(most) < LEAST_TO_SHARE:
+                    return None
+                rest, end = most[-(len(most) // 2) :], self._ends[start]
+                self._ends[start] = rest[0]
+            self._ends[rest[0]] = end
+            return rest[0]
 
     def _ask(self, part: int, attempts: int) -> None:
-        start, stop = self._plan.span(part) if self._plan else (0, self._first_bytes())
+        start, stop = 0, self._first_bytes()
+        if self._plan:
+            start, stop = self._plan.span(part)[0], self._plan.span(self._end(part) - 1)[1]
         start += self._got.get(part, 0)
         if self._remote.offset is not None:
             stop = min(stop, self._remote.size or stop)
@@ -70,6 +118,11 @@ class HttpTransfer(Transfer):
                     self._receive_part(response, part, start, stop)
                 else:
                     self._receive_whole(response)
+
+    def _end(self, part: int) -> int:
+        """The part before which the request that began at `part` is to end, as others leave it."""
+        with self._lock:
+            return max(part + 1, self._ends.get(part, part + 1))
 
     def _first_bytes(self) -> int:
         """How much to ask for first: of a file of several parts little, so that others soon follow."""
@@ -118,20 +171,40 @@ class HttpTransfer(Transfer):
         self._compare(Validators(total, response.headers.get("ETag"), response.headers.get("Last-Modified")))
         if self._remote.offset is not None and total < base + (self._remote.size or 0):
             raise self._too_short(f"only {total - base} bytes")
+        plan = self._plan or self._planned(response, total)
         if self._plan is None:
-            self._pin(self._planned(response, total))
+            self._pin(plan)
         length = last + 1 - first
         _check_length(response, length)
-        received = 0
+        received = self._receive_parts(response, plan, part, start, start + length)
+        if received is not None and received < length:
+            raise Fault(f"{received} of {length} bytes")
+
+    def _receive_parts(
+        self, response: "httpx.Response", plan: Plan, began: int, start: int, stop: int
+    ) -> int | None:
+        """Write bytes `start` to `stop` as they come, holding each part but the last that they complete.
+
+        Returns how many came; None where another connection took over the rest meanwhile.
+        """
+        at, part = start, began
         with self._part_file() as descriptor:
             for piece in self._pieces(response):
-                if received + len(piece) > length:
-                    self._got[part] = 0  # which of its bytes belong to the range is not known
-                    raise Fault(f"more than the {length} bytes that were asked for")
-                self._write(descriptor, part, start + received, piece)
-                received += len(piece)
-        if received < length:
-            raise Fault(f"{received} of {length} bytes")
+                rest = memoryview(piece)
+                if at + len(rest) > stop:
+                    self._forget(part)  # which of its bytes belong to the range is not known
+                    raise Fault(f"more than the {stop - start} bytes that were asked for")
+                while rest:
+                    now = rest[: plan.span(part)[1] - at]
+                    self._write(descriptor, part, at, bytes(now))
+                    at, rest = at + len(now), rest[len(now) :]
+                    if at == plan.span(part)[1] and at < stop:
+                        if part + 1 >= self._end(began):
+                            return None
+                        if self._hold(part, plan) is None:
+                            raise Restart("another part found it changed")
+                        part += 1
+        return at - start
 
     def _planned(self, response: "httpx.Response", total: int) -> Plan:
         offset, size = self._remote.offset, self._remote.size
@@ -170,7 +243,7 @@ class HttpTransfer(Transfer):
         self, response: "httpx.Response", size: int | None, etag: str | None, modified: str | None
     ) -> None:
         self._pin(Plan(self._address, size or 0, etag, modified, max(1, size or 1), 0, size or 0))
-        received, self._got = 0, {}
+        received, self._got, self._count = 0, {}, 0
         try:
             with self._part_file() as descriptor:
                 for piece in self._pieces(response):
@@ -181,7 +254,7 @@ class HttpTransfer(Transfer):
             if size is not None and received != size:
                 raise Fault(f"{received} of {size} bytes")
         finally:
-            self._plan, self._got = None, {}  # a stream cut short is begun anew
+            self._plan, self._got, self._count = None, {}, 0  # a stream cut short is begun anew
         self._plan = Plan(self._address, received, etag, modified, max(1, received), 0, received)
         self._got = {0: received}
 

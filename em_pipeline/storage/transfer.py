@@ -26,9 +26,9 @@ WEB_PAGES = frozenset({".html", ".htm", ".xhtml"})
 MAX_RESTARTS = 3
 # An attempt that gained this much counts as progress: failures before it are forgotten.
 PROGRESS_BYTES = 64 * 1024
-# Parts are so small that all connections end at about the same time, and so large that asking costs little.
-PARTS_PER_CONNECTION = 8
-SMALLEST_PART = 4 * 1024 * 1024
+# Parts are what is kept at a kill, and what one connection takes over from another: many, but not tiny.
+PARTS_PER_CONNECTION = 32
+SMALLEST_PART = 1024 * 1024
 # EBI's servers never answer one in thirty range requests; those that answer do so well within this.
 QUICK_PATIENCE_S = 3.0
 
@@ -64,8 +64,8 @@ class Tally:
 class Task:
     """A file to be held. `addresses` are those of its bytes that are still to be tried, the next one first.
 
-    `part_size` is that of the largest part. `outage` is why the addresses before were given up; `restarts`
-    counts how often the file changed.
+    `part_size` is that of the largest part, `request_size` the most bytes that one request asks for.
+    `outage` is why the addresses before were given up; `restarts` counts how often the file changed.
     """
 
     remote: RemoteFile
@@ -74,6 +74,7 @@ class Task:
     transport: Transport
     holdings: Holdings
     part_size: int
+    request_size: int
     tally: Tally
     begin: "Callable[[Task], list[Unit]]"
     outage: SourceUnavailable | None = None
@@ -97,7 +98,9 @@ class Transfer(ABC):
         self._promised = promised_checksum(task.remote.checksum, task.remote.url)
         self._digest = RunningDigest(self._promised.algorithm if self._promised else None)
         self._plan: Plan | None = None
+        # Bytes that came of each part, and of all.
         self._got: dict[int, int] = {}
+        self._count = 0
         self._left: set[int] = {0}
         # Held wherever files are opened by name: after a restart the names are the next transfer's.
         self._lock = threading.Lock()
@@ -111,8 +114,8 @@ class Transfer(ABC):
         """
 
     @abstractmethod
-    def _next(self, first: bool) -> list[Unit]:
-        """What to do where parts are left; `first` where no other of them has been asked for."""
+    def _next(self, part: int, first: bool) -> list[Unit]:
+        """What to do after `part` was asked for, where parts are left; `first` if it was the only one."""
 
     def begin(self) -> list[Unit]:
         """Resume from the journal, or ask for the first part and learn what there is."""
@@ -124,13 +127,14 @@ class Transfer(ABC):
         self._plan, finished = resumed
         self._got = {part: self._plan.length(part) for part in finished}
         self._left = set(self._plan.parts) - finished
-        self._tally.reached(sum(self._got.values()))
+        self._count = sum(self._got.values())
+        self._tally.reached(self._count)
         self._tally.note(
             f"{self._address}: resuming, {len(finished)} of {len(self._plan.parts)} parts are held"
         )
         if not self._left:
             return [partial(self._finish, self._plan)]
-        return self._next(first=True)
+        return self._next(min(self._left), first=True)
 
     def _unfit(self, plan: Plan) -> str | None:
         if plan.url != self._address:
@@ -152,7 +156,7 @@ class Transfer(ABC):
         try:
             plan = self._asked(part, first)
             if not self._is_whole(part, plan):
-                return self._next(first)
+                return self._next(part, first)
             left = self._hold(part, plan)
         except Restart as why:
             return self._restart(str(why))
@@ -165,7 +169,7 @@ class Transfer(ABC):
             return self._elsewhere(error)
         if left is None:
             return []
-        return self._next(first) if left else self._finish(plan)
+        return self._next(part, first) if left else self._finish(plan)
 
     def _asked(self, part: int, first: bool) -> Plan:
         """Ask for a part until it is whole; for the first one, until it is known what there is."""
@@ -266,7 +270,7 @@ class Transfer(ABC):
         raise outage from error
 
     def _part_size(self, size: int | None) -> int:
-        """How many bytes of a file of `size` bytes, if that is known, one request asks for."""
+        """How many bytes a part has of a file of `size` bytes, if that is known."""
         largest = self._task.part_size
         smallest = min(SMALLEST_PART, largest)
         shares = PARTS_PER_CONNECTION * self._transport.policy.connections
@@ -297,8 +301,13 @@ class Transfer(ABC):
         self._digest.update(offset, data)
         with self._lock:
             self._got[part] = self._got.get(part, 0) + len(data)
-            total = sum(self._got.values())
-        self._tally.reached(total)
+            self._count += len(data)
+            count = self._count
+        self._tally.reached(count)
+
+    def _forget(self, part: int) -> None:
+        with self._lock:
+            self._count -= self._got.pop(part, 0)
 
     def _is_web_page(self, content_type: str | None, head: bytes) -> bool:
         suffix = PurePosixPath(self._remote.path).suffix.lower()

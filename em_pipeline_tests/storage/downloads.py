@@ -18,6 +18,7 @@ POLICY = DownloadPolicy(
     backoff_s=0.01,
     longest_wait_s=2.0,
     part_size=PART,
+    request_size=PART,
 )
 # For tests that count requests: a busy machine must not look like a stall.
 PATIENT = replace(POLICY, connect_timeout_s=10.0, read_timeout_s=10.0)

@@ -37,6 +37,7 @@ POLICY = DownloadPolicy(
     backoff_s=0.01,
     longest_wait_s=2.0,
     part_size=PART,
+    request_size=PART,
 )
 
 
@@ -331,7 +332,7 @@ def test_sizes_at_the_edges_of_parts(tmp_path: Path, size: int, ranges: bool, kn
 
 
 def test_requests_keep_to_the_rate(server: FaultyServer, tmp_path: Path) -> None:
-    policy = DownloadPolicy(connections=4, requests_per_second=20, part_size=PART)
+    policy = DownloadPolicy(connections=4, requests_per_second=20, part_size=PART, request_size=PART)
     began = time.monotonic()
     assert_holds(fetch(server, tmp_path, policy=policy), tmp_path)
     assert time.monotonic() - began >= 10 / 20

@@ -38,7 +38,7 @@ FILES = {
     "/other.bin": random.Random(3).randbytes(3 * PART),
 }
 POLICY = DownloadPolicy(
-    connections=CONNECTIONS, read_timeout_s=0.5, retries=2, backoff_s=0.01, part_size=PART
+    connections=CONNECTIONS, read_timeout_s=0.5, retries=2, backoff_s=0.01, part_size=PART, request_size=PART
 )
 
 
@@ -107,7 +107,9 @@ def test_downloads_killed_at_any_moment_resume_and_fetch_little_twice(
     server: FaultyServer, tmp_path: Path
 ) -> None:
     files = json.dumps([file.model_dump() for file in listing(server)])
-    policy = json.dumps({"connections": CONNECTIONS, "part_size": PART, "backoff_s": 0.01})
+    policy = json.dumps(
+        {"connections": CONNECTIONS, "part_size": PART, "request_size": PART, "backoff_s": 0.01}
+    )
     server.always = Fault(delay_s=0.01)
     total = sum(len(data) for data in FILES.values())
     dice = random.Random(0)
