@@ -1,0 +1,196 @@
+"""How connections share one file, what stored bytes stay as they are, and what thousands of files cost."""
+
+import gzip
+import hashlib
+import os
+import random
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from em_pipeline.demo.replay import Replay, Reply, Request
+from em_pipeline.domain.errors import InputRefused, RecordInvalid
+from em_pipeline.domain.files import RemoteFile
+from em_pipeline.storage import holdings, transfer
+from em_pipeline.storage.download import DownloadPolicy
+from em_pipeline_tests.portals.faulty import Fault, FaultyServer, faulty_server
+from em_pipeline_tests.storage.downloads import PART, PATIENT, POLICY, Watcher, hold, leftovers
+
+DATA = random.Random(11).randbytes(40 * PART + 5)
+WIDE = replace(PATIENT, request_size=1 << 30)
+
+
+@pytest.fixture
+def server() -> Iterator[FaultyServer]:
+    with faulty_server({"/a": DATA}) as running:
+        yield running
+
+
+def remote(server: FaultyServer, **listed: object) -> RemoteFile:
+    return RemoteFile.model_validate({"url": f"{server.url}/a", "path": "a", **listed})
+
+
+def test_each_connection_asks_once_for_its_share(server: FaultyServer, tmp_path: Path) -> None:
+    hold([remote(server, size=len(DATA))], tmp_path, policy=WIDE)
+    assert (tmp_path / "a").read_bytes() == DATA
+    # The first part tells what there is; the others are shared by as many requests as connections.
+    assert len(server.requests) <= 1 + WIDE.connections + 2
+    assert not leftovers(tmp_path)
+
+
+def test_what_a_silent_connection_was_to_fetch_is_taken_over(server: FaultyServer, tmp_path: Path) -> None:
+    server.faults = [None, Fault(stall_after=0)]
+    hold([remote(server, size=len(DATA))], tmp_path, policy=replace(WIDE, read_timeout_s=2.0))
+    assert (tmp_path / "a").read_bytes() == DATA
+    stalled = server.requests[1].range or ""
+    first = int(stalled.removeprefix("bytes=").split("-")[0])
+    within = [r for r in server.requests[2:] if r.range and int(r.range[6:].split("-")[0]) > first]
+    assert within, "nobody took over a part of the silent share"
+
+
+def test_faults_in_the_middle_of_shares_cost_no_byte_twice(server: FaultyServer, tmp_path: Path) -> None:
+    server.faults = [None, Fault(stall_after=3 * PART + 100), Fault(drop=PART), None, Fault(drop=2 * PART)]
+    watcher = Watcher()
+    policy = replace(WIDE, read_timeout_s=1.0)
+    hold([remote(server, size=len(DATA))], tmp_path, policy=policy, watcher=watcher)
+    assert (tmp_path / "a").read_bytes() == DATA
+    assert watcher.done == len(DATA)
+    # What a connection is sending when it is told that another took over is lost.
+    assert server.sent <= len(DATA) + 8 * PART
+
+
+def test_a_silent_range_is_given_up_long_before_patience_ends(
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "QUICK_PATIENCE_S", 0.2)
+    server.files["/a"] = DATA[:PART]
+    server.faults = [Fault(stall_after=0)] * 3
+    watcher = Watcher()
+    hold([remote(server)], tmp_path, policy=replace(PATIENT, read_timeout_s=60), watcher=watcher)
+    assert any("no bytes for 0.2 s" in note for note in watcher.notes)
+    assert any("no bytes for 0.4 s" in note for note in watcher.notes)
+
+
+def test_a_policy_with_requests_smaller_than_parts_is_refused() -> None:
+    for wrong in ({"part_size": 0}, {"part_size": 10, "request_size": 9}):
+        with pytest.raises(InputRefused):
+            DownloadPolicy(**wrong)
+
+
+class Store(Replay):
+    """Objects of a bucket `em`, as they were put; those put compressed are decoded for who cannot take it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.objects: dict[str, tuple[bytes, str]] = {}
+
+    def answer(self, request: Request) -> Reply:
+        data, encoding = self.objects[request.path.removeprefix("/em/")]
+        if encoding and "gzip" not in request.headers.get("Accept-Encoding", ""):
+            return Reply(gzip.decompress(data))
+        return Reply(data, headers={"Content-Encoding": encoding} if encoding else {})
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    with Store() as running:
+        yield running
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs"])
+def test_objects_are_held_as_they_are_stored(store: Store, tmp_path: Path, scheme: str) -> None:
+    plain, packed = DATA[:5000], gzip.compress(DATA[:5000])
+    store.objects = {"a b": (plain, ""), "c": (packed, "gzip")}
+    files = [
+        RemoteFile(url=f"{scheme}://em/a b", path="a", size=len(plain)),
+        RemoteFile(url=f"{scheme}://em/c", path="c", size=len(packed)),
+    ]
+    manifest = hold(files, tmp_path, store=store.url)
+    assert [(tmp_path / file.path).read_bytes() for file in manifest.files] == [plain, packed]
+    assert [file.url for file in manifest.files] == [f"{scheme}://em/a b", f"{scheme}://em/c"]
+    asked = sum(store.requests.values())
+    assert hold(files, tmp_path, store=store.url) == manifest
+    assert sum(store.requests.values()) == asked
+
+
+def test_the_size_of_an_encoded_object_is_that_of_its_stored_bytes(store: Store, tmp_path: Path) -> None:
+    store.objects = {"c": (gzip.compress(DATA[:5000]), "gzip")}
+    with pytest.raises(RecordInvalid, match="its size went from 5000"):
+        hold([RemoteFile(url="gs://em/c", path="c", size=5000)], tmp_path, policy=POLICY, store=store.url)
+
+
+def test_encoded_bytes_of_a_web_server_are_taken_only_in_the_listed_size(
+    server: FaultyServer, tmp_path: Path
+) -> None:
+    server.always = Fault(headers={"Content-Encoding": "gzip"})
+    with pytest.raises(RecordInvalid, match="Content-Encoding gzip"):
+        hold([remote(server)], tmp_path, policy=POLICY)
+    hold([remote(server, size=len(DATA))], tmp_path)
+    assert (tmp_path / "a").read_bytes() == DATA
+
+
+def many(server: FaultyServer, count: int) -> list[RemoteFile]:
+    for n in range(count):
+        server.files[f"/c/{n}"], server.etags[f"/c/{n}"] = b"%d" % n, f'"{n}"'
+    return [RemoteFile(url=f"{server.url}/c/{n}", path=f"c/{n}") for n in range(count)]
+
+
+def test_small_files_cost_one_request_and_about_one_flush_each_on_few_threads(
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushes, threads = [], set()
+    fsync = os.fsync
+
+    def counted(descriptor: int) -> None:
+        flushes.append(descriptor)
+        threads.add(threading.get_ident())
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", counted)
+    files = many(server, 300)
+    manifest = hold(files, tmp_path)
+    assert [file.sha256 for file in manifest.files] == [
+        hashlib.sha256(b"%d" % n).hexdigest() for n in range(300)
+    ]
+    assert len(server.requests) == 300
+    assert len(flushes) < 1.3 * 300
+    assert len(threads) <= PATIENT.connections + 1
+    assert hold(files, tmp_path) == manifest
+    assert len(server.requests) == 300
+
+
+def test_small_files_of_a_batch_survive_an_outage(server: FaultyServer, tmp_path: Path) -> None:
+    files = many(server, 60)
+    server.faults = [None] * 40 + [Fault(status=500)] * 100
+    with pytest.raises(Exception, match="HTTP 500"):
+        hold(files, tmp_path, policy=POLICY)
+    held = len(list((tmp_path / "c").iterdir()))
+    assert held >= 36
+    server.faults, asked = [], len(server.requests)
+    hold(files, tmp_path)
+    assert len(server.requests) - asked == 60 - held
+
+
+def test_a_torn_log_loses_no_more_than_its_torn_line(server: FaultyServer, tmp_path: Path) -> None:
+    files = many(server, 20)
+    manifest = hold(files, tmp_path)
+    log = tmp_path / ".download" / holdings.NAME
+    log.write_bytes(log.read_bytes()[:-10])
+    asked = len(server.requests)
+    assert hold(files, tmp_path) == manifest
+    assert len(server.requests) == asked + 1
+    assert hold(files, tmp_path) == manifest
+    assert len(server.requests) == asked + 1
+
+
+def test_the_log_does_not_grow_with_every_run(server: FaultyServer, tmp_path: Path) -> None:
+    files = many(server, 10)
+    log = tmp_path / ".download" / holdings.NAME
+    for run in range(30):
+        for n in range(10):
+            server.etags[f"/c/{n}"] = f'"{run}"'
+        hold([f.model_copy(update={"etag": f'"{run}"'}) for f in files], tmp_path)
+    assert len(log.read_bytes().splitlines()) < 10 * 30 / 2
