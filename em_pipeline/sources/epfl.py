@@ -10,7 +10,7 @@ from datetime import date
 from typing import Any
 from urllib.parse import quote
 
-from em_pipeline.domain.errors import InputRefused, NotFound
+from em_pipeline.domain.errors import InputRefused, NotFound, RecordInvalid
 from em_pipeline.domain.evidence import Claim
 from em_pipeline.domain.files import RemoteFile
 from em_pipeline.domain.identity import check_revision, short_hash
@@ -112,11 +112,21 @@ class EpflSource:
             documents["page.txt"] = page.text
         return PortalRecord(revision=_revision(heads), claims=tuple(claims), documents=documents, facts=facts)
 
-    def list_files(self, spec: DatasetSpec, record: PortalRecord) -> list[RemoteFile]:  # noqa: ARG002
-        """The volume's file and those of the spec's label images."""
-        names = [_volume(spec).file, *_labels(spec).values()]
+    def list_files(self, spec: DatasetSpec, record: PortalRecord) -> list[RemoteFile]:
+        """The volume's file and those of the spec's label images.
+
+        Raises `RecordInvalid` where a file changed since `record` was made: its evidence is of another one.
+        """
+        volume, labels = _volume(spec), _labels(spec)
         with self._client() as client:
-            return [self._file(client, name) for name in names]
+            heads = {name: self._head(client, name) for name in volume.files}
+        if (revision := _revision(heads)) != record.revision:
+            raise RecordInvalid(
+                f"List the files of {spec.dataset_id} at revision {record.revision}",
+                f"the server describes them otherwise now; they are at revision {revision}",
+                "Ingest it again, so that a record is made of what they are now",
+            )
+        return [self._file(name, heads[name]) for name in (volume.file, *labels.values())]
 
     def open_volume(self, spec: DatasetSpec, files: Sequence[HeldFile]) -> LazyVolume:
         """The volume. Its TIFF says nothing of the voxel size; the page does."""
@@ -161,8 +171,7 @@ class EpflSource:
                 error.tried, error.found, f"EPFL keeps its files closed just now; they are also at {TORRENT}"
             ) from error
 
-    def _file(self, client: PortalClient, name: str) -> RemoteFile:
-        head = self._head(client, name)
+    def _file(self, name: str, head: HeadResult) -> RemoteFile:
         return RemoteFile(
             url=self._url(name),
             path=name,

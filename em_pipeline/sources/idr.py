@@ -118,7 +118,8 @@ class IdrSource:
     def list_files(self, spec: DatasetSpec, record: PortalRecord) -> list[RemoteFile]:
         """The one file that the image was imported from, or the objects of its OME-Zarr.
 
-        Raises `InputRefused` for label images of an image in a file: IDR keeps them as images of their own.
+        Raises `InputRefused` for label images of an image in a file: IDR keeps them as images of their own;
+        `RecordInvalid` where the file or the objects changed since `record` was made.
         """
         with self._client() as client:
             if "zarr" in record.facts:
@@ -131,7 +132,8 @@ class IdrSource:
                     "Ingest them as datasets of their own",
                 )
             address = str(record.facts["file"])
-            return [idr_files.remote_file(client, address, self._elsewhere(address))]
+            mark, elsewhere = str(record.facts["mark"]), self._elsewhere(address)
+            return [idr_files.remote_file(client, address, mark, elsewhere)]
 
     def open_volume(self, spec: DatasetSpec, files: Sequence[HeldFile]) -> LazyVolume:
         """The volume in that file, or the level of the OME-Zarr that the spec names."""

@@ -17,7 +17,7 @@ from em_pipeline.domain.files import RemoteFile
 from em_pipeline.sources import autoindex
 from em_pipeline.sources.claimant import Claimant
 from em_pipeline.sources.idr_claims import EXTRACTOR
-from em_pipeline.storage.http import PortalClient
+from em_pipeline.storage.http import HeadResult, PortalClient
 
 PROJECT = re.compile(r"^(idr\d{4})-[^/]+/[^/]+$")
 TARGET = re.compile(r"(?:^|/)Dataset:name:(.+)$")
@@ -66,14 +66,22 @@ def place_of(client: PortalClient, address: str) -> Place:
     head = client.head(address)
     raw = {"Content-Length": head.size, "Last-Modified": head.modified}
     claim = Claimant(address, EXTRACTOR).says("provenance.download_url", address, "HEAD", raw)
-    # Without the server: the same file on another mirror is the same revision.
-    mark = f"{urlsplit(address).path} {head.size} {head.etag} {head.modified}"
-    return Place({"file": address}, (claim,), mark)
+    mark = _mark(address, head)
+    return Place({"file": address, "mark": mark}, (claim,), mark)
 
 
-def remote_file(client: PortalClient, address: str, mirrors: tuple[str, ...]) -> RemoteFile:
-    """The file at a quoted address, and at others, under its own name."""
+def remote_file(client: PortalClient, address: str, mark: str, mirrors: tuple[str, ...]) -> RemoteFile:
+    """The file at a quoted address, and at others, under its own name.
+
+    Raises `RecordInvalid` where the server describes it otherwise than by the `mark` of its place.
+    """
     head = client.head(address)
+    if (now := _mark(address, head)) != mark:
+        raise RecordInvalid(
+            f"List {address}",
+            f"it was {mark!r} when its record was made, and is {now!r}",
+            "Ingest it again, so that a record is made of what it is now",
+        )
     name = unquote(urlsplit(address).path).rpartition("/")[2]
     return RemoteFile(
         url=address,
@@ -83,6 +91,11 @@ def remote_file(client: PortalClient, address: str, mirrors: tuple[str, ...]) ->
         modified=head.modified,
         mirrors=mirrors,
     )
+
+
+def _mark(address: str, head: HeadResult) -> str:
+    # Without the server: the same file on another mirror is the same revision.
+    return f"{urlsplit(address).path} {head.size} {head.etag} {head.modified}"
 
 
 def path_of(table: str, url: str, image: str, dataset: str | None) -> str:

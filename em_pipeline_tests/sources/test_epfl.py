@@ -14,7 +14,13 @@ from em_pipeline.demo.epfl_portal import FOLDER, PAGE, PART, WHOLE, EpflPortal
 from em_pipeline.demo.replay import Trouble
 from em_pipeline.demo.specimen import mitochondria, specimen
 from em_pipeline.demo.tiff_writers import itk_size, write_itk
-from em_pipeline.domain.errors import ChecksumMismatch, InputRefused, NotFound, SourceUnavailable
+from em_pipeline.domain.errors import (
+    ChecksumMismatch,
+    InputRefused,
+    NotFound,
+    RecordInvalid,
+    SourceUnavailable,
+)
 from em_pipeline.domain.files import RawFile
 from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.domain.progress import Silent
@@ -97,6 +103,13 @@ class TestThePage:
         assert said(epfl.fetch_record(WHOLE_SPEC), "rights.licence") == ["unspecified"]
         portal.replace(PAGE, page_with(portal, "<p>Available under a Creative Commons licence.</p>"))
         assert said(epfl.fetch_record(WHOLE_SPEC), "rights.licence") == []
+
+    def test_a_file_that_changed_since_the_record_is_another(
+        self, epfl: EpflSource, portal: EpflPortal
+    ) -> None:
+        portal.trouble(Trouble.TRUNCATED, "volumedata.tif", times=1)
+        with pytest.raises(RecordInvalid, match="Ingest it again"):
+            epfl.list_files(WHOLE_SPEC, epfl.fetch_record(WHOLE_SPEC))
 
     def test_no_drift_where_the_lists_agree(self, epfl: EpflSource) -> None:
         facts = epfl.fetch_record(WHOLE_SPEC).facts

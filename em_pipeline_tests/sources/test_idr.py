@@ -328,6 +328,12 @@ class TestTheFile:
             )
             assert idr.fetch_record(CHROMATIN).revision != before
 
+    def test_a_file_that_changed_since_the_record_is_another(self, idr: IdrSource, portal: IdrPortal) -> None:
+        record = idr.fetch_record(CHROMATIN)
+        portal.trouble(Trouble.TRUNCATED, ".tif", times=1)
+        with pytest.raises(RecordInvalid, match="Ingest it again"):
+            idr.list_files(CHROMATIN, record)
+
     def test_nothing_is_asked_of_the_server_that_it_refuses(self, idr: IdrSource, portal: IdrPortal) -> None:
         idr.list_files(CHROMATIN, idr.fetch_record(CHROMATIN))
         assert not [path for path in portal.requests if path.startswith("/webgateway/")]
