@@ -88,18 +88,25 @@ def download(
         places = Layout(root).places(files)
     with file_lock(root / WORK / "lock", tried), storage_errors(tried):
         held: dict[str, RawFile] = {}
+        watch = _Watch(files, progress)
+
+        def whole(file: RawFile) -> None:
+            held[file.path] = file
+            watch.done(1)
+
         holdings = Holdings(
             root / WORK,
             listing_digest(dataset_id, revision, files),
-            lambda file: held.update({file.path: file}),
+            whole=whole,
+            missed=lambda _: watch.done(1),
         )
         _tidy(root / WORK, places)
-        progress.start(STEP, _total(files), "bytes")
         held.update((f.path, found) for f in files if (found := holdings.recall(f, places[f.path])))
-        progress.advance(STEP, sum(found.size for found in held.values()))
         missing = [f for f in files if f.path not in held and not _known_absent(f, holdings)]
+        watch.advance(STEP, sum(found.size for found in held.values()))
+        watch.done(len(files) - len(missing))
         _check_space(missing, places, root)
-        _fetch(missing, places, policy, progress, holdings)
+        _fetch(missing, places, policy, watch, holdings)
         _check_agreement(held, places)
     return Manifest(
         dataset_id=dataset_id,
@@ -252,9 +259,32 @@ def _hash_in_place(
     return []
 
 
-def _total(files: Sequence[RemoteFile]) -> int:
-    sizes = [file.size for file in files]
-    return sum(size for size in sizes if size is not None) if None not in sizes else 0
+class _Watch:
+    """Tells of bytes; of files where their sizes are not listed, so that there is a total."""
+
+    def __init__(self, files: Sequence[RemoteFile], onward: Progress) -> None:
+        self._onward = onward
+        sizes = [file.size for file in files]
+        known = [size for size in sizes if size is not None]
+        self._by_files = len(known) < len(sizes) and len(files) > 1
+        if self._by_files:
+            onward.start(STEP, len(files), "files")
+        else:
+            onward.start(STEP, sum(known), "bytes")
+
+    def start(self, step: str, total: int, unit: str) -> None:
+        self._onward.start(step, total, unit)
+
+    def advance(self, step: str, amount: int) -> None:
+        if not self._by_files:
+            self._onward.advance(step, amount)
+
+    def done(self, files: int) -> None:
+        if self._by_files:
+            self._onward.advance(STEP, files)
+
+    def note(self, message: str) -> None:
+        self._onward.note(message)
 
 
 def _check_agreement(held: Mapping[str, RawFile], places: Mapping[str, Places]) -> None:

@@ -63,15 +63,20 @@ class Holdings:
     """The log in the folder `work`. Safe to use from several threads of one process.
 
     `listing` names what is being downloaded: that a file is absent is remembered for the same listing only.
-    `whole` is told of each file once it is at its place.
+    `whole` is told of each file once it is at its place, `missed` of the path of each that is absent.
     """
 
     def __init__(
-        self, work: Path, listing: str = "", whole: Callable[[RawFile], None] = lambda _: None
+        self,
+        work: Path,
+        listing: str = "",
+        whole: Callable[[RawFile], None] = lambda _: None,
+        missed: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._path = work / NAME
         self._listing = listing
         self._whole = whole
+        self._missed = missed
         self._arrived: list[Arrived] = []
         self._absent: list[str] = []
         self._due = 0.0
@@ -143,6 +148,8 @@ class Holdings:
             self.absent.update(absent)
             for each in arrived:
                 self._whole(each.file)
+            for path in absent:
+                self._missed(path)
 
     def remember(self, records: Sequence[WholeRecord], absent: Sequence[str] = ()) -> None:
         """Add to the log, in one write."""

@@ -25,11 +25,15 @@ PATIENT = replace(POLICY, connect_timeout_s=10.0, read_timeout_s=10.0)
 
 
 class Watcher(Silent):
-    """Keeps the notes, and the sum of what was advanced."""
+    """Keeps the notes, what is to come, and the sum of what was advanced."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
-        self.done = 0
+        self.done = self.total = 0
+        self.unit = ""
+
+    def start(self, step: str, total: int, unit: str) -> None:
+        self.total, self.unit = total, unit
 
     def advance(self, step: str, amount: int) -> None:
         self.done += amount

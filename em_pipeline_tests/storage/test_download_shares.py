@@ -194,3 +194,17 @@ def test_the_log_does_not_grow_with_every_run(server: FaultyServer, tmp_path: Pa
             server.etags[f"/c/{n}"] = f'"{run}"'
         hold([f.model_copy(update={"etag": f'"{run}"'}) for f in files], tmp_path)
     assert len(log.read_bytes().splitlines()) < 10 * 30 / 2
+
+
+def test_progress_is_of_files_where_sizes_are_not_listed(server: FaultyServer, tmp_path: Path) -> None:
+    files = many(server, 30)
+    files[3] = RemoteFile(url=f"{server.url}/none", path="none", may_be_absent=True)
+    watcher = Watcher()
+    hold(files, tmp_path, watcher=watcher)
+    assert (watcher.total, watcher.unit, watcher.done) == (30, "files", 30)
+    again = Watcher()
+    hold(files, tmp_path, watcher=again)
+    assert again.done == 30
+    sized = Watcher()
+    hold([remote(server, size=len(DATA))], tmp_path / "b", watcher=sized)
+    assert (sized.total, sized.unit, sized.done) == (len(DATA), "bytes", len(DATA))
