@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 # A server that sends less than this for as long as a read may take is stalling, though never silent.
 SLOWEST_BYTES_PER_S = 256
 FIRST_BYTES = 64 * 1024
-# Parts that a connection must have left for another to take half of them.
-LEAST_TO_SHARE = 3
+# Parts that a connection must have left for another to take half of them: the first of them is on its way.
+LEAST_TO_SHARE = 2
 MAX_ERROR_BYTES = 16 * 1024
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
@@ -199,10 +199,11 @@ class HttpTransfer(Transfer):
                     self._write(descriptor, part, at, bytes(now))
                     at, rest = at + len(now), rest[len(now) :]
                     if at == plan.span(part)[1] and at < stop:
-                        if part + 1 >= self._end(began):
-                            return None
                         if self._hold(part, plan) is None:
                             raise Restart("another part found it changed")
+                        # In this order: what is asked for and not held cannot be taken over any more.
+                        if part + 1 >= self._end(began):
+                            return None
                         part += 1
         return at - start
 
