@@ -4,7 +4,6 @@ API: https://github.com/janelia-flyem/dvid/blob/master/datatype/imageblk/imagebl
 `raw/0_1_2/<size>/<offset>` names both in x, y, z, and answers with the voxels, x fastest: a z-y-x array.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from em_pipeline.domain.errors import NotFound, UnsupportedFormat
 from em_pipeline.domain.evidence import Claim
 from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.formats.base import ClaimSheet, FileVolume, jsonable
+from em_pipeline.formats.bounded_json import parse_json
 from em_pipeline.formats.precomputed_grid import ChunkGrid, ChunkVoxels
 from em_pipeline.formats.units import length_nm
 
@@ -77,17 +77,19 @@ def parse_instance(data: bytes | str, where: str) -> DvidInstance:
     """
     tried = f"Read {where}"
     try:
-        document = json.loads(data)
+        document = parse_json(data)
         type_name, extended = document["Base"]["TypeName"], document["Extended"]
         points = extended["MinPoint"], extended["MaxPoint"]
         block, sizes = extended["BlockSize"], extended["VoxelSize"]
         units = extended.get("VoxelUnits") or [None] * 3
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UnsupportedFormat(tried, f"it is no answer of a DVID instance ({error!r})", "") from error
-    if type_name not in GREY_TYPES:
+    if not isinstance(type_name, str) or type_name not in GREY_TYPES:
         raise UnsupportedFormat(
             tried, f"the instance holds {type_name}", f"Images are of the type {', '.join(GREY_TYPES)}"
         )
+    if not all(isinstance(given, list) for given in (block, sizes, units)):
+        raise UnsupportedFormat(tried, f"its blocks, sizes and units are {block}, {sizes} and {units}", "")
     if None in points:
         raise UnsupportedFormat(tried, "nothing was ever written to the instance", "Choose another node")
     try:
@@ -97,7 +99,7 @@ def parse_instance(data: bytes | str, where: str) -> DvidInstance:
         x, y, z = (
             length_nm(size, str(unit).removesuffix("s")) for size, unit in zip(sizes, units, strict=True)
         )
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ArithmeticError) as error:
         raise UnsupportedFormat(tried, f"its points are damaged: {error}", "") from error
     if min(*shape, *blocks) < 1:
         raise UnsupportedFormat(tried, f"it reaches from {points[0]} to {points[1]} (x-y-z)", "")

@@ -152,7 +152,8 @@ def _range_reader(folder: Path) -> ReadRange:
 def _bytes(path: Path, offset: int = 0, size: int | None = None) -> bytes:
     """`size` bytes from `offset`, by default all; fewer where the file ends first."""
     with opened(path) as descriptor:
-        left = os.fstat(descriptor).st_size - offset if size is None else size
+        there = os.fstat(descriptor).st_size - offset
+        left = there if size is None else min(size, there)
         pieces: list[bytes] = []
         while left > 0 and (piece := os.pread(descriptor, left, offset)):
             pieces.append(piece)

@@ -4,7 +4,6 @@ Encodings: https://github.com/google/neuroglancer/blob/master/src/datasource/pre
 Every one of them lists voxels with x fastest, so a chunk is a C-ordered z-y-x array.
 """
 
-import zlib
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,9 @@ from numpy.typing import NDArray
 
 from em_pipeline.domain.errors import UnsupportedFormat
 from em_pipeline.domain.geometry import Shape
+from em_pipeline.formats.precomputed_gzip import GZIP_MAGIC, gunzip
 from em_pipeline.formats.precomputed_info import Scale
 from em_pipeline.formats.precomputed_segmentation import decode_compressed_segmentation
-from em_pipeline.formats.sharded import GZIP_MAGIC
 
 
 def decode_chunk(data: bytes, scale: Scale, shape: Shape, name: str) -> NDArray[Any]:
@@ -25,7 +24,7 @@ def decode_chunk(data: bytes, scale: Scale, shape: Shape, name: str) -> NDArray[
     try:
         plain = _unpacked(data, scale, shape)
         voxels = _decoded(plain, scale, shape)
-    except (ValueError, IndexError, EOFError, zlib.error, RuntimeError) as error:
+    except (ValueError, IndexError, EOFError, RuntimeError) as error:
         raise _damaged(name, scale, str(error) or type(error).__name__) from error
     if voxels.size != shape.voxels or voxels.dtype != scale.dtype:
         found = f"it holds {voxels.shape} voxels of {voxels.dtype}, not {tuple(shape)} of {scale.dtype}"
@@ -42,17 +41,13 @@ def _unpacked(data: bytes, scale: Scale, shape: Shape) -> bytes:
     if not data.startswith(GZIP_MAGIC):
         return data
     size = shape.voxels * scale.dtype.itemsize
-    # No encoding doubles voxels, so that more than this is no chunk but a bomb.
-    unpacker = zlib.decompressobj(wbits=31)
     try:
-        plain = unpacker.decompress(data, 2 * size + 65536)
-    except zlib.error:
-        plain = b""
-    if unpacker.eof:
-        return plain
-    if scale.encoding == "raw" and len(data) == size:
-        return data
-    raise ValueError("its gzip stream is damaged, cut short or far too long")
+        # No encoding doubles voxels, so that more than this is no chunk but a bomb.
+        return gunzip(data, 2 * size + 65536)
+    except ValueError:
+        if scale.encoding == "raw" and len(data) == size:
+            return data
+        raise
 
 
 def _decoded(data: bytes, scale: Scale, shape: Shape) -> NDArray[Any]:

@@ -4,9 +4,7 @@ Specification: https://github.com/google/neuroglancer/blob/master/src/datasource
 It counts and lists in x, y, z; everything here is z-y-x.
 """
 
-import json
 import math
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +13,10 @@ import numpy as np
 
 from em_pipeline.domain.errors import InputRefused, NotFound, UnsupportedFormat
 from em_pipeline.domain.geometry import BoundingBox, Shape
+from em_pipeline.formats.bounded_json import parse_json
 from em_pipeline.formats.precomputed_grid import ChunkGrid
-from em_pipeline.formats.sharded import GZIP_MAGIC, Sharding
+from em_pipeline.formats.precomputed_gzip import GZIP_MAGIC, gunzip
+from em_pipeline.formats.sharded import Sharding
 
 INFO_TYPE = "neuroglancer_multiscale_volume"
 KINDS = ("image", "segmentation")
@@ -29,6 +29,8 @@ ENCODINGS: Mapping[str, tuple[str, ...] | None] = {
     "compressed_segmentation": ("uint32", "uint64"),
     "compresso": ("uint8", "uint16", "uint32", "uint64"),
 }
+# Real documents have a few kilobytes.
+MOST_INFO_BYTES = 4 * 1024 * 1024
 # The default of the compressed_segmentation format's only implementation.
 BLOCK_SIZE = (8, 8, 8)
 
@@ -135,9 +137,9 @@ def parse_info(data: bytes | str, where: str) -> Info:
     tried = f"Read {where}"
     try:
         if isinstance(data, bytes) and data.startswith(GZIP_MAGIC):
-            data = zlib.decompress(data, wbits=31)
-        document = json.loads(data)
-    except (ValueError, zlib.error) as error:
+            data = gunzip(data, MOST_INFO_BYTES)
+        document = parse_json(data)
+    except ValueError as error:
         raise UnsupportedFormat(
             tried, f"it is not JSON ({error})", "Give the folder that holds `info`"
         ) from error
@@ -156,7 +158,7 @@ def parse_info(data: bytes | str, where: str) -> Info:
         raise UnsupportedFormat(tried, f"it has {document['num_channels']} channels", "Volumes have one")
     try:
         scales = [_scale(n, raw, data_type, where) for n, raw in enumerate(document["scales"])]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise UnsupportedFormat(
             tried, f"a scale is incomplete: {error!r}", "The document is damaged"
         ) from error
@@ -179,6 +181,9 @@ def _scale(index: int, raw: Mapping[str, Any], data_type: str, where: str) -> Sc
         raise UnsupportedFormat(
             tried, f"its size is {shape}, its chunks {chunk}, its voxels {voxel_nm} nm", ""
         )
+    block_size = _triple(raw.get("compressed_segmentation_block_size", BLOCK_SIZE), int)[::-1]
+    if min(block_size) < 1:
+        raise UnsupportedFormat(tried, f"its blocks are {block_size} (x-y-z) voxels", "")
     sharding = raw.get("sharding")
     return Scale(
         index=index,
@@ -189,7 +194,7 @@ def _scale(index: int, raw: Mapping[str, Any], data_type: str, where: str) -> Sc
         voxel_offset=_triple(raw.get("voxel_offset") or (0, 0, 0), int),
         encoding=encoding,
         dtype=np.dtype(data_type),
-        block_size=_triple(raw.get("compressed_segmentation_block_size", BLOCK_SIZE), int)[::-1],
+        block_size=block_size,
         sharding=Sharding.parse(sharding, f"{where}, scale {key}") if sharding else None,
     )
 

@@ -7,7 +7,6 @@ Nothing here touches a disk or a network: bytes come through a `ReadRange`.
 """
 
 import threading
-import zlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from em_pipeline.domain.errors import UnsupportedFormat
+from em_pipeline.formats.precomputed_gzip import gunzip
 
 # (Name of the shard file, first byte, number of bytes) → those bytes; None where there is no such file.
 ReadRange = Callable[[str, int, int], bytes | None]
@@ -24,7 +24,10 @@ HASHES = ("identity", "murmurhash3_x86_128")
 ENCODINGS = ("raw", "gzip")
 # A shard index has 16 bytes for each of 2^bits minishards; real volumes use 6 to 11 bits.
 MOST_MINISHARD_BITS = 16
-GZIP_MAGIC = b"\x1f\x8b"
+# Each entry of a minishard's index has 24 bytes; writers keep to some thousand entries.
+MOST_INDEX_BYTES = 24 << 20
+# An exbibyte, beyond any file system and object store; well within 64 bits.
+LARGEST_FILE = 1 << 60
 
 
 class ChunkPlace(NamedTuple):
@@ -128,19 +131,19 @@ class ShardIndexes:
         start, end = (int(n) for n in np.frombuffer(index, "<u8", 2, 16 * minishard))
         if start == end:
             return {}
-        if start > end:
+        if start > end or end - start > MOST_INDEX_BYTES:
             raise self._damaged(name, f"the index of minishard {minishard} lies at {start}..{end}")
         data = self._read(name, first + start, end - start)
         if data is None or len(data) != end - start:
             raise self._damaged(name, f"it ends before the index of minishard {minishard}")
         try:
             return _entries(self._decoded(data), first)
-        except (ValueError, zlib.error) as error:
+        except ValueError as error:
             raise self._damaged(name, f"the index of minishard {minishard} is damaged: {error}") from error
 
     def _decoded(self, data: bytes) -> bytes:
         gzipped = self.sharding.minishard_index_encoding == "gzip"
-        return zlib.decompress(data, wbits=31) if gzipped else data
+        return gunzip(data, MOST_INDEX_BYTES) if gzipped else data
 
     def _damaged(self, name: str, found: str) -> UnsupportedFormat:
         return UnsupportedFormat(
@@ -149,10 +152,18 @@ class ShardIndexes:
 
 
 def _entries(index: bytes, first: int) -> dict[int, tuple[int, int]]:
-    """Chunk id → absolute offset, size. Rows of the index: differences of ids, gaps between chunks, sizes."""
+    """Chunk id → absolute offset, size. Rows of the index: differences of ids, gaps between chunks, sizes.
+
+    Raises `ValueError` for no whole entries, chunks without bytes, and chunks beyond what a file can be.
+    """
     if len(index) % 24:
         raise ValueError(f"{len(index)} bytes are no whole number of entries")
     ids, gaps, sizes = np.frombuffer(index, "<u8").reshape(3, -1)
+    if not sizes.all():
+        raise ValueError("it lists a chunk of 0 bytes")
+    # In floats, since unsigned integers begin again at 0.
+    if np.sum(gaps, dtype=float) + np.sum(sizes, dtype=float) > LARGEST_FILE:
+        raise ValueError("it lists chunks beyond the end of any file")
     ends = np.cumsum(gaps + sizes)
     return {
         int(chunk): (first + int(end - size), int(size))
