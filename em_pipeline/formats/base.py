@@ -140,7 +140,10 @@ def positive(value: Any) -> float | None:
     """`value` as a float, or None where it is not a finite number above zero."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.number):
         return None
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an integer beyond any float
+        return None
     return number if math.isfinite(number) and number > 0 else None
 
 

@@ -19,8 +19,8 @@ from em_pipeline.sources.base import DatasetRef, HeldFile, PortalRecord
 from em_pipeline.sources.claimant import Claimant
 from em_pipeline.sources.flyem_dvid import DvidImage
 from em_pipeline.sources.flyem_services import EXTRACTOR, ask_services
-from em_pipeline.sources.neuroglancer import State, fetch_state
-from em_pipeline.sources.precomputed_store import SCHEME, Wanted, revision_of
+from em_pipeline.sources.neuroglancer import State, fetch_state, told_address
+from em_pipeline.sources.precomputed_store import Wanted, plain_address, revision_of
 from em_pipeline.storage.http import PortalClient
 from em_pipeline.storage.object_urls import GOOGLE, ObjectEndpoints
 
@@ -181,9 +181,9 @@ def _address(spec: DatasetSpec, state: State) -> str:
             )
         return IMAGE_SETS[str(spec.image_set)]
     for layer in state.layers():
-        source = next((url for url in layer.sources if url.startswith(SCHEME)), None)
-        if layer.kind == "image" and source is not None:
-            return source
+        volumes = [plain for url in layer.sources if (plain := plain_address(url)) != url]
+        if layer.kind == "image" and volumes:
+            return told_address(volumes[0], state.url)
     kinds = ", ".join(f"{layer.name} ({layer.kind})" for layer in state.layers())
     raise RecordInvalid(
         f"Find the image that {state.url} shows",

@@ -2,21 +2,28 @@
 
 A link's fragment is `!` and the state as JSON, percent-encoded, or the address of a JSON file with it:
 https://github.com/google/neuroglancer/blob/master/src/ui/url_hash_binding.ts
+Whoever controls the link or the state decides what addresses are in it, so that few are followed.
 """
 
-import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from em_pipeline.domain.errors import RecordInvalid, SourceUnavailable
+from em_pipeline.formats.bounded_json import parse_json
 from em_pipeline.formats.units import length_nm
 from em_pipeline.sources.documents import fetch_json
 from em_pipeline.storage.http import PortalClient
-from em_pipeline.storage.object_urls import https_url
+from em_pipeline.storage.object_urls import https_url, is_object
 
-ADDRESSES = ("gs://", "s3://", "http://", "https://")
+# What begins so is an address; a state as JSON begins with a brace.
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+# Names that mean the same everywhere: no numeric addresses, no names of one network (RFC 6762, RFC 8375).
+PUBLIC_HOST = re.compile(
+    r"(?:[a-z0-9_-]+\.)+(?!(?:local|localhost|localdomain|internal|arpa)$)[a-z][a-z0-9-]*", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,8 @@ class State:
 
     def layers(self) -> Iterator[Layer]:
         """The layers in order. A source is a text, an object with `url`, or a list of either."""
-        for number, layer in enumerate(self.value.get("layers") or ()):
+        layers = self.value.get("layers")
+        for number, layer in enumerate(layers if isinstance(layers, list) else ()):
             if isinstance(layer, dict):
                 kind, name = str(layer.get("type")), str(layer.get("name"))
                 yield Layer(f"layers[{number}]", kind, name, tuple(_urls(layer.get("source"))))
@@ -55,7 +63,8 @@ def fetch_state(client: PortalClient, link: str) -> State:
     """The state that `link`, a short link or the long one, leads to.
 
     Raises `SourceUnavailable` where it does not lead to a state (a short link's server in trouble shows a
-    page instead), `RecordInvalid` for a state that cannot be read, and like `PortalClient`.
+    page instead), `RecordInvalid` for a state that cannot be read, and like `told_address` and `PortalClient`
+    do.
     """
     url = client.final_url(link)
     base, _, fragment = url.partition("#")
@@ -67,12 +76,13 @@ def fetch_state(client: PortalClient, link: str) -> State:
             "Nothing is known about the data; open the link in a browser, and try again later",
         )
     content = content[1:]
-    if content.startswith(ADDRESSES):
-        document = fetch_json(client, https_url(content, client.endpoints))
+    if ADDRESS.match(content):
+        address = told_address(content, link)
+        document = fetch_json(client, https_url(address, client.endpoints))
         url, content = document.url, document.text
     try:
-        value = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        value = parse_json(content)
+    except ValueError as error:
         raise RecordInvalid(
             f"Read the state in {link}",
             f"it is not JSON ({error}); it begins {content[:80]!r}",
@@ -81,6 +91,29 @@ def fetch_state(client: PortalClient, link: str) -> State:
     if not isinstance(value, dict):
         raise RecordInvalid(f"Read the state in {link}", f"it is a {type(value).__name__}, no object", "")
     return State(url.partition("#")[0], content, value)
+
+
+def told_address(address: str, document: str) -> str:
+    """`address`, which `document` gives, where a document may send us: gs://, s3://, or https:// of a public
+    host.
+
+    Raises `RecordInvalid` for others: folders of this machine, servers of its network.
+    """
+    if is_object(address) or _is_public(address):
+        return address
+    raise RecordInvalid(
+        f"Follow {address[:200]!r}, as told by {document}",
+        "documents may lead to gs://, s3:// and https:// addresses of public hosts only",
+        "Nothing was read from there; open the link in a browser, and name what you want in a spec",
+    )
+
+
+def _is_public(address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+        return parts.scheme == "https" and PUBLIC_HOST.fullmatch(parts.hostname or "") is not None
+    except ValueError:
+        return False
 
 
 def _urls(source: Any) -> Iterator[str]:

@@ -167,9 +167,14 @@ class FolderStore:
             )  # fmt: skip
 
 
+def plain_address(address: str) -> str:
+    """`address` without what says that a precomputed volume lies there."""
+    return address.removeprefix(SCHEME).removesuffix(PIPED)
+
+
 def store_at(address: str, client: PortalClient) -> Store:
     """The store at gs://, s3://, http(s)://, file:// or a path; `precomputed://` before it is understood."""
-    plain = address.removeprefix(SCHEME).removesuffix(PIPED).rstrip("/")
+    plain = plain_address(address).rstrip("/")
     if plain.startswith("file://"):
         return FolderStore(Path(url2pathname(urlsplit(plain).path)))
     if "://" not in plain:

@@ -25,7 +25,7 @@ from em_pipeline.domain.record import DatasetRecord
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.sources.base import HeldFile, PortalRecord
 from em_pipeline.sources.flyem import FlyemSource
-from em_pipeline.sources.neuroglancer import State
+from em_pipeline.sources.neuroglancer import State, told_address
 from em_pipeline.storage.download import DownloadPolicy, download
 
 REGION = BoundingBox.at((11968, 10944, 9984), (128, 128, 128))
@@ -319,7 +319,12 @@ def test_a_link_may_lead_to_a_file_in_the_bucket(link: LinkPortal) -> None:
         ("#!%7B%22layers%22", RecordInvalid, "not JSON"),
         ("#!%5B1%5D", RecordInvalid, "no object"),
         ("#!%7B%22layers%22%3A%5B%5D%7D", RecordInvalid, "its layers are none"),
+        ("#!%7B%22layers%22%3A5%7D", RecordInvalid, "its layers are none"),
+        ("#!" + "%5B" * 900 + "%5D" * 900, RecordInvalid, "nests deeper"),
         ("#!gs://../other", InputRefused, "neither s3://"),
+        ("#!file:///etc/passwd", RecordInvalid, "public hosts only"),
+        ("#!http://example.org/state.json", RecordInvalid, "public hosts only"),
+        ("#!https://127.0.0.1/state.json", RecordInvalid, "public hosts only"),
     ],
 )
 def test_a_link_that_shows_nothing_is_named(
@@ -328,6 +333,53 @@ def test_a_link_that_shows_nothing_is_named(
     link.fragment = fragment
     with pytest.raises(error, match=found):
         files_by(link)
+
+
+def shows(source: str) -> str:
+    """The fragment of a view whose image is `source`."""
+    return "#!" + quote(json.dumps({"layers": [{"type": "image", "name": "em", "source": source}]}))
+
+
+@pytest.mark.parametrize("form", ["precomputed://{}", "{}|neuroglancer-precomputed:"])
+def test_a_view_leads_to_objects_of_a_store(link: LinkPortal, form: str) -> None:
+    link.fragment = shows(form.format(f"gs://{BUCKET}/emdata/raw/jpeg"))
+    assert "/emdata/raw/" in files_by(link)[0].url
+
+
+@pytest.mark.parametrize("form", ["precomputed://{}", "{}|neuroglancer-precomputed:"])
+@pytest.mark.parametrize("where", ["{folder}", "file://{folder}", "precomputed://{folder}", "{url}/bucket"])
+def test_a_view_never_leads_to_this_machine(link: LinkPortal, form: str, where: str) -> None:
+    address = where.format(folder=link.tree / "emdata/clahe_yz/jpeg", url=link.url)
+    link.fragment = shows(form.format(address))
+    with pytest.raises(RecordInvalid, match="public hosts only"):
+        files_by(link)
+
+
+def test_documents_lead_to_public_addresses_only() -> None:
+    for address in ("gs://bucket/em", "S3://bucket/em", "https://data.example.org:8443/em"):
+        assert told_address(address, "link") == address
+    for host in (
+        "10.0.0.1",
+        "127.1",
+        "2130706433",
+        "0x7f.0x1",
+        "[::1]",
+        "localhost",
+        "metadata.internal",
+        "[",
+        "",
+    ):
+        with pytest.raises(RecordInvalid, match="public hosts only"):
+            told_address(f"https://{host}/em", "link")
+    for address in (
+        "http://example.org/em",
+        "https://a@192.168.0.1/em",
+        "ftp://example.org/em",
+        "../em",
+        "~/em",
+    ):
+        with pytest.raises(RecordInvalid, match="public hosts only"):
+            told_address(address, "link")
 
 
 def test_sources_may_be_texts_objects_or_lists() -> None:
@@ -342,6 +394,7 @@ def test_sources_may_be_texts_objects_or_lists() -> None:
     assert [layer.sources for layer in state.layers()] == [("x",), ("y",), ("z", "w"), ()]
     assert state.voxel_nm("x") == pytest.approx(8)
     assert (state.voxel_nm("y"), state.voxel_nm("z"), state.voxel_nm("t")) == (4, None, None)
+    assert State("url", "", {"dimensions": {"x": [10**400, "m"]}}).voxel_nm("x") is None
 
 
 def test_the_link_is_percent_encoded_json(portal: FlyemPortal, source: FlyemSource) -> None:
