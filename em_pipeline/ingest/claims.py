@@ -4,13 +4,17 @@ from collections.abc import Iterable, Sequence
 
 from em_pipeline import __version__
 from em_pipeline.domain.errors import InputRefused
-from em_pipeline.domain.evidence import RANK, Claim, Evidence, Origin
+from em_pipeline.domain.evidence import RANK, Claim, Conflict, Evidence, Origin
 from em_pipeline.domain.files import Manifest
 from em_pipeline.domain.geometry import BoundingBox, VoxelSize
 from em_pipeline.domain.lazy_volume import LazyVolume
-from em_pipeline.domain.record import DatasetRecord
+from em_pipeline.domain.record import FIELD_NAMES, DatasetRecord
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.volumes.statistics import VolumeStatistics
+
+SHAPE = "core.volume_shape."
+# Follows the field of a conflict about the volume that the record describes a box of.
+OF_THE_WHOLE = " of the whole volume"
 
 
 def spec_claims(spec: DatasetSpec) -> list[Claim]:
@@ -85,16 +89,31 @@ def spec_claims(spec: DatasetSpec) -> list[Claim]:
 def volume_record(
     spec: DatasetSpec, manifest: Manifest, portal: Iterable[Claim], volume: LazyVolume, box: BoundingBox
 ) -> DatasetRecord:
-    """The record once the files have spoken: spec, files, manifest and portal claims resolved."""
+    """The record once the files have spoken: spec, files, manifest and portal claims resolved.
+
+    Of a box, the shape is the box's. Claims about the shape of the whole are left out; where they disagree,
+    the record's conflicts say so, as conflicts on `core.volume_shape.… of the whole volume`.
+    """
     claims = [*spec_claims(spec), *volume.claims, *manifest_claims(manifest), *portal]
     claims = [*_unit_of_the_kept_size(claims), *offset_claims(spec, box)]
-    if box != BoundingBox.of_shape(volume.shape):
-        claims = [claim for claim in claims if not claim.field.startswith("core.volume_shape.")]
-        claims += [
-            _computed(f"core.volume_shape.{axis}", size, f"spec of {spec.dataset_id}", "bounding_box")
-            for axis, size in zip("zyx", box.shape, strict=True)
-        ]
-    return DatasetRecord.resolve(spec.dataset_id, manifest.revision, claims)
+    if box == BoundingBox.of_shape(volume.shape):
+        return DatasetRecord.resolve(spec.dataset_id, manifest.revision, claims)
+    of_whole = [claim for claim in claims if claim.field.startswith(SHAPE)]
+    claims = [claim for claim in claims if not claim.field.startswith(SHAPE)]
+    claims += [
+        _computed(f"{SHAPE}{axis}", size, f"spec of {spec.dataset_id}", "bounding_box")
+        for axis, size in zip("zyx", box.shape, strict=True)
+    ]
+    whole = DatasetRecord.resolve(spec.dataset_id, manifest.revision, of_whole)
+    conflicts = [
+        conflict.model_copy(update={"field": f"{conflict.field}{OF_THE_WHOLE}"})
+        for conflict in whole.conflicts
+    ]
+    return _with_conflicts(DatasetRecord.resolve(spec.dataset_id, manifest.revision, claims), conflicts)
+
+
+def _with_conflicts(record: DatasetRecord, conflicts: Iterable[Conflict]) -> DatasetRecord:
+    return record.model_copy(update={"conflicts": (*record.conflicts, *conflicts)})
 
 
 def _unit_of_the_kept_size(claims: Sequence[Claim]) -> list[Claim]:
@@ -125,7 +144,9 @@ def with_statistics(record: DatasetRecord, statistics: VolumeStatistics, ledger:
     claims = [
         _computed(f"technical.statistics.{name}", value, ledger, name) for name, value in measured.items()
     ]
-    return DatasetRecord.resolve(record.dataset_id, record.revision, [*record.claims, *claims])
+    resolved = DatasetRecord.resolve(record.dataset_id, record.revision, [*record.claims, *claims])
+    # Those about the whole volume rest on claims that the record of a box does not hold.
+    return _with_conflicts(resolved, (one for one in record.conflicts if one.field not in FIELD_NAMES))
 
 
 def manifest_claims(manifest: Manifest) -> list[Claim]:

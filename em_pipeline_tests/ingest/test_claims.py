@@ -1,6 +1,7 @@
 """What the spec adds to a record: where the volume begins, and in which unit its size was given."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from em_pipeline.domain.lazy_volume import LazyVolume
 from em_pipeline.domain.record import DatasetRecord
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.formats.open import open_volume
-from em_pipeline.ingest.claims import volume_record
+from em_pipeline.ingest.claims import volume_record, with_statistics
 from em_pipeline.sources.claimant import Claimant
+from em_pipeline.volumes.statistics import VolumeStatistics, measure
 
 IMAGEJ = {"unit": "\\u00B5m", "spacing": 0.02, "axes": "ZYX"}
 
@@ -91,3 +93,20 @@ def test_the_portal_s_unit_goes_with_the_portal_s_size(tmp_path: Path) -> None:
     said = [portal.says("core.voxel_size_nm.x", 20.0, "x", 200.0), portal.says("core.unit", "Å", "x", 200.0)]
     with open_volume([tmp_path / "a.tif"], name="a") as bare:
         assert recorded(bare, portal=said).fields.core.unit == "Å"
+
+
+def test_a_box_keeps_what_is_disputed_of_the_whole(volume: LazyVolume) -> None:
+    other = Claimant("https://portal/other", "test")
+    said = [other.says("core.volume_shape.x", 9, "size", 9), other.says("core.volume_shape.y", 6, "size", 6)]
+    record = recorded(volume, BoundingBox.at((1, 2, 3), (2, 2, 2)), portal=said)
+    voxels = np.ones((2, 2, 2), np.uint8)
+    summary, histogram = measure(voxels)
+    statistics = VolumeStatistics(**asdict(summary), dtype=voxels.dtype, histogram=histogram)
+    measured = with_statistics(record, statistics, "ledger")
+    for stage in (record, measured, DatasetRecord.model_validate_json(measured.model_dump_json())):
+        assert stage.fields.core.volume_shape.model_dump() == {"z": 2, "y": 2, "x": 2}
+        (conflict,) = stage.conflicts
+        assert conflict.field == "core.volume_shape.x of the whole volume"
+        assert (conflict.kept.value, conflict.rejected.value) == (8, 9)
+        assert conflict.rejected.evidence.where == "https://portal/other"
+    assert [one.field for one in recorded(volume, portal=said).conflicts] == ["core.volume_shape.x"]
