@@ -2,8 +2,8 @@
 
 Order: the default, then `em.yaml` (in the working folder, or where `EM_CONFIG` points; strings may hold
 `${VAR}` and `${VAR:default}`), then the environment (`EM_<KEY>`; `EM_SOURCES__<SLUG>__<OPTION>` for a
-source's own options, `EM_DISCOVERY__<SLUG>__<OPTION>` for what its sensor takes). A key or value that cannot be
-meant is refused with the nearest one that can.
+source's own options, `EM_DISCOVERY__<SLUG>__<OPTION>` for what its sensor takes). A key or value that cannot
+be meant is refused with the nearest one that can.
 """
 
 import difflib
