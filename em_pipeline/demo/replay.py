@@ -8,7 +8,8 @@ import socket
 import struct
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from enum import StrEnum
@@ -34,18 +35,30 @@ class Trouble(StrEnum):
     MISSING = "404"
     RESET = "reset"  # the connection is cut before an answer
     HTML = "html"  # 200 with a maintenance page
-    TRUNCATED = "truncated"  # a 200 whose body ends halfway, with the length of what was sent
+    TRUNCATED = "truncated"  # a body that ends halfway, with the length of what was sent
+    LONGER = "longer"  # a body with more than belongs to it, with the length of what was sent
     CUT = "cut"  # the connection ends before the announced length
     STALL = "stall"  # half of the body, then silence on an open connection
 
 
 @dataclass
 class Quirk:
-    """`trouble` for requests whose target contains `match`, for the next `times` of them (None: always)."""
+    """`trouble` for requests whose target contains `match`: `after` of them go well, the next `times` do not
+    (None: none ever does again)."""
 
     trouble: Trouble
     match: str
     times: int | None = None
+    after: int = 0
+
+    def befalls(self) -> bool:
+        """Whether it is this request's turn, which then is spent."""
+        if self.after:
+            self.after -= 1
+            return False
+        if self.times is not None:
+            self.times -= 1
+        return True
 
 
 @dataclass(frozen=True)
@@ -117,6 +130,9 @@ class Replay:
     def stop(self) -> None:
         """Refuse connections from now on."""
         self.stopped.set()
+        self._shut()
+
+    def _shut(self) -> None:
         if self._thread.is_alive():
             self._server.shutdown()
             self._thread.join()
@@ -130,10 +146,23 @@ class Replay:
     ) -> None:
         self.stop()
 
-    def trouble(self, trouble: Trouble, match: str = "", times: int | None = None) -> None:
-        """From now on, answer requests whose target contains `match` with `trouble`."""
+    def trouble(self, trouble: Trouble, match: str = "", times: int | None = None, *, after: int = 0) -> None:
+        """From now on, or `after` so many of them, answer requests whose target contains `match` with
+        `trouble`."""
         with self._lock:
-            self._quirks.append(Quirk(trouble, match, times))
+            self._quirks.append(Quirk(trouble, match, times, after))
+
+    @contextmanager
+    def refusing(self) -> Iterator[None]:
+        """Refuse connections within; afterwards, answer at the same address again."""
+        address = self._server.server_address[:2]
+        self._shut()
+        try:
+            yield
+        finally:
+            self._server = _Server((str(address[0]), int(address[1])), partial(_Handler, portal=self))
+            self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+            self._thread.start()
 
     def replace(self, path: str, content: str) -> None:
         """Answer `path` with `content` instead of what the portal would say."""
@@ -157,9 +186,7 @@ class Replay:
     def next_trouble(self, target: str) -> Trouble | None:
         with self._lock:
             for quirk in self._quirks:
-                if quirk.match in target and quirk.times != 0:
-                    if quirk.times is not None:
-                        quirk.times -= 1
+                if quirk.match in target and quirk.times != 0 and quirk.befalls():
                     return quirk.trouble
         return None
 
@@ -224,9 +251,7 @@ class _Handler(BaseHTTPRequestHandler):
         if isinstance(reply.body, Path):
             self._send_file(reply, reply.body)
             return
-        body = reply.body
-        if self._trouble is Trouble.TRUNCATED:
-            body = body[: len(body) // 2]
+        body = reply.body[: self._length(len(reply.body))].ljust(self._length(len(reply.body)), b" ")
         self._head(
             reply.status, {"Content-Type": reply.kind, "Content-Length": str(len(body)), **reply.headers}
         )
@@ -243,9 +268,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._head(416, {"Content-Range": f"bytes */{stat.st_size}", "Content-Length": "0"})
                 return
             first, last, status = *span, 206
-        length = last - first + 1
-        if self._trouble is Trouble.TRUNCATED and status == HTTPStatus.OK:
-            length //= 2
+        length = self._length(last - first + 1)
         headers = {
             "Content-Type": reply.kind,
             "Content-Length": str(length),
@@ -261,13 +284,17 @@ class _Handler(BaseHTTPRequestHandler):
             file.seek(first)
             self._body(file, length)
 
+    def _length(self, right: int) -> int:
+        """How many bytes are announced and sent of a body that has `right`."""
+        return {Trouble.TRUNCATED: right // 2, Trouble.LONGER: right + 1}.get(self._trouble, right)
+
     def _body(self, source: BinaryIO, length: int) -> None:
         if self.command == "HEAD":
             return
         unfinished = self._trouble in (Trouble.CUT, Trouble.STALL)
         left = length // 2 if unfinished else length
         while left > 0:
-            block = source.read(min(BLOCK, left))
+            block = source.read(min(BLOCK, left)) or bytes(left)
             self.wfile.write(block)
             left -= len(block)
             self.portal.count_bytes(len(block))
