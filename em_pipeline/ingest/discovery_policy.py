@@ -104,7 +104,12 @@ class DiscoveryPolicy(BaseModel):
             return ""
         if self.since and not taken_before and (ref.released is None or ref.released < self.since):
             return f"released {ref.released or 'on an unknown date'}, not since {self.since}"
-        return self._other_method(details) or self._other_size(details) or self._other_rights(ref, details)
+        return (
+            self._other_method(details)
+            or self._other_size(details)
+            or self._other_licence(details)
+            or self._other_kinds(ref.accession, details)
+        )
 
     def fits(self, accession: str, image_set: ImageSet) -> bool:
         """Whether an image set of a wanted entry is one of the kinds asked for."""
@@ -127,13 +132,15 @@ class DiscoveryPolicy(BaseModel):
             return f"{shown} is more than {self.max_size.human_readable(decimal=True)}"
         return ""
 
-    def _other_rights(self, ref: DatasetRef, details: EntryDetails) -> str:
-        if self.licences and not (details.licence and _among(details.licence, self.licences)):
-            return f"its licence is {details.licence or 'not stated'}"
-        if details.image_sets and not any(self.fits(ref.accession, one) for one in details.image_sets):
-            kinds = ", ".join(sorted({one.category for one in details.image_sets}))
-            return f"its image sets are {kinds}"
-        return ""
+    def _other_licence(self, details: EntryDetails) -> str:
+        if not self.licences or (details.licence and _among(details.licence, self.licences)):
+            return ""
+        return f"its licence is {details.licence or 'not stated'}"
+
+    def _other_kinds(self, accession: str, details: EntryDetails) -> str:
+        if not details.image_sets or any(self.fits(accession, one) for one in details.image_sets):
+            return ""
+        return f"its image sets are {', '.join(sorted({one.category for one in details.image_sets}))}"
 
 
 def _among(word: str, words: tuple[str, ...]) -> bool:
