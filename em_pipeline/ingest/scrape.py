@@ -7,6 +7,7 @@ from em_pipeline.domain.errors import NotFound
 from em_pipeline.domain.record import DatasetRecord, Status
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.ingest.claims import spec_claims
+from em_pipeline.ingest.kept import read_kept
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.sources.base import PortalRecord
 from em_pipeline.storage import keys
@@ -15,7 +16,7 @@ from em_pipeline.storage.lock import dataset_lock
 
 @dataclass(frozen=True)
 class Scraped:
-    """The portal's answer, and the record as far as it is known before any file is read."""
+    """The portal's answer that is kept, and the record as far as it is known before any file is read."""
 
     portal: PortalRecord
     record: DatasetRecord
@@ -24,13 +25,14 @@ class Scraped:
 def scrape(workspace: Workspace, spec: DatasetSpec) -> Scraped:
     """Fetch the record of a dataset and point its raw folder at the revision found.
 
+    Of one revision, a record that lacks a document because its server was down never replaces one with it.
     Raises `SourceUnavailable`, `NotFound` or `RecordInvalid` from the source, `Busy` where another
     process works on the dataset.
     """
     source = workspace.source(spec.source)
     with dataset_lock(workspace.store, spec.dataset_id):
         workspace.catalog.begin(spec.dataset_id, spec.source, message=f"asking {spec.source}")
-        portal = source.fetch_record(spec)
+        portal = _fullest(workspace, spec, source.fetch_record(spec))
         record = DatasetRecord.resolve(spec.dataset_id, portal.revision, [*spec_claims(spec), *portal.claims])
         _keep(workspace, spec, portal)
         workspace.catalog.set_status(
@@ -55,6 +57,19 @@ def latest_portal_record(workspace: Workspace, spec: DatasetSpec) -> PortalRecor
             f"Materialize {spec.source}/record first, or run `em ingest {spec.dataset_id}`",
         ) from error
     return PortalRecord.model_validate_json(text)
+
+
+def _fullest(workspace: Workspace, spec: DatasetSpec, portal: PortalRecord) -> PortalRecord:
+    """The record just fetched, or the one kept of its revision where that has what is unavailable now."""
+    for name, why in portal.unavailable.items():
+        workspace.progress.note(f"done without {name}: {why}")
+    kept = read_kept(
+        PortalRecord, workspace.store.local_path(keys.portal_record(spec.dataset_id, portal.revision))
+    )
+    if kept is None or portal.unavailable.keys() <= kept.unavailable.keys():
+        return portal
+    workspace.progress.note(f"the record of revision {portal.revision} stays as it was when all answered")
+    return kept
 
 
 def _keep(workspace: Workspace, spec: DatasetSpec, portal: PortalRecord) -> None:

@@ -53,7 +53,8 @@ class PortalRecord(BaseModel):
     """What a portal says of a dataset: its revision, claims with evidence, and the answers themselves.
 
     `documents` maps a plain file name to the text received, kept beside the raw files.
-    `facts` are JSON values that the source's own `list_files` needs again.
+    `facts` are JSON values that the source's own `list_files` needs again. `unavailable` says why what can
+    be done without could not be read this time; where it could, at the same revision, the record of then stays.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,6 +63,7 @@ class PortalRecord(BaseModel):
     claims: tuple[Claim, ...]
     documents: dict[str, str] = {}
     facts: dict[str, Any] = {}
+    unavailable: dict[str, str] = {}
 
 
 @dataclass(frozen=True)

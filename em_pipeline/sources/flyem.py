@@ -18,7 +18,7 @@ from em_pipeline.sources import flyem_dvid, precomputed_store
 from em_pipeline.sources.base import DatasetRef, HeldFile, PortalRecord
 from em_pipeline.sources.claimant import Claimant
 from em_pipeline.sources.flyem_dvid import DvidImage
-from em_pipeline.sources.flyem_services import EXTRACTOR, ask_services
+from em_pipeline.sources.flyem_services import EXTRACTOR, RETRIES, ask_services
 from em_pipeline.sources.neuroglancer import State, fetch_state, told_address
 from em_pipeline.sources.precomputed_store import Wanted, plain_address, revision_of
 from em_pipeline.storage.http import PortalClient
@@ -86,14 +86,14 @@ class FlyemSource:
         """What the link, `info`, DVID and neuPrint say of the level that the spec names.
 
         Its shape is that of the whole level. The link and the `info` documents are needed; DVID and neuPrint
-        are asked once, and `facts["unavailable"]` tells which of them did not answer.
+        are asked less patiently, and `unavailable` tells which of them did not answer.
         """
         _check_accession(spec)
         with self._client(self._retries) as client:
             state = fetch_state(client, self._link)
             wanted = self._wanted(client, spec, state)
         image = wanted[0]
-        with self._client(0) as client:
+        with self._client(min(RETRIES, self._retries)) as client:
             said = ask_services(
                 client, self._dvid, self._grayscale, self._neuprint, HEMIBRAIN, finest=image.finest
             )
@@ -101,7 +101,8 @@ class FlyemSource:
             revision=revision_of(wanted),
             claims=(*_claims(image, spec, state), *said.claims),
             documents={"link.json": state.text, "info.json": image.text, **said.documents},
-            facts={**said.facts, "unavailable": said.unavailable},
+            facts=said.facts,
+            unavailable=said.unavailable,
         )
 
     def list_files(self, spec: DatasetSpec, record: PortalRecord) -> list[RemoteFile]:

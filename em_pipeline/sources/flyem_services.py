@@ -1,7 +1,8 @@
 """FlyEM's servers beside the bucket: DVID, which versions the volumes, and neuPrint, the connectome.
 
 None of them is needed to hold the volume, and neuPrint's list is known to answer 500. So what they say is
-evidence where they answer, and `unavailable` tells where they did not.
+evidence where they answer, and `unavailable` tells where they did not. An ingest then keeps the record of the
+same revision that it made when they did (`PortalRecord.unavailable`).
 """
 
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from em_pipeline.sources.flyem_dvid import sized_claims
 from em_pipeline.storage.http import PortalClient
 
 EXTRACTOR = "em_pipeline.sources.flyem"
+# Failed requests are repeated so often at most: neuPrint may answer 500 for days.
+RETRIES = 2
 # What a server may do to a document that nobody needs: fail, refuse, lack it, or answer something else.
 NO_ANSWER = (SourceUnavailable, NotFound, InputRefused, RecordInvalid)
 

@@ -46,7 +46,7 @@ def test_the_record_of_hemibrain() -> None:
     assert [values[f"core.volume_shape.{axis}"] for axis in "zyx"] == [41394, 39725, 34427]
     assert [values[f"core.voxel_size_nm.{axis}"] for axis in "zyx"] == [8, 8, 8]
     assert values["core.data_type"] == "uint8"
-    assert "dvid-grayscale" not in record.facts["unavailable"]
+    assert "dvid-grayscale" not in record.unavailable
 
 
 def test_one_chunk_and_its_bodies(tmp_path: Path) -> None:

@@ -104,10 +104,16 @@ def test_services_that_do_not_answer_are_noted_and_change_no_revision(
     whole = source.fetch_record(spec_of())
     portal.trouble(trouble, match)
     record = source.fetch_record(spec_of())
-    assert whole.facts["unavailable"] == {}
-    assert len(record.facts["unavailable"]) == 1
+    assert whole.unavailable == {}
+    assert len(record.unavailable) == 1
     assert record.revision == whole.revision
     assert source.list_files(spec_of(), record) == source.list_files(spec_of(), whole)
+
+
+def test_a_service_that_stumbles_is_asked_again(portal: FlyemPortal) -> None:
+    portal.trouble(Trouble.SERVER_ERROR, "/api/node/", times=2)
+    patient = FlyemSource(**portal.options, timeout_s=5, retries=4, backoff_s=0)
+    assert patient.fetch_record(spec_of()).unavailable == {}
 
 
 @pytest.mark.parametrize("match", ["/hemibrain-ng", INFO, "/v1.2/segmentation/info"])
@@ -229,7 +235,7 @@ def test_an_instance_without_voxels_is_noted(portal: FlyemPortal, source: FlyemS
     info["Extended"].update(MinPoint=None, MaxPoint=None)
     portal.replace("/api/node/a89eb3af216a46cdba81204d8f954786/grayscale/info", json.dumps(info))
     record = source.fetch_record(spec_of())
-    assert "nothing was ever written" in record.facts["unavailable"]["dvid-grayscale"]
+    assert "nothing was ever written" in record.unavailable["dvid-grayscale"]
 
 
 @pytest.mark.parametrize("change", [{"type": "segmentation"}, {"data_type": "uint64"}])
