@@ -9,7 +9,7 @@ from em_pipeline.domain.errors import InputRefused
 from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize
 from em_pipeline.domain.identity import dataset_id
 from em_pipeline.domain.spec import DatasetSpec, RawLayout
-from em_pipeline.ingest.regions import RandomCrop, part_name, portal_shape
+from em_pipeline.ingest.regions import RandomCrop, part_name, portal_shape, written
 from em_pipeline.ingest.specs import spec_from_id, unknown
 from em_pipeline.sources.base import Source
 from em_pipeline.sources.files import FilesSource, spec_for
@@ -49,10 +49,11 @@ def spec_of(
     """The spec of a dataset id, `<source>-<accession>`, path or URL, with what is asked of it.
 
     A level or box of a portal's dataset is a dataset of its own, `<id>-<name>`; without a name it is called
-    after the level and box (`part_name`). With a name, so is an image set. Of files, a level or box replaces
-    what was ingested before. What was once said of a dataset holds until something else is said.
-    Raises `NotFound` with the nearest known ids, `InputRefused` for what contradicts itself, and whatever the
-    source raises where a random crop needs the volume's shape.
+    after the image set, level and box (`part_name`). With a name, so is an image set. Of files, a level or
+    box replaces what was ingested before. What was once said of a dataset holds until something else is said;
+    a known part stays the part it is.
+    Raises `NotFound` with the nearest known ids, `InputRefused` for what contradicts itself or makes a known
+    part another, and whatever the source raises where a random crop needs the volume's shape.
     """
     if not target:
         raise InputRefused("Ingest ''", "it names nothing", "Give a dataset id, a path or a URL")
@@ -67,7 +68,9 @@ def spec_of(
         fresh = spec_for(target, name=asked.name)
         spec = known.get(fresh.dataset_id, fresh).model_copy(update={"location": fresh.location})
     elif asked.name is not None or (asked.names_a_part and spec.source != FilesSource.slug):
-        spec = _part(spec, asked, known)
+        part = _part(spec, asked, known)
+        said = _with_crop(part.model_copy(update=_changes(asked)), asked.crop, sources)
+        return _same_part(said, known.get(said.dataset_id))
     return _with_crop(spec.model_copy(update=_changes(asked)), asked.crop, sources)
 
 
@@ -91,7 +94,9 @@ def _part(whole: DatasetSpec, asked: Asked, known: Mapping[str, DatasetSpec]) ->
             "it is itself a part, with a level or box of its own",
             f"Give the id of the whole, {named_after_whole}",
         )
-    name = asked.name if asked.name is not None else part_name(asked.level, asked.box, asked.crop)
+    name = asked.name
+    if name is None:
+        name = part_name(asked.level, asked.box, asked.crop, asked.image_set)
     part_id = dataset_id(whole.source, f"{whole.dataset_id}-{name}")
     if part_id == whole.dataset_id:
         raise InputRefused(tried, f"{asked.name!r} leaves nothing for an id", "Give a --name with letters")
@@ -99,6 +104,24 @@ def _part(whole: DatasetSpec, asked: Asked, known: Mapping[str, DatasetSpec]) ->
         return known[part_id]
     part = whole.model_copy(update={"dataset_id": part_id})
     return part if asked.level is None else part.model_copy(update=_of_another_level(whole))
+
+
+def _same_part(said: DatasetSpec, known: DatasetSpec | None) -> DatasetSpec:
+    """`said`, unless a part of its id is known that is another: its versions would not be of one thing."""
+    if known is None or _extent(said) == _extent(known):
+        return said
+    raise InputRefused(
+        f"Name a part {said.dataset_id}: {_extent(said)}",
+        f"that is already the id of another: {_extent(known)}",
+        f"Give another --name, or remove the known one with `em rm {known.dataset_id}`",
+    )
+
+
+def _extent(spec: DatasetSpec) -> str:
+    """What part of its entry a spec is, in words."""
+    box = spec.bounding_box
+    where = f"box {written(box.start)} to {written(box.stop)} (z,y,x)" if box else "no box"
+    return f"level {spec.level!r}, image set {spec.image_set!r}, {where}"
 
 
 def _of_another_level(whole: DatasetSpec) -> dict[str, Any]:

@@ -11,12 +11,15 @@ from pydantic import ValidationError
 
 from em_pipeline.domain.errors import InputRefused, RecordInvalid
 from em_pipeline.domain.geometry import BoundingBox, Shape
+from em_pipeline.domain.identity import short_hash
 from em_pipeline.domain.record import DatasetRecord
 from em_pipeline.domain.spec import DatasetSpec, RawLayout
 from em_pipeline.ingest.claims import spec_claims
 from em_pipeline.sources.base import Source
 
 ROI = re.compile(r"(-?\d+):(-?\d+),(-?\d+):(-?\d+),(-?\d+):(-?\d+)")
+# Of an image set's name in a part's: leaves room for the level and box in an id of 120 characters.
+LONGEST = 32
 SIZE = re.compile(r"(-?\d+),(-?\d+),(-?\d+)")
 
 
@@ -131,17 +134,24 @@ def portal_shape(source: Source, spec: DatasetSpec) -> Shape:
     return Shape(told.z, told.y, told.x)
 
 
-def part_name(level: int | str | None, box: BoundingBox | None, crop: RandomCrop | None) -> str:
+def part_name(
+    level: int | str | None,
+    box: BoundingBox | None,
+    crop: RandomCrop | None,
+    image_set: int | str | None = None,
+) -> str:
     """The name of a part where a person gives none; empty for the whole.
 
-    The level's name (`s4`, or `l2` for number 2), then `seed7` for a crop or the box as
-    `z0-128_y256-512_x0-99`; joined by `-` where both are given.
+    The image set's name (or `set2` for number 2), the level's (`s4`, or `l2` for number 2), then
+    `128x256x256-seed7` for a crop or the box as `z0-128_y256-512_x0-99`; joined by `-`.
     """
     parts = []
+    if image_set is not None:
+        parts.append(f"set{image_set}" if isinstance(image_set, int) else _short(image_set))
     if level is not None:
         parts.append(f"l{level}" if isinstance(level, int) else level)
     if crop is not None:
-        parts.append(f"seed{crop.seed}")
+        parts.append(f"{'x'.join(map(str, crop.size))}-seed{crop.seed}")
     elif box is not None:
         ranges = zip("zyx", box.start, box.stop, strict=True)
         parts.append("_".join(f"{axis}{start}-{stop}" for axis, start, stop in ranges))
@@ -151,6 +161,13 @@ def part_name(level: int | str | None, box: BoundingBox | None, crop: RandomCrop
 def written(shape: Shape) -> str:
     """As the options take it: `128,256,256`."""
     return ",".join(map(str, shape))
+
+
+def _short(name: str) -> str:
+    """A name that fits into a dataset id: itself, or its beginning and a hash if long or with `..`."""
+    if len(name) <= LONGEST and ".." not in name:
+        return name
+    return f"{name[:LONGEST].replace('..', '-')}-{short_hash(name)}"
 
 
 def _number(text: str) -> int:

@@ -113,7 +113,7 @@ def test_a_box_and_a_random_crop_are_registered_beside_the_whole(
     box = em(environment, "register", "empiar-11759", "--roi", "2:10,0:64,16:80")
     assert box["dataset_id"] == "empiar-11759-z2-10_y0-64_x16-80"
     crop = ["register", "empiar-11759", "--random-crop", "8,32,32", "--seed", "7"]
-    assert em(environment, *crop)["dataset_id"] == "empiar-11759-seed7"
+    assert em(environment, *crop)["dataset_id"] == "empiar-11759-8x32x32-seed7"
     assert em(environment, *crop)["new"] is False
     portal.stop()
     large = run(environment, "em", *crop[:-1], "8")

@@ -107,7 +107,7 @@ def test_a_dataset_that_is_a_box_of_something_vast_has_other_boxes_beside_it() -
 
 def test_a_random_crop_is_drawn_in_the_level() -> None:
     spec = ask(BASE, asked=Asked(level="s4", crop=RandomCrop(Shape(40, 16, 16), 7)))
-    assert spec.dataset_id == f"{BASE}-s4-seed7"
+    assert spec.dataset_id == f"{BASE}-s4-40x16x16-seed7"
     assert spec.bounding_box is not None
     assert spec.bounding_box.within(SHAPES["s4"])
     assert spec.bounding_box_reason == "random crop, seed 7, of (40, 50, 60)"
@@ -161,6 +161,47 @@ def test_labels_and_voxel_size_stay_with_the_whole() -> None:
 def test_an_image_set_with_a_name_is_a_dataset_of_its_own() -> None:
     spec = ask(BASE, asked=Asked(image_set=1, name="tilt"))
     assert (spec.dataset_id, spec.image_set) == (f"{BASE}-tilt", 1)
+
+
+def test_crops_of_different_sizes_are_different_datasets() -> None:
+    small, large = (ask(BASE, asked=Asked(crop=RandomCrop(Shape(n, n, n), 7))) for n in (8, 16))
+    assert (small.dataset_id, large.dataset_id) == (f"{BASE}-8x8x8-seed7", f"{BASE}-16x16x16-seed7")
+
+
+def test_image_sets_of_one_level_are_different_datasets() -> None:
+    one = ask(BASE, asked=Asked(level="s4", image_set="recon-1"))
+    two = ask(BASE, one, asked=Asked(level="s4", image_set="recon-2"))
+    plain = ask(BASE, one, two, asked=Asked(level="s4"))
+    assert [spec.dataset_id.removeprefix(BASE) for spec in (one, two, plain)] == [
+        "-recon-1-s4",
+        "-recon-2-s4",
+        "-s4",
+    ]
+    assert plain.image_set is None
+
+
+@pytest.mark.parametrize("image_set", ["recon-1/em/../fibsem", "a" * 200, "…", 3])
+def test_any_image_set_gives_a_valid_name(image_set: int | str) -> None:
+    assert ask(BASE, asked=Asked(level="s4", image_set=image_set)).image_set == image_set
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Asked(name="mine", level="s4", box=BoundingBox.at((0, 0, 0), (8, 8, 8))),
+        Asked(name="mine", level=4, box=BOX),
+        Asked(name="mine", level="s4", box=BOX, image_set="recon-2"),
+        Asked(name="mine", level="s4", crop=RandomCrop(Shape(8, 8, 8), 7)),
+    ],
+)
+def test_a_known_part_is_not_made_another_by_its_name(other: Asked) -> None:
+    same = Asked(name="mine", level="s4", box=BOX)
+    known = ask(BASE, asked=same)
+    assert ask(BASE, known, asked=same) == known
+    with pytest.raises(InputRefused, match=r"already the id of another.*0,16,32 to 8,24,40") as refused:
+        ask(BASE, known, asked=other)
+    assert f"em rm {known.dataset_id}" in str(refused.value)
+    assert "--name" in str(refused.value)
 
 
 def test_a_name_alone_is_refused_for_a_portal() -> None:

@@ -108,8 +108,8 @@ def test_a_crop_larger_than_the_volume_is_refused() -> None:
         ("s4", None, None, "s4"),
         (2, None, None, "l2"),
         (None, BoundingBox.at((1, 20, 300), (4, 5, 6)), None, "z1-5_y20-25_x300-306"),
-        (None, None, RandomCrop(Shape(1, 1, 1), 7), "seed7"),
-        ("s4", None, RandomCrop(Shape(1, 1, 1), 7), "s4-seed7"),
+        (None, None, RandomCrop(Shape(1, 2, 3), 7), "1x2x3-seed7"),
+        ("s4", None, RandomCrop(Shape(1, 2, 3), 7), "s4-1x2x3-seed7"),
     ],
 )
 def test_names_of_parts(
