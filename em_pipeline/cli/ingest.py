@@ -19,8 +19,9 @@ from em_pipeline.cli.options import (
     asked,
 )
 from em_pipeline.cli.output import Json, answering, by_axis, console, errors, print_json, size
+from em_pipeline.domain.errors import InputRefused, NotFound
 from em_pipeline.domain.spec import DatasetSpec
-from em_pipeline.settings import load_settings
+from em_pipeline.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from em_pipeline.ingest.asked import Asked
@@ -66,8 +67,14 @@ def ingest(
         settings = load_settings().settings
         with Bars(errors) as bars, open_workspace(settings, bars) as workspace:
             spec = _spec(workspace, target, said)
+            earlier = workspace.catalog.spec(spec.dataset_id)
             _save(workspace, spec)
-            launched = run_ingest(workspace, spec, settings)
+            try:
+                launched = run_ingest(workspace, spec, settings)
+            except (InputRefused, NotFound):
+                if spec != earlier:
+                    _take_back(workspace, spec, earlier, settings)
+                raise
             summary = workspace.catalog.dataset(spec.dataset_id).summary
         if as_json:
             print_json(
@@ -140,6 +147,19 @@ def register(
             console.print(
                 f"{spec.dataset_id} is {'now ' if new else 'already '}a partition of {spec.source}."
             )
+
+
+def _take_back(
+    workspace: "Workspace", spec: DatasetSpec, earlier: DatasetSpec | None, settings: Settings
+) -> None:
+    """Let a wish that was refused not stand in the way of the next."""
+    from em_pipeline.assets.partitions import forget as forget_partition
+    from em_pipeline.ingest.forget import take_back
+    from em_pipeline.resources.instance import open_instance
+
+    if take_back(workspace, spec.dataset_id, earlier):
+        with open_instance(settings) as instance:
+            forget_partition(instance, spec.source, spec.dataset_id)
 
 
 def _save(workspace: "Workspace", spec: DatasetSpec) -> None:

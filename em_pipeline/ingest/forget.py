@@ -1,10 +1,12 @@
-"""Undoing `em register` and `em ingest`."""
+"""Undoing `em register` and `em ingest`, and wishes that were refused."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
 from em_pipeline.domain.errors import InputRefused
+from em_pipeline.domain.record import Status
+from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.ingest.specs import known_specs, unknown
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.sources.curated import curated_specs
@@ -52,3 +54,21 @@ def forget(workspace: Workspace, dataset_id: str, also: Collection[Kept] = ()) -
         for folder in doomed:
             workspace.store.delete_tree(folder)
     return Forgotten(doomed, any(spec.dataset_id == dataset_id for spec in curated_specs()))
+
+
+def take_back(workspace: Workspace, dataset_id: str, earlier: DatasetSpec | None) -> bool:
+    """After a wish was refused, make the dataset what it was: its earlier spec, or unknown again.
+
+    Files held stay, for the next wish. Gives whether the dataset is unknown now. Raises `Busy`.
+    """
+    with dataset_lock(workspace.store, dataset_id):
+        published = workspace.catalog.published_version(dataset_id)
+        if earlier is None and published is None:
+            workspace.catalog.forget(dataset_id)
+            return True
+        if earlier is not None:
+            workspace.catalog.save_spec(earlier)
+        if published is not None:
+            message = f"published {published.version}; what was asked for since was refused"
+            workspace.catalog.set_status(dataset_id, Status.COMPLETE, progress=1.0, message=message)
+    return False

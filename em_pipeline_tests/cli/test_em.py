@@ -122,6 +122,18 @@ def test_a_missing_voxel_size_is_asked_for(environment: dict[str, str], stack: P
     done = run(environment, "em", "ingest", str(stack), "--name", "n")
     assert done.returncode == 2
     assert "--voxel-size Z,Y,X" in done.stderr
+    # A wish that was refused leaves nothing behind.
+    assert "files-n" not in {row["dataset_id"] for row in em(environment, "ls", "--all")}
+
+
+@pytest.mark.integration
+def test_a_refused_option_does_not_stick(environment: dict[str, str]) -> None:
+    em(environment, "ingest", "EMPIAR-99001")
+    refused = run(environment, "em", "ingest", "empiar-99001", "--image-set", "7", "--json")
+    assert refused.returncode == 2, refused.stderr
+    assert em(environment, "ingest", "empiar-99001")["changed"] is False
+    (row,) = em(environment, "ls")
+    assert row["status"] == "complete"
 
 
 @pytest.mark.integration

@@ -4,8 +4,9 @@ import pytest
 
 from em_pipeline.catalog.repository import Catalog
 from em_pipeline.domain.errors import Busy, InputRefused, NotFound
+from em_pipeline.domain.record import Status
 from em_pipeline.domain.spec import DatasetSpec
-from em_pipeline.ingest.forget import Kept, forget
+from em_pipeline.ingest.forget import Kept, forget, take_back
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.storage.lock import dataset_lock
 from em_pipeline_tests.ingest.chain import run_chain
@@ -66,3 +67,25 @@ def test_not_while_somebody_works_on_it(workspace: Workspace) -> None:
     with dataset_lock(workspace.store, CORNER.dataset_id), pytest.raises(Busy):
         forget(workspace, CORNER.dataset_id)
     assert workspace.catalog.spec(CORNER.dataset_id) == CORNER
+
+
+def test_a_refused_wish_leaves_a_new_dataset_unknown(workspace: Workspace) -> None:
+    workspace.catalog.save_spec(CORNER)
+    workspace.catalog.begin(CORNER.dataset_id, "empiar")
+    assert take_back(workspace, CORNER.dataset_id, None)
+    assert workspace.catalog.spec(CORNER.dataset_id) is None
+    assert workspace.catalog.all_datasets() == []
+
+
+@pytest.mark.integration
+def test_a_refused_wish_leaves_a_published_dataset_as_it_was(workspace: Workspace) -> None:
+    workspace.catalog.save_spec(CORNER)
+    run_chain(workspace, CORNER)
+    workspace.catalog.save_spec(CORNER.model_copy(update={"image_set": 7}))
+    workspace.catalog.set_status(
+        CORNER.dataset_id, Status.FAILED, progress=0.0, message="7 is not one of them"
+    )
+    assert not take_back(workspace, CORNER.dataset_id, CORNER)
+    assert workspace.catalog.spec(CORNER.dataset_id) == CORNER
+    summary = workspace.catalog.dataset(CORNER.dataset_id).summary
+    assert (summary.status, summary.progress) == (Status.COMPLETE, 1.0)
