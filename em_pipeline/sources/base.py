@@ -54,7 +54,7 @@ class PortalRecord(BaseModel):
 
     `documents` maps a plain file name to the text received, kept beside the raw files.
     `facts` are JSON values that the source's own `list_files` needs again. `unavailable` says why what can
-    be done without could not be read this time; where it could, at the same revision, the record of then stays.
+    be done without could not be read; where it could before, at the same revision, the record of then stays.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
