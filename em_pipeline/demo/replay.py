@@ -286,7 +286,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _length(self, right: int) -> int:
         """How many bytes are announced and sent of a body that has `right`."""
-        return {Trouble.TRUNCATED: right // 2, Trouble.LONGER: right + 1}.get(self._trouble, right)
+        if self._trouble is Trouble.TRUNCATED:
+            return right // 2
+        return right + (self._trouble is Trouble.LONGER)
 
     def _body(self, source: BinaryIO, length: int) -> None:
         if self.command == "HEAD":
