@@ -33,15 +33,6 @@ DVID = "dvid"
 Image = Wanted | DvidImage
 # The node and instance whose `raw` is known to answer.
 GRAYSCALE = "a89eb3af216a46cdba81204d8f954786/grayscale"
-PAPER = "https://doi.org/10.7554/eLife.57443"
-PAPER_TITLE = "A connectome and analysis of the adult Drosophila central brain"
-PAPER_SAYS = {
-    "rights.doi": "10.7554/eLife.57443",
-    "rights.citation": f"Scheffer LK et al. (2020). {PAPER_TITLE}. eLife 9:e57443. {PAPER}",
-    "core.modality": "FIB-SEM",
-    "sample.organism": "Drosophila melanogaster",
-    "sample.tissue": "central brain",
-}
 
 
 class FlyemSource:
@@ -55,7 +46,7 @@ class FlyemSource:
 
     slug = "flyem"
     institution = "janelia"
-    licence_policy = "No page with a licence was found: recorded as unspecified; cite the paper."
+    licence_policy = "No page with a licence was found, so that none is recorded; cite the paper."
     max_connections = 8
     requests_per_second: float | None = None
 
@@ -208,17 +199,12 @@ def _claims(image: Image, spec: DatasetSpec, state: State) -> Iterator[Claim]:
     document = Claimant(f"{image.url}/info", EXTRACTOR)
     yield document.says("provenance.download_url", image.url, "address", image.url)
     if "core.title" not in spec.curated and "core.title" not in spec.overrides:
-        yield document.says("core.title", HEMIBRAIN, "name of the dataset", spec.accession)
+        entry = Claimant(f"spec of {spec.dataset_id}", EXTRACTOR, Origin.CURATED)
+        reason = "the name that the volume is asked for by"
+        yield entry.says("core.title", spec.accession, "accession", spec.accession, reason)
     if image.finest:  # the view's voxels are those of the finest level
         link = Claimant(state.url, EXTRACTOR)
         for axis in "zyx":
             if (size := state.voxel_nm(axis)) is not None:
                 raw = state.value["dimensions"][axis]
                 yield link.says(f"core.voxel_size_nm.{axis}", size, f"dimensions.{axis}", raw)
-    paper = Claimant(PAPER, EXTRACTOR, Origin.CURATED)
-    reason = "the paper that presents hemibrain; no document of the portal says it"
-    for field, value in PAPER_SAYS.items():
-        yield paper.says(field, value, "title and abstract", PAPER_TITLE, reason)
-    yield paper.says(
-        "rights.licence", "unspecified", "licence of the volume", "", "no page of the portal states one"
-    )

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import numpy as np
 import pytest
@@ -72,9 +72,7 @@ def test_the_record_rests_on_the_link_the_bucket_and_dvid(portal: FlyemPortal, s
     core = record.fields.core
     assert tuple(core.volume_shape.__dict__.values()) == (41394, 39725, 34427)
     assert tuple(core.voxel_size_nm.__dict__.values()) == (8, 8, 8)
-    assert (core.title, core.data_type, core.modality) == ("hemibrain", "uint8", "FIB-SEM")
-    assert record.fields.rights.doi == "10.7554/eLife.57443"
-    assert record.fields.rights.licence == "unspecified"
+    assert (core.title, core.data_type) == ("hemibrain", "uint8")
     said = {claim.evidence.where for claim in record.claims if claim.field == "core.voxel_size_nm.z"}
     assert said == {
         f"{portal.url}{INFO}",
@@ -281,11 +279,15 @@ def test_unknown_labels_are_named(source: FlyemSource) -> None:
         source.fetch_record(spec_of(label_images=("nuclei",)))
 
 
-def test_curated_and_portal_evidence_are_told_apart(source: FlyemSource) -> None:
-    record = resolved(source.fetch_record(spec_of()))
-    origins = {claim.field: claim.evidence.origin for claim in record.claims}
-    assert origins["rights.licence"] == origins["sample.organism"] == Origin.CURATED
-    assert origins["core.data_type"] == Origin.PORTAL
+def test_the_source_says_only_what_it_was_told(portal: FlyemPortal, source: FlyemSource) -> None:
+    claims = source.fetch_record(spec_of()).claims
+    asked_for = [claim for claim in claims if claim.evidence.origin is not Origin.PORTAL]
+    assert [(claim.field, claim.evidence.raw) for claim in asked_for] == [("core.title", "hemibrain")]
+    assert asked_for[0].evidence.where == "spec of flyem-hemibrain-test"
+    assert {urlsplit(c.evidence.where)[:2] for c in claims if c not in asked_for} == {
+        urlsplit(portal.url)[:2]
+    }
+    assert not [claim for claim in claims if claim.evidence.raw in ("", None)]
 
 
 class LinkPortal(FlyemPortal):
