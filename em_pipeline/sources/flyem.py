@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import date
 
 from em_pipeline.domain.errors import NotFound, RecordInvalid
-from em_pipeline.domain.evidence import Claim, Origin
+from em_pipeline.domain.evidence import Claim
 from em_pipeline.domain.files import RemoteFile
 from em_pipeline.domain.lazy_volume import LazyVolume
 from em_pipeline.domain.spec import DatasetSpec
@@ -90,7 +90,7 @@ class FlyemSource:
             )
         return PortalRecord(
             revision=revision_of(wanted),
-            claims=(*_claims(image, spec, state), *said.claims),
+            claims=(*_claims(image, state), *said.claims),
             documents={"link.json": state.text, "info.json": image.text, **said.documents},
             facts=said.facts,
             unavailable=said.unavailable,
@@ -194,14 +194,10 @@ def _check_image(info: Info, url: str) -> None:
         )
 
 
-def _claims(image: Image, spec: DatasetSpec, state: State) -> Iterator[Claim]:
+def _claims(image: Image, state: State) -> Iterator[Claim]:
     yield from image.claims()
     document = Claimant(f"{image.url}/info", EXTRACTOR)
     yield document.says("provenance.download_url", image.url, "address", image.url)
-    if "core.title" not in spec.curated and "core.title" not in spec.overrides:
-        entry = Claimant(f"spec of {spec.dataset_id}", EXTRACTOR, Origin.CURATED)
-        reason = "the name that the volume is asked for by"
-        yield entry.says("core.title", spec.accession, "accession", spec.accession, reason)
     if image.finest:  # the view's voxels are those of the finest level
         link = Claimant(state.url, EXTRACTOR)
         for axis in "zyx":

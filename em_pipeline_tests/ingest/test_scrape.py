@@ -77,6 +77,7 @@ def test_a_part_rests_on_the_pages_that_are_curated_for_the_whole(asking: Worksp
     part = spec_of("flyem-hemibrain", asked, known_specs(asking.catalog), asking.sources)
     assert part.dataset_id != "flyem-hemibrain"
     record = scrape(asking, part).record
+    assert record.fields.core.title == "hemibrain"
     for field in ("rights.doi", "rights.citation", "core.modality", "sample.organism", "sample.tissue"):
         claim = record.kept(field)
         assert claim is not None
