@@ -342,6 +342,9 @@ def test_biostudies_zero_hit_control(empiar: DemoPortal) -> None:
     empiar.replace(SEARCH, NO_HITS)  # what a wrong collection name answers
     assert {ref.accession for ref in source.list_datasets()} == listed  # EBI Search stands in
     assert empiar.requests[EBI_SEARCH] == 1
+    stranger = {"accession": "EMPIAR-10000", "title": "", "release_date": "2016-01-01"}
+    empiar.replace(SEARCH, json.dumps({"totalHits": 1, "isTotalHitsExact": True, "hits": [stranger]}))
+    assert {ref.accession for ref in source.list_datasets()} == listed
     empiar.replace(EBI_SEARCH, json.dumps({"hitCount": 0, "entries": []}))
     with pytest.raises(SourceUnavailable, match=r"neither BioStudies .* nor EBI Search"):
         list(source.list_datasets())
