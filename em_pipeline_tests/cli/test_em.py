@@ -113,8 +113,8 @@ def test_an_outage_is_named_and_leaves_nothing(environment: dict[str, str], port
     done = run(environment, "em", "ingest", "EMPIAR-11759", "--json")
     assert done.returncode == 4, done.stderr
     assert em(environment, "ls") == []
-    (row,) = em(environment, "ls", "--all")
-    assert row["status"] == "failed"
+    status = {row["dataset_id"]: row["status"] for row in em(environment, "ls", "--all")}
+    assert status["empiar-11759"] == "failed"
 
 
 @pytest.mark.integration
