@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from em_pipeline.domain.errors import UnsupportedFormat
 from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.formats.base import ClaimSheet, FileVolume, head_of, opened, read_exactly, truncated
+from em_pipeline.formats.jpeg import decode_jpeg
 
 EXTRACTOR = "formats.png"
 PNG_COLOURS = {2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}
@@ -71,11 +72,11 @@ class EncodedPlane:
         data = bytearray(self.path.stat().st_size)
         with opened(self.path) as descriptor:
             read_exactly(descriptor, self.path, 0, memoryview(data))
-        # Decoders accept an image without its end and may invent the missing rows.
+        # Decoders of PNG accept an image without its end and may invent the missing rows.
         if self.end not in data[-4096:]:
             raise _damaged(self.path, "it does not end as its format demands")
         try:
-            decode = imagecodecs.png_decode if self.end is PNG_END else imagecodecs.jpeg8_decode
+            decode = imagecodecs.png_decode if self.end is PNG_END else decode_jpeg
             plane = decode(bytes(data))
         except (RuntimeError, ValueError) as error:
             raise _damaged(self.path, str(error)) from error

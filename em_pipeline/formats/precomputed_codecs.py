@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from em_pipeline.domain.errors import UnsupportedFormat
 from em_pipeline.domain.geometry import Shape
+from em_pipeline.formats.jpeg import decode_jpeg
 from em_pipeline.formats.precomputed_gzip import GZIP_MAGIC, gunzip
 from em_pipeline.formats.precomputed_info import Scale
 from em_pipeline.formats.precomputed_segmentation import decode_compressed_segmentation
@@ -19,7 +20,8 @@ from em_pipeline.formats.precomputed_segmentation import decode_compressed_segme
 def decode_chunk(data: bytes, scale: Scale, shape: Shape, name: str) -> NDArray[Any]:
     """Voxels (z-y-x, native byte order) of a chunk of `shape` as it is stored, gzipped or not.
 
-    Raises `UnsupportedFormat` naming the chunk (`name`) where it is damaged or of another size.
+    Raises `UnsupportedFormat` naming the chunk (`name`) where it is of another size or damaged; of damaged
+    JPEG, `decode_jpeg` says what cannot be told.
     """
     try:
         plain = _unpacked(data, scale, shape)
@@ -64,10 +66,11 @@ def _decoded(data: bytes, scale: Scale, shape: Shape) -> NDArray[Any]:
 
 def _picture(data: bytes, encoding: str) -> NDArray[Any]:
     """The grey values of an image of any width and height, row by row: voxels in order."""
+    if encoding == "jpeg":
+        return decode_jpeg(data)
     import imagecodecs
 
-    decode = {"jpeg": imagecodecs.jpeg8_decode, "png": imagecodecs.png_decode}[encoding]
-    picture: NDArray[Any] = decode(data)
+    picture: NDArray[Any] = imagecodecs.png_decode(data)
     if picture.ndim != 2:
         raise ValueError(f"its image has {picture.shape[-1]} channels")
     return picture

@@ -1,0 +1,84 @@
+"""Damage that libjpeg reads over, and pictures that only look damaged."""
+
+import io
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pytest
+from PIL import Image
+
+from em_pipeline.demo.specimen import specimen
+from em_pipeline.domain.errors import UnsupportedFormat
+from em_pipeline.domain.geometry import BoundingBox, Shape
+from em_pipeline.formats.jpeg import LONGEST_ZEROS, decode_jpeg
+from em_pipeline.formats.open import open_volume
+from em_pipeline.formats.precomputed import open_precomputed
+from em_pipeline_tests.formats.test_precomputed import written
+
+PICTURE = specimen(Shape(16, 64, 64), seed=7).reshape(1024, 64)
+WHOLE: bytes = imagecodecs.jpeg8_encode(PICTURE, level=90)
+HALF = len(WHOLE) // 2
+END = b"\xff\xd9"
+
+DAMAGED = {
+    "second half cut": WHOLE[:HALF],
+    "second half cut, end marker kept": WHOLE[:HALF] + END,
+    "second half zeroed": WHOLE[:HALF] + bytes(len(WHOLE) - HALF),
+    "second half zeroed, end marker kept": WHOLE[:HALF] + bytes(len(WHOLE) - HALF - 2) + END,
+    "zeros in the middle": WHOLE[:HALF] + bytes(2 * LONGEST_ZEROS) + WHOLE[HALF + 2 * LONGEST_ZEROS :],
+    "a marker in the middle": WHOLE[:HALF] + b"\xff\x01" + WHOLE[HALF + 2 :],
+    "a page": b"<html>busy</html>",
+    "nothing": b"",
+}
+
+
+def encoded(picture: np.ndarray, *, optimize: bool, progressive: bool) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", quality=90, optimize=optimize, progressive=progressive)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED.keys())
+def test_damage_is_never_read_over(data: bytes) -> None:
+    with pytest.raises(ValueError):
+        decode_jpeg(data)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("optimize", [False, True])
+@pytest.mark.parametrize("picture", [PICTURE, 0 * PICTURE, 0 * PICTURE + 255], ids=["em", "black", "white"])
+def test_every_whole_picture_is_read(picture: np.ndarray, optimize: bool, progressive: bool) -> None:
+    data = encoded(picture, optimize=optimize, progressive=progressive)
+    np.testing.assert_array_equal(decode_jpeg(data), imagecodecs.jpeg8_decode(data))
+
+
+def test_flat_pictures_may_be_zeros_throughout() -> None:
+    data = encoded(0 * PICTURE, optimize=True, progressive=False)
+    assert bytes(LONGEST_ZEROS) in data
+    assert not decode_jpeg(data).any()
+
+
+def test_bytes_after_the_end_are_no_damage() -> None:
+    np.testing.assert_array_equal(decode_jpeg(WHOLE + bytes(9)), imagecodecs.jpeg8_decode(WHOLE))
+
+
+def test_colour_is_named() -> None:
+    with pytest.raises(ValueError, match="3 channels"):
+        decode_jpeg(imagecodecs.jpeg8_encode(np.zeros((8, 8, 3), np.uint8)))
+
+
+@pytest.mark.parametrize("end", [b"", END])
+def test_a_chunk_and_a_plane_cut_in_half_are_refused(tmp_path: Path, end: bytes) -> None:
+    folder = written(tmp_path / "volume", specimen(Shape(16, 64, 64), seed=7), encoding="jpeg")
+    for chunk in next(path for path in folder.iterdir() if path.is_dir()).iterdir():
+        data = chunk.read_bytes()
+        chunk.write_bytes(data[: len(data) // 2] + end)
+    volume = open_precomputed(folder)
+    with pytest.raises(UnsupportedFormat, match="Decode the jpeg chunk"):
+        volume.read(BoundingBox.of_shape(volume.shape))
+    plane = tmp_path / "plane.jpg"
+    plane.write_bytes(WHOLE[:HALF] + end)
+    image = open_volume([plane])
+    with pytest.raises(UnsupportedFormat, match="truncated or damaged"):
+        image.read(BoundingBox.of_shape(image.shape))
