@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from em_pipeline.domain.errors import NotFound
+from em_pipeline.domain.errors import NotFound, SchemaMismatch, ServiceUnavailable
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.settings import Settings
 from em_pipeline.sources.base import Source
@@ -32,13 +32,18 @@ def _spec(target: str, settings: Settings, sources: dict[str, Source]) -> Datase
     from em_pipeline.ingest.workspace import open_catalog
     from em_pipeline.sources.curated import curated_specs
 
-    # A catalogue need not run to look at a portal's dataset that everyone knows.
     known = {spec.dataset_id: spec for spec in curated_specs()}
-    spec = known.get(target.lower()) or spec_from_id(target, [s for s in sources if s != "files"])
+    # A catalogue need not run to look at a portal's dataset, but it alone knows the ids of parts.
+    from_id = spec_from_id(target, [slug for slug in sources if slug != "files"])
+    spec = known.get(target.lower())
     if spec is None:
-        with open_catalog(settings) as catalog:
-            known = known_specs(catalog)
-        spec = known.get(target.lower())
+        try:
+            with open_catalog(settings) as catalog:
+                known = known_specs(catalog)
+        except (SchemaMismatch, ServiceUnavailable):
+            if from_id is None:
+                raise
+        spec = known.get(target.lower()) or from_id
     if spec is None or spec.source not in sources:
         raise unknown(target, known, sources)
     return spec
@@ -47,11 +52,13 @@ def _spec(target: str, settings: Settings, sources: dict[str, Source]) -> Datase
 def portal_address(source: Source, spec: DatasetSpec) -> tuple[str, str]:
     """Where the portal says that the data are, and a sentence on it: one address, or that of the first file.
 
+    An address that ends in `/` is of a folder of files, which web servers list each in its own way.
+
     Raises `NotFound` where the portal lists no file, and like the source.
     """
     record = source.fetch_record(spec)
     address = next((c.value for c in record.claims if c.field == "provenance.download_url"), None)
-    if isinstance(address, str) and is_url(address):
+    if isinstance(address, str) and is_url(address) and not address.endswith("/"):
         return address, f"{spec.dataset_id} is at {address}"
     files = source.list_files(spec, record)
     if not files:

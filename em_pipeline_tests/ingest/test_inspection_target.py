@@ -54,3 +54,20 @@ def test_a_known_location_is_its_address(tmp_path: Path, database_url: str) -> N
     assert address_of("files-mine", settings)[0] == str(tmp_path / "a.tif")
     with pytest.raises(NotFound, match="files-mine"):
         address_of("files-mien", settings)
+
+
+def test_a_known_part_is_found_by_its_id_and_anything_else_without_a_catalogue(
+    tmp_path: Path, database_url: str
+) -> None:
+    from em_pipeline.ingest.workspace import open_catalog
+
+    case = CASES["openorganelle"]
+    with case.portal(tmp_path) as portal:
+        whole = case.spec(portal)
+        part = whole.model_copy(update={"dataset_id": f"{whole.dataset_id}-s4"})
+        settings = Settings(database_url=database_url, sources={"openorganelle": portal.options})
+        with open_catalog(settings) as catalog:
+            catalog.save_spec(part)
+        assert part.dataset_id in address_of(part.dataset_id, settings)[1]
+        nowhere = settings.model_copy(update={"database_url": "postgresql://em@127.0.0.1:1/em"})
+        assert whole.accession in address_of("OpenOrganelle-jrc_mus-nacc-2", nowhere)[0]
