@@ -30,6 +30,7 @@ def zarr_or_n5(fetch: Fetch, path: str, images: Sequence[str] = ()) -> Arrays:
     """The image at `path` of a zarr or N5 container, local or remote; the whole image where that is a level.
 
     A collection as bioformats2raw writes it (https://ngff.openmicroscopy.org/0.4/#bf2raw) is its image 0.
+    `images` are all of a container on this machine: the only one below `path` is meant, as by an ingest.
     Raises `NotFound`, naming the container's images: `images`, and those that its documents tell;
     `UnsupportedFormat`.
     """
@@ -39,14 +40,18 @@ def zarr_or_n5(fetch: Fetch, path: str, images: Sequence[str] = ()) -> Arrays:
     try:
         levels = read_multiscale(documents.fetch, path)
     except NotFound as error:
-        if not _is_collection(documents, path):
-            there = ", ".join(sorted({*images, *documents.images}))
-            raise NotFound(
-                error.tried, error.found, f"Images in it: {there}" if there else error.to_do
-            ) from error
-        path = f"{path}/0".lstrip("/")
+        if _is_collection(documents, path):
+            path, note = f"{path}/0".lstrip("/"), "a collection of images; this is image 0"
+        else:
+            below = [image for image in images if image.startswith(f"{path}/".lstrip("/"))]
+            if len(below) != 1:
+                there = ", ".join(sorted({*images, *documents.images}))
+                raise NotFound(
+                    error.tried, error.found, f"Images in it: {there}" if there else error.to_do
+                ) from error
+            path, note = below[0], f"this is {below[0]}, the only image in it"
         levels = read_multiscale(documents.fetch, path)
-        notes = ("a collection of images; this is image 0",)
+        notes = (note,)
     if levels[0].path == path and (whole := _siblings(documents, path)):
         notes = (f"{levels[0].name} is a level of this image",)
         path, levels = path.rpartition("/")[0], whole

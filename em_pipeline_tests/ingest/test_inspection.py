@@ -256,8 +256,9 @@ def test_an_image_inside_a_container(folder: Folder) -> None:
     ome_zarr(folder.root / "a.zarr" / "recon-1" / "em", 2, 3)
     found = look(f"{folder.url}/a.zarr/recon-1/em")
     assert [image.name for image in found.images] == ["s0", "s1", "s2"]
-    with pytest.raises(NotFound, match="recon-1/em"):
-        look(str(folder.root / "a.zarr"))
+    with pytest.raises(NotFound):
+        look(f"{folder.url}/a.zarr")
+    assert look(str(folder.root / "a.zarr")).images[0].shape == found.images[0].shape
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
@@ -274,6 +275,17 @@ def test_a_collection_is_its_first_image(folder: Folder) -> None:
     found = inspected(folder, folder.root / "a.zarr")
     assert len(found.images) == 2
     assert found.notes == ("a collection of images; this is image 0",)
+
+
+def test_the_only_image_in_a_folder_is_meant_and_several_are_listed(tmp_path: Path) -> None:
+    root = tmp_path / "fibsem.n5"
+    containers.n5(root / "volumes" / "raw", ramp((12, 10, 9)))
+    found = look(str(root))
+    assert [image.shape for image in found.images] == [(12, 10, 9)]
+    assert any("volumes/raw" in note for note in found.notes)
+    containers.n5(root / "volumes" / "labels", ramp((12, 10, 9)))
+    with pytest.raises(NotFound, match="volumes/labels, volumes/raw"):
+        look(str(root))
 
 
 def test_n5(folder: Folder) -> None:
