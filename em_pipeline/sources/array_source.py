@@ -21,8 +21,9 @@ from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.formats.arrays import ArrayLayout, Fetch, choose_level
 from em_pipeline.formats.mirror import folder_fetch, open_layout
 from em_pipeline.formats.multiscale import read_multiscale
-from em_pipeline.sources.array_source_container import Container, Stored, as_nested
+from em_pipeline.sources.array_source_container import Container, FolderContainer, Stored, as_nested
 from em_pipeline.sources.base import HeldFile
+from em_pipeline.sources.region_size import LARGEST_GB, check_bytes
 
 IMAGE = "image"
 # Two voxel sizes are the same grid if they differ by less; pyramids differ by factors of two.
@@ -103,13 +104,18 @@ def label_image_at(container: Container, path: str, name: str, image: HeldImage)
     return HeldImage(container, _keyed(container, layout, box), box, f"labels/{name}")
 
 
-def survey(images: Sequence[HeldImage]) -> Survey:
+def survey(images: Sequence[HeldImage], largest_gb: float = LARGEST_GB) -> Survey:
     """Every file of the images: metadata documents, and the objects that there are or may be.
 
     The revision is of the documents' content and the objects' sizes and validators, where they are known.
-    Raises `NotFound` where it is certain that there is not one object of an image (of label images, there
-    may be none).
+    Raises `InputRefused` before anything is listed where a remote box has more than `largest_gb` once
+    decoded, and `NotFound` where it is certain that there is not one object of an image (of label
+    images, there may be none).
     """
+    for image in images:
+        if not isinstance(image.container, FolderContainer):
+            size = image.box.shape.voxels * image.layout.dtype.itemsize
+            check_bytes(image.url, f"level {image.layout.name or image.layout.level}", size, largest_gb)
     files: list[RemoteFile] = []
     marks: list[str] = []
     for image in images:
@@ -131,9 +137,11 @@ def survey(images: Sequence[HeldImage]) -> Survey:
     return Survey(short_hash(*marks), files)
 
 
-def files_at(revision: str, images: Sequence[HeldImage], dataset_id: str) -> list[RemoteFile]:
+def files_at(
+    revision: str, images: Sequence[HeldImage], dataset_id: str, largest_gb: float = LARGEST_GB
+) -> list[RemoteFile]:
     """The files of the images. Raises `RecordInvalid` where they are no longer at `revision`."""
-    now = survey(images)
+    now = survey(images, largest_gb)
     if now.revision != revision:
         raise RecordInvalid(
             f"List the files of {dataset_id} at revision {revision}",

@@ -26,13 +26,13 @@ from em_pipeline.sources.array_source_address import (
 from em_pipeline.sources.autoindex import plain
 from em_pipeline.sources.base import HeldFile
 from em_pipeline.sources.files_local import kind_of, local_files
+from em_pipeline.sources.levels import refuse_levels
 from em_pipeline.sources.precomputed_store import Wanted
+from em_pipeline.sources.region_size import LARGEST_GB
 from em_pipeline.storage.http import PortalClient
 from em_pipeline.storage.object_urls import https_url
 
 ARRAYS, PRECOMPUTED, FILE = "arrays", "precomputed", "file"
-# Of a volume on the web that no box asks for: what is decoded of more than this is asked for by mistake.
-LARGEST_GB = 50.0
 # What a folder has at least one of where it is an array, an image, or a container of them.
 MARKS = (*DOCUMENTS, ".zgroup")
 # Suffixes of files: no array has them.
@@ -62,6 +62,7 @@ def image_part(address: str, spec: DatasetSpec, client: PortalClient, containers
         if is_remote(address):
             precomputed_store.check_size(volume, spec, LARGEST_GB)
         return _of_volume(volume)
+    refuse_levels(spec, "it is files of one image")
     return _in_place(_files(address, spec.include, client), "")
 
 

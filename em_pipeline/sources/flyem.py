@@ -21,6 +21,7 @@ from em_pipeline.sources.flyem_dvid import DvidImage
 from em_pipeline.sources.flyem_services import EXTRACTOR, RETRIES, ask_services
 from em_pipeline.sources.neuroglancer import State, fetch_state, told_address
 from em_pipeline.sources.precomputed_store import Wanted, plain_address, revision_of
+from em_pipeline.sources.region_size import LARGEST_GB
 from em_pipeline.storage.http import PortalClient
 from em_pipeline.storage.object_urls import GOOGLE, ObjectEndpoints
 
@@ -58,7 +59,7 @@ class FlyemSource:
         dvid: str = "https://hemibrain-dvid.janelia.org",
         neuprint: str = "https://neuprint.janelia.org",
         grayscale: str = GRAYSCALE,
-        largest_gb: float | str = 50.0,
+        largest_gb: float | str = LARGEST_GB,
         timeout_s: float | str = 12.0,
         retries: int | str = 4,
         backoff_s: float | str = 0.5,
@@ -180,7 +181,7 @@ def _address(spec: DatasetSpec, state: State) -> str:
     raise RecordInvalid(
         f"Find the image that {state.url} shows",
         f"its layers are {kinds or 'none'}",
-        "Name an image set in the spec",
+        "Name one with --image-set (`image_set` in the spec)",
     )
 
 

@@ -38,7 +38,7 @@ class DvidImage:
 
     @property
     def bytes(self) -> int:
-        return self.instance.shape.voxels * self.instance.dtype.itemsize
+        return self.box.shape.voxels * self.instance.dtype.itemsize
 
     @property
     def region(self) -> Region:
@@ -67,7 +67,7 @@ def image_at(url: str, client: PortalClient, spec: DatasetSpec) -> DvidImage:
         raise InputRefused(
             f"Take level {spec.level!r} of {spec.dataset_id} from DVID",
             "its raw voxels are those of the finest level only",
-            "Leave `image_set` out of the spec, or `level`",
+            "Leave --image-set or --level (`image_set`, `level` in the spec) out",
         )
     text = fetch_json(client, f"{url}/info").text
     instance = parse_instance(text, f"{url}/info")

@@ -23,6 +23,7 @@ from em_pipeline.sources.array_source_address import (
 )
 from em_pipeline.sources.base import DatasetRef, HeldFile, PortalRecord
 from em_pipeline.sources.claimant import Claimant
+from em_pipeline.sources.region_size import LARGEST_GB
 from em_pipeline.storage.http import PortalClient
 from em_pipeline.storage.object_urls import ObjectEndpoints
 
@@ -35,7 +36,8 @@ class OmeZarrSource:
     `spec.level` is one of its levels, `spec.label_images` are names that it lists or `name=address`.
     A text as `spec.image_set` is the image's path below the location, a number the channel to take of it.
     What the image does not say of itself (licence, citation, organism) belongs into the spec, as `curated`.
-    The setting `s3` is the http(s) base of another server that answers for s3:// addresses.
+    The setting `s3` is the http(s) base of another server that answers for s3:// addresses; of a remote
+    image at most `largest_gb` (decoded) are taken.
     """
 
     slug = "omezarr"
@@ -48,11 +50,12 @@ class OmeZarrSource:
         self,
         *,
         s3: str = "",
+        largest_gb: float | str = LARGEST_GB,
         timeout_s: float | str = 12.0,
         retries: int | str = 4,
         backoff_s: float | str = 0.5,
     ) -> None:
-        self._s3 = s3
+        self._s3, self._largest_gb = s3, float(largest_gb)
         self._timeout_s, self._retries, self._backoff_s = float(timeout_s), int(retries), float(backoff_s)
 
     def list_datasets(self, since: date | None = None) -> Iterable[DatasetRef]:  # noqa: ARG002
@@ -63,7 +66,8 @@ class OmeZarrSource:
         """What the image's documents say of the level that the spec names."""
         with self._images(spec) as images:
             return PortalRecord(
-                revision=array_source.survey(images).revision, claims=tuple(_claims(images[0], spec))
+                revision=array_source.survey(images, self._largest_gb).revision,
+                claims=tuple(_claims(images[0], spec)),
             )
 
     def list_files(self, spec: DatasetSpec, record: PortalRecord) -> list[RemoteFile]:
@@ -73,7 +77,7 @@ class OmeZarrSource:
         `record` was made.
         """
         with self._images(spec) as images:
-            return array_source.files_at(record.revision, images, spec.dataset_id)
+            return array_source.files_at(record.revision, images, spec.dataset_id, self._largest_gb)
 
     def open_volume(self, spec: DatasetSpec, files: Sequence[HeldFile]) -> LazyVolume:
         """The whole level that the spec names."""

@@ -14,6 +14,7 @@ from em_pipeline.sources import precomputed_store
 from em_pipeline.sources.base import DatasetRef, HeldFile, PortalRecord
 from em_pipeline.sources.claimant import Claimant
 from em_pipeline.sources.precomputed_store import Wanted, revision_of
+from em_pipeline.sources.region_size import LARGEST_GB
 from em_pipeline.storage.http import PortalClient
 from em_pipeline.storage.object_urls import GOOGLE, ObjectEndpoints
 
@@ -26,7 +27,7 @@ class PrecomputedSource:
     `spec.level` is the number or key of a scale, `spec.bounding_box` counts from that scale's first voxel:
     a position that neuroglancer shows, less the scale's `voxel_offset`. `spec.label_images` are segmentations
     as `name=address`. What `info` does not say (licence, citation, organism) belongs into the spec, as
-    `curated`. Settings: without a box, at most `largest_gb` (decoded) are taken; `gs` and `s3` are http(s)
+    `curated`. Settings: at most `largest_gb` (decoded) are taken; `gs` and `s3` are http(s)
     bases of other servers that answer for such addresses; the others are as in `PortalClient`.
     """
 
@@ -41,7 +42,7 @@ class PrecomputedSource:
         *,
         gs: str = GOOGLE,
         s3: str = "",
-        largest_gb: float | str = 50.0,
+        largest_gb: float | str = LARGEST_GB,
         timeout_s: float | str = 12.0,
         retries: int | str = 4,
         backoff_s: float | str = 0.5,

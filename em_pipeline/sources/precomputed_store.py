@@ -27,6 +27,7 @@ from em_pipeline.formats.precomputed_info import Info, Scale, parse_info
 from em_pipeline.formats.sharded import ShardIndexes, Sharding
 from em_pipeline.sources.base import HeldFile, PortalRecord
 from em_pipeline.sources.documents import fetch_json
+from em_pipeline.sources.region_size import check_bytes
 from em_pipeline.storage.http import PortalClient
 from em_pipeline.storage.object_urls import https_url
 
@@ -192,7 +193,7 @@ class Region:
 
 
 class Sized(Protocol):
-    """A level of an image; `bytes` is its size once decoded, `str` what it is."""
+    """A box of a level of an image; `bytes` is its size once decoded, `str` what the level is."""
 
     @property
     def bytes(self) -> int: ...
@@ -231,7 +232,7 @@ class Wanted:
 
     @property
     def bytes(self) -> int:
-        return self.scale.bytes
+        return self.box.shape.voxels * self.scale.dtype.itemsize
 
     @property
     def finest(self) -> bool:
@@ -301,14 +302,8 @@ def box_in(spec: DatasetSpec, shape: Shape, what: str) -> BoundingBox:
 
 
 def check_size(image: Sized, spec: DatasetSpec, largest_gb: float) -> None:
-    """Raise `InputRefused`, with how to cut a region, for more than `largest_gb` that no box asks for."""
-    if spec.bounding_box is None and image.bytes > largest_gb * 1e9:
-        raise InputRefused(
-            f"Take all of {spec.dataset_id}",
-            f"{image} is {image.bytes / 1e9:,.0f} GB once decoded, and without a box at most "
-            f"{largest_gb:g} GB are taken",
-            "Name a region with --roi z0:z1,y0:y1,x0:x1 --name NAME, or a coarser level with --level",
-        )
+    """Raise `InputRefused`, with how to cut a region, where the box wanted has more than `largest_gb`."""
+    check_bytes(spec.dataset_id, str(image), image.bytes, largest_gb)
 
 
 def open_image(spec: DatasetSpec, files: Sequence[HeldFile]) -> LazyVolume:

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from em_pipeline.domain.errors import InputRefused
 from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.formats.arrays import ArrayLayout
 from em_pipeline.formats.multiscale import read_multiscale
-from em_pipeline.sources.array_source import image_at, survey
+from em_pipeline.sources.array_source import HeldImage, image_at, survey
 from em_pipeline.sources.array_source_container import FolderContainer, Stored, prefixes
 from em_pipeline_tests.sources.arrays import described
 
@@ -117,3 +118,16 @@ def test_a_folders_unreadable_document_is_not_an_absent_one(tmp_path: Path) -> N
 def test_a_folders_files_have_plain_addresses(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"x")
     assert " " not in FolderContainer(tmp_path).url(name)
+
+
+def test_a_level_of_exabytes_on_a_server_is_refused_before_it_is_listed() -> None:
+    class Server:
+        certain = False
+
+        def url(self, key: str) -> str:
+            return f"http://127.0.0.1/{key}"
+
+    layout = layout_of(Shape(10**6, 10**6, 10**6), Shape(64, 64, 64))
+    image = HeldImage(Server(), layout, BoundingBox.of_shape(layout.shape), "image")  # type: ignore[arg-type]
+    with pytest.raises(InputRefused, match="GB once decoded.*--roi.*--level"):
+        survey([image])

@@ -226,7 +226,10 @@ def test_too_much_is_refused_with_how_to_cut_it(web: WebFolder, tmp_path: Path) 
     record = small.fetch_record(spec)
     with pytest.raises(InputRefused, match="--roi"):
         small.list_files(spec, record)
-    boxed = spec_at(f"{web.url}/em", bounding_box=BoundingBox.of_shape(SHAPE))
+    huge = spec_at(f"{web.url}/em", bounding_box=BoundingBox.of_shape(SHAPE))
+    with pytest.raises(InputRefused, match="largest_gb"):
+        small.list_files(huge, small.fetch_record(huge))
+    boxed = spec_at(f"{web.url}/em", bounding_box=BoundingBox.at((0, 0, 0), (8, 8, 8)))
     assert held(boxed, tmp_path / "raw", small)
 
 
