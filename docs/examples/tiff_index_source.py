@@ -21,6 +21,7 @@ from em_pipeline.formats.open import open_volume
 from em_pipeline.sources.base import DatasetRef, HeldFile, PortalRecord
 from em_pipeline.sources.claimant import Claimant
 from em_pipeline.sources.documents import JsonDocument, fetch_json
+from em_pipeline.sources.levels import refuse_levels
 from em_pipeline.storage.http import PortalClient
 
 
@@ -44,6 +45,7 @@ class TiffIndexSource:
                 yield DatasetRef(volume["id"], volume["updated"], released, volume["title"])
 
     def fetch_record(self, spec: DatasetSpec) -> PortalRecord:
+        refuse_levels(spec, "a volume is TIFF sections")
         index = self._index()
         found = [volume for volume in self._volumes(index) if volume["id"] == spec.accession]
         if not found:

@@ -194,5 +194,5 @@ def _check_names(spec: DatasetSpec, found: Mapping[str, LazyVolume]) -> None:
         raise RecordInvalid(
             f"Open the label images of {spec.dataset_id}",
             f"the source {spec.source} gives {sorted(found)}, the spec names {sorted(spec.label_names)}",
-            "Name in the spec's label_images those that the portal has",
+            "Name those that the portal has with --label (`label_images` in the spec)",
         )

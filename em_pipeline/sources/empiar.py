@@ -23,6 +23,7 @@ from em_pipeline.sources.documents import XmlDocument, fetch_json, fetch_xml
 from em_pipeline.sources.empiar_claims import claims_of, licence_claim
 from em_pipeline.sources.empiar_entry import Entry, from_rest, from_xml
 from em_pipeline.sources.empiar_listing import ACCESSION, RELEASED
+from em_pipeline.sources.levels import refuse_levels
 from em_pipeline.storage.http import PortalClient
 
 EXTRACTOR = "em_pipeline.sources.empiar"
@@ -77,9 +78,11 @@ class EmpiarSource:
     def fetch_record(self, spec: DatasetSpec) -> PortalRecord:
         """What the REST answer and the XML header say; where they disagree, both claims are kept.
 
-        Raises `InputRefused` where the spec does not say which of several image sets is meant.
+        Raises `InputRefused` for a level, and where the spec does not say which of several image sets is
+        meant.
         """
         accession = _accession(spec)
+        refuse_levels(spec, "an image set of EMPIAR is files of images")
         with self._client() as client:
             answer = fetch_json(client, f"{self._api}/empiar/api/entry/EMPIAR-{accession}/")
             header = self._header(client, accession)
@@ -182,7 +185,7 @@ def _accession(spec: DatasetSpec) -> str:
     if match is None:
         raise InputRefused(
             f"Read {spec.accession!r} as an EMPIAR accession",
-            "it is not a number such as 11759",
+            "it is not a number of 4 to 7 digits, such as 11759",
             "Take it from the entry's page, https://www.ebi.ac.uk/empiar/EMPIAR-<number>/",
         )
     return match[1]
@@ -216,7 +219,7 @@ def _choose_image_set(entry: Entry, spec: DatasetSpec) -> int:
     raise InputRefused(
         f"Choose an image set of {spec.dataset_id}",
         f"{'none is named' if spec.image_set is None else f'{spec.image_set!r} is not one'} of: {offered}",
-        "Set `image_set` in the spec to the number or the exact name",
+        "Give the number or the exact name with --image-set (`image_set` in the spec)",
     )
 
 

@@ -33,7 +33,7 @@ def selector(spec: DatasetSpec, record: PortalRecord) -> Callable[[str], bool]:
         raise InputRefused(
             f"Choose the files of {spec.dataset_id}",
             f"the portal gives their format as {record.facts['data_format']!r}, whose suffixes are not known",
-            'Name them with `include` in the spec, such as include: ["*.tif"]',
+            'Name them with --include (`include` in the spec), such as --include "*.tif"',
         )
     return lambda name: name.lower().endswith(suffixes)
 
@@ -79,7 +79,7 @@ def check_complete(folder: str, names: list[str], expected: int | None) -> None:
         raise RecordInvalid(
             f"List the files at {folder}",
             "no file there has the image set's format",
-            "Name the files with `include` in the spec",
+            "Name the files with --include (`include` in the spec)",
         )
     if expected is None or len(names) >= expected:
         return
@@ -92,5 +92,5 @@ def check_complete(folder: str, names: list[str], expected: int | None) -> None:
         f"{len(names)} of {expected} files are listed after {LISTINGS} attempts "
         f"({names[0]} … {names[-1]}; {missing})",
         "Try again later; where the portal's count is wrong, override technical.file_count with the right "
-        "number, or name the files with `include`",
+        "number, or name the files with --include",
     )

@@ -20,6 +20,7 @@ from em_pipeline.formats.open import open_volume
 from em_pipeline.sources import epfl_page
 from em_pipeline.sources.base import DatasetRef, HeldFile, PortalRecord
 from em_pipeline.sources.claimant import Claimant
+from em_pipeline.sources.levels import refuse_levels
 from em_pipeline.sources.page import fetch_page
 from em_pipeline.sources.rendered_page import NeverShown
 from em_pipeline.storage.http import HeadResult, PortalClient
@@ -96,9 +97,11 @@ class EpflSource:
         """What the page says, how its links differ from the list here, and which files the server has.
 
         Where the page has moved, changed or needs a browser, the spec's curated values speak and `facts` say
-        so; that never stops an ingest. Raises `InputRefused` where the server asks for a password.
+        so; that never stops an ingest. Raises `InputRefused` where the server asks for a password, and for a
+        level.
         """
         volume = _volume(spec)
+        refuse_levels(spec, "it is one TIFF file")
         with self._client() as client:
             heads = {name: self._head(client, name) for name in volume.files}
             page, how = self._read_page(client)
@@ -216,7 +219,9 @@ def _labels(spec: DatasetSpec) -> dict[str, str]:
             raise InputRefused(
                 f"Take the label image {label!r} of {spec.dataset_id}",
                 f"it has {', '.join(offered) or 'none'}",
-                "Correct `label_images` in the spec",
+                "Name one of them with --label (`label_images` in the spec)"
+                if offered
+                else "Leave --label (`label_images` in the spec) out",
             )
     return {label: offered[label] for label in spec.label_images}
 

@@ -125,7 +125,7 @@ class FilesSource:
                 [one.path for one in held],
                 name=spec.dataset_id,
                 image=path,
-                level=spec.level,
+                level=spec.level or None,  # files have one level, which may be called 0
                 raw=spec.raw_layout,
             )
         except (UnsupportedFormat, InputRefused) as error:

@@ -181,7 +181,7 @@ class IdrSource:
         missing: EmError = NotFound(
             f"Find levels of the image {image.id}",
             "it is not among the images that IDR has as OME-Zarr",
-            "Leave `level` out of the spec to take its file",
+            "Leave --level (`level` in the spec) out to take its file",
         )
         if spec.level is None:
             try:

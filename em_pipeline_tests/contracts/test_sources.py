@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 
 from em_pipeline.demo.replay import Replay, Trouble
-from em_pipeline.domain.errors import NotFound, SourceUnavailable
+from em_pipeline.domain.errors import InputRefused, NotFound, SourceUnavailable
 from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.domain.identity import check_dataset_id, check_revision
 from em_pipeline.domain.progress import Silent
@@ -147,6 +147,16 @@ def test_its_volume_opens(subject: Subject, tmp_path: Path) -> None:
 def test_a_dataset_that_is_not_there_is_not_found(subject: Subject) -> None:
     with pytest.raises(NotFound):
         subject.source.fetch_record(subject.case.missing(subject.portal))
+
+
+@every_source
+@pytest.mark.parametrize("level", ["nonsense", 99])
+def test_a_level_that_is_not_there_is_refused_before_anything_is_downloaded(
+    level: int | str, subject: Subject
+) -> None:
+    spec = subject.spec.model_copy(update={"level": level, "bounding_box": None, "label_images": ()})
+    with pytest.raises((InputRefused, NotFound)):
+        subject.source.list_files(spec, subject.source.fetch_record(spec))
 
 
 @pytest.mark.parametrize(("slug", "trouble"), EVERY_TROUBLE)
