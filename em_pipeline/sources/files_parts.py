@@ -27,7 +27,6 @@ from em_pipeline.sources.autoindex import plain
 from em_pipeline.sources.base import HeldFile
 from em_pipeline.sources.files_local import kind_of, local_files
 from em_pipeline.sources.levels import refuse_levels
-from em_pipeline.sources.levels import refuse_levels
 from em_pipeline.sources.precomputed_store import Wanted
 from em_pipeline.sources.region_size import LARGEST_GB
 from em_pipeline.storage.http import PortalClient
@@ -63,7 +62,6 @@ def image_part(address: str, spec: DatasetSpec, client: PortalClient, containers
         if is_remote(address):
             precomputed_store.check_size(volume, spec, LARGEST_GB)
         return _of_volume(volume)
-    refuse_levels(spec, "it is files of one image")
     refuse_levels(spec, "it is files of one image")
     return _in_place(_files(address, spec.include, client), "")
 
