@@ -95,7 +95,7 @@ class FilesSource:
         parts = self._parts(spec)
         return PortalRecord(
             revision=_revision(parts),
-            claims=tuple(_claims(_location(spec), parts[0])),
+            claims=tuple(_claims(_location(spec), parts)),
             facts={"files": sum(len(part.files) for part in parts)},
         )
 
@@ -175,18 +175,20 @@ def _explained(error: UnsupportedFormat | InputRefused, held: Sequence[HeldFile]
     )
 
 
-def _claims(location: str, part: Part) -> Iterator[Claim]:
+def _claims(location: str, parts: Sequence[Part]) -> Iterator[Claim]:
     where = location if is_remote(location) else Path(location).as_uri()
     name = unquote(urlsplit(location).path).rstrip("/") if is_remote(location) else location
     name = Path(name).name
     claimant = Claimant(where, EXTRACTOR)
     yield claimant.says("core.title", name, "name", name, "the name of the file or folder")
     yield claimant.says("provenance.download_url", where, "location", location)
-    yield claimant.says("technical.file_count", len(part.files), "names", len(part.files))
-    if all(file.size is not None for file in part.files):
-        total = sum(file.size or 0 for file in part.files)
+    # Those of the label images are counted too, as they are once they are here.
+    files = [file for one in parts for file in one.files]
+    yield claimant.says("technical.file_count", len(files), "names", len(files))
+    if all(file.size is not None for file in files):
+        total = sum(file.size or 0 for file in files)
         yield claimant.says("technical.file_size_bytes", total, "sizes", total)
-    yield from part.claims
+    yield from parts[0].claims
 
 
 def _absolute(location: str) -> str:

@@ -30,6 +30,9 @@ ELECTRON_MICROSCOPY = "electron,FIB-SEM,SBF-SEM,array tomography"
 # The same volume, once more along another axis.
 RESLICED = re.compile(r"_xz(?=\.\w+$)", re.IGNORECASE)
 
+# What differs between the levels of one image.
+OF_FULL_SIZE = ("core.volume_shape.", "core.voxel_size_nm.")
+
 
 class IdrSource:
     """IDR over HTTPS. `base` is its server, `mirror` the root of EBI's copy of its files, `ftp` the same root
@@ -99,9 +102,15 @@ class IdrSource:
                 note for thing in (image, dataset, project) if thing for note in api.annotations([thing])
             ]
             place = self._place(client, spec, image, dataset, project)
-        claims = [*idr_claims.image_claims(answer), *idr_claims.annotation_claims(annotations)]
+        of_image = [*idr_claims.image_claims(answer), *idr_claims.annotation_claims(annotations)]
         if extra is not None:
-            claims += idr_claims.image_data_claims(extra)
+            of_image += idr_claims.image_data_claims(extra)
+        claims = [
+            claim
+            for claim in of_image
+            # IDR tells them of the full size only.
+            if spec.level in (None, 0, "0") or not claim.field.startswith(OF_FULL_SIZE)
+        ]
         if (info := idr_claims.study_info(annotations)) is not None:
             claims += idr_claims.rights_claims(info)
         return PortalRecord(

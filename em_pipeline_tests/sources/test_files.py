@@ -390,3 +390,16 @@ def write_precomputed(folder: Path, voxels: NDArray[np.uint8], kind: str = "imag
     (folder / "8_8_8").mkdir(parents=True)
     (folder / "info").write_text(json.dumps(info))
     (folder / "8_8_8" / f"0-{x}_0-{y}_0-{z}").write_bytes(voxels.tobytes())
+
+
+def test_label_files_are_counted_as_they_are_once_they_are_held(tmp_path: Path) -> None:
+    for name in ("image.mrc", "cells.mrc"):
+        (tmp_path / name).write_bytes(b"0" * len(name))
+    plain = spec_for(tmp_path / "image.mrc")
+    spec = plain.model_copy(update={"label_images": (f"cells={tmp_path / 'cells.mrc'}",)})
+    source = FilesSource()
+    record = source.fetch_record(spec)
+    said = {claim.field: claim.value for claim in record.claims}
+    files = source.list_files(spec, record)
+    assert said["technical.file_count"] == len(files) == 2
+    assert said["technical.file_size_bytes"] == sum(file.size or 0 for file in files) == 18

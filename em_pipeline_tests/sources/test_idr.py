@@ -371,6 +371,10 @@ class TestOmeZarr:
         with idr.open_volume(spec, self.held(idr, spec, tmp_path)) as volume:
             assert volume.shape == tuple(-(-n // 2) for n in SHAPE)
             assert tuple(volume.voxel_size_nm) == pytest.approx((40.0, 40.0, 40.0))
+            claims = [*volume.claims, *idr.fetch_record(spec).claims]
+        geometry = ("core.volume_shape", "core.voxel_size_nm")
+        conflicts = DatasetRecord.resolve(spec.dataset_id, "r", claims).conflicts
+        assert [one.field for one in conflicts if one.field.startswith(geometry)] == []
 
     def test_only_the_chunks_of_a_box(self, idr: IdrSource) -> None:
         box = BoundingBox.at((0, 0, 0), (10, 10, 10))
