@@ -19,7 +19,7 @@ import numpy as np
 from em_pipeline.domain.errors import InputRefused, NotFound, UnsupportedFormat
 from em_pipeline.domain.evidence import Claim
 from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize, Shape
-from em_pipeline.formats.base import ClaimSheet, jsonable
+from em_pipeline.formats.base import ClaimSheet, check_chunk, jsonable
 from em_pipeline.formats.gaps import in_voxels
 from em_pipeline.formats.units import length_nm
 
@@ -220,6 +220,7 @@ def lay_out(
     """
     tried = f"Read the array {array.path or '/'!r}"
     _check_axes(tried, array, axes, at)
+    check_chunk(tried, array.chunk, array.dtype)
     dtype = WIDENED.get(array.dtype, array.dtype)
     if dtype.kind not in "uif":
         raise UnsupportedFormat(tried, f"its voxels are {array.dtype}", "Integers, floats and bool are read")

@@ -19,6 +19,20 @@ from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize, Shape
 LONGEST_TEXT = 20_000
 # Arrays of a header longer than this (colour tables, strip offsets) are named, not copied.
 LONGEST_LIST = 256
+# What zarr's commonest compressor can hold (BLOSC_MAX_BUFFERSIZE, https://github.com/Blosc/c-blosc).
+# Decoders take memory for a whole chunk before they read it, and a process that gets none is aborted.
+MOST_CHUNK_BYTES = 2**31 - 1
+
+
+def check_chunk(tried: str, chunk: Sequence[int], dtype: np.dtype[Any]) -> None:
+    """Raise `UnsupportedFormat` where one chunk would decode to more than `MOST_CHUNK_BYTES`."""
+    size = math.prod(chunk) * dtype.itemsize
+    if size > MOST_CHUNK_BYTES:
+        raise UnsupportedFormat(
+            tried,
+            f"its chunks of {'×'.join(map(str, chunk))} {dtype} take {size:,} bytes each once decoded",
+            f"At most {MOST_CHUNK_BYTES:,} bytes are read: store it in smaller chunks",
+        )
 
 
 class Voxels(Protocol):

@@ -15,7 +15,7 @@ import numpy as np
 from em_pipeline.domain.errors import InputRefused, NotFound, UnsupportedFormat
 from em_pipeline.domain.geometry import Shape
 from em_pipeline.formats.arrays import SPATIAL, WIDENED, spatial_axes
-from em_pipeline.formats.base import ClaimSheet, FileVolume, jsonable
+from em_pipeline.formats.base import ClaimSheet, FileVolume, check_chunk, jsonable
 from em_pipeline.formats.gaps import LazyBoxes
 from em_pipeline.formats.hdf5_chunks import Hdf5Voxels, never_written, opened_hdf5
 from em_pipeline.formats.units import length_nm
@@ -50,6 +50,8 @@ def hdf5_volume(path: Path, file: Any, name: str) -> FileVolume:
     lengths = dict(zip(axes, _used(file, name, stored), strict=True))
     shape = Shape(*(lengths.get(axis, 1) for axis in SPATIAL))
     chunks = dict(zip(axes, stored.chunks or _plane(axes, stored.shape), strict=True))
+    if stored.chunks:
+        check_chunk(f"Read {name!r} of {path.name}", stored.chunks, stored.dtype)
     chunk = Shape(*(min(chunks.get(axis, 1), getattr(shape, axis)) for axis in SPATIAL))
     native = stored.dtype.newbyteorder("=")
     dtype = WIDENED.get(native, native)

@@ -13,6 +13,7 @@ import numpy as np
 
 from em_pipeline.domain.errors import InputRefused, NotFound, UnsupportedFormat
 from em_pipeline.domain.geometry import BoundingBox, Shape
+from em_pipeline.formats.base import check_chunk
 from em_pipeline.formats.bounded_json import parse_json
 from em_pipeline.formats.precomputed_grid import ChunkGrid
 from em_pipeline.formats.precomputed_gzip import GZIP_MAGIC, gunzip
@@ -181,6 +182,9 @@ def _scale(index: int, raw: Mapping[str, Any], data_type: str, where: str) -> Sc
         raise UnsupportedFormat(
             tried, f"its size is {shape}, its chunks {chunk}, its voxels {voxel_nm} nm", ""
         )
+    # Chunks larger than the volume are stored clipped to it.
+    clipped = [min(c, n) for c, n in zip(chunk, shape, strict=True)]
+    check_chunk(tried, clipped, np.dtype(data_type))
     block_size = _triple(raw.get("compressed_segmentation_block_size", BLOCK_SIZE), int)[::-1]
     if min(block_size) < 1:
         raise UnsupportedFormat(tried, f"its blocks are {block_size} (x-y-z) voxels", "")
@@ -189,7 +193,7 @@ def _scale(index: int, raw: Mapping[str, Any], data_type: str, where: str) -> Sc
         index=index,
         key=key.strip("/"),
         shape=shape,
-        chunk=Shape(*(min(c, n) for c, n in zip(chunk, shape, strict=True))),
+        chunk=Shape(*clipped),
         voxel_nm=voxel_nm,
         voxel_offset=_triple(raw.get("voxel_offset") or (0, 0, 0), int),
         encoding=encoding,
