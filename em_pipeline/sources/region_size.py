@@ -11,7 +11,8 @@ def check_bytes(dataset_id: str, image: str, size: int, largest_gb: float) -> No
     if size > largest_gb * 1e9:
         raise InputRefused(
             f"Take {dataset_id}",
-            f"the region of {image} is {size / 1e9:,.0f} GB once decoded, and at most {largest_gb:g} GB are taken",
-            "Name a smaller region with --roi z0:z1,y0:y1,x0:x1 --name NAME, a coarser level with --level, or "
-            "raise the source's setting largest_gb",
+            f"the region of {image} is {size / 1e9:,.0f} GB once decoded, and at most "
+            f"{largest_gb:g} GB are taken",
+            "Name a smaller region with --roi z0:z1,y0:y1,x0:x1 --name NAME, a coarser level with --level, "
+            "or raise the source's setting largest_gb",
         )

@@ -129,5 +129,5 @@ def test_a_level_of_exabytes_on_a_server_is_refused_before_it_is_listed() -> Non
 
     layout = layout_of(Shape(10**6, 10**6, 10**6), Shape(64, 64, 64))
     image = HeldImage(Server(), layout, BoundingBox.of_shape(layout.shape), "image")  # type: ignore[arg-type]
-    with pytest.raises(InputRefused, match="GB once decoded.*--roi.*--level"):
+    with pytest.raises(InputRefused, match=r"GB once decoded.*--roi.*--level"):
         survey([image])
