@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from em_pipeline.domain.errors import InputRefused, RecordInvalid
+from em_pipeline.domain.errors import InputRefused
 from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.domain.identity import short_hash
 from em_pipeline.domain.record import DatasetRecord
@@ -122,11 +122,11 @@ def parse_raw_layout(shape: str | None, dtype: str | None) -> RawLayout | None:
 
 
 def portal_shape(source: Source, spec: DatasetSpec) -> Shape:
-    """Shape of the spec's level, as its portal tells it. Raises `RecordInvalid` where it does not."""
+    """Shape of the spec's level, as its portal tells it. Raises `InputRefused` where it does not."""
     claims = [*spec_claims(spec), *source.fetch_record(spec).claims]
     told = DatasetRecord.resolve(spec.dataset_id, "asked", claims).fields.core.volume_shape
     if told.z is None or told.y is None or told.x is None:
-        raise RecordInvalid(
+        raise InputRefused(
             f"Draw a random crop of {spec.dataset_id}",
             f"{spec.source} does not tell the shape of the volume before its files are read",
             "Give the box itself with --roi z0:z1,y0:y1,x0:x1",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from em_pipeline.domain.errors import InputRefused, NotFound, RecordInvalid
+from em_pipeline.domain.errors import InputRefused, NotFound
 from em_pipeline.domain.evidence import Claim, Evidence, Origin
 from em_pipeline.domain.files import RemoteFile
 from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize, Shape
@@ -121,7 +121,7 @@ def test_a_crop_larger_than_the_level_is_refused() -> None:
 
 
 def test_a_crop_needs_a_portal_that_tells_the_shape() -> None:
-    with pytest.raises(RecordInvalid, match="--roi"):
+    with pytest.raises(InputRefused, match="--roi"):
         ask(BASE, asked=Asked(level="s9", crop=RandomCrop(Shape(1, 1, 1), 7)))
 
 
