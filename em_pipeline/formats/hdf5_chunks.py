@@ -38,7 +38,11 @@ def opened_hdf5(path: Path) -> Iterator[Any]:
     except OSError as error:
         raise _damaged(path, str(error)) from error
     with file:
-        yield file
+        try:
+            yield file
+        except (RuntimeError, OSError, KeyError) as error:
+            # h5py raises these for damaged heaps and trees, which it reads only when they are needed.
+            raise _damaged(path, str(error)) from error
 
 
 @dataclass(frozen=True)

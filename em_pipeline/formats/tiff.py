@@ -145,6 +145,12 @@ def _grey_series(path: Path, tif: tifffile.TiffFile) -> Any:
             f"its shape {tuple(series.shape)} ({series.axes}) has {' and '.join(meanings)}",
             "Save one grey channel and time point as a z-stack (in ImageJ: Image > Properties, set slices)",
         )
+    if 0 in series.shape:
+        raise UnsupportedFormat(
+            f"Read {path.name}",
+            f"its shape is {tuple(series.shape)}",
+            "The file is damaged: download it again",
+        )
     if page.samplesperpixel != 1 or page.imagedepth != 1 or series.dtype is None or series.dtype.kind == "c":
         raise UnsupportedFormat(
             f"Read {path.name} as a grey volume",

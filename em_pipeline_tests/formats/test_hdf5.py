@@ -245,3 +245,14 @@ def test_what_is_no_image_is_refused(tmp_path: Path, voxels: Any, says: str) -> 
         open_volume([path])
     with pytest.raises(UnsupportedFormat):
         open_volume([path], image="a")
+
+
+def test_what_h5py_raises_for_a_damaged_heap_is_a_refusal(tmp_path: Path) -> None:
+    path = tmp_path / "heap.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("volume", data=np.zeros((4, 4, 4), np.uint8))
+    data = path.read_bytes()
+    assert b"HEAP" in data
+    path.write_bytes(data.replace(b"HEAP", b"PAEH"))
+    with pytest.raises(UnsupportedFormat, match="truncated or damaged"):
+        open_volume([path])

@@ -267,3 +267,12 @@ def test_boxes_and_arrays_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         volume.read(BoundingBox.at((0, 0, 0), (1, 8, 8)), np.empty((1, 8, 7), np.uint8))
     with pytest.raises(InputRefused, match="`out`"):
         volume.read(BoundingBox.at((0, 0, 0), (1, 8, 8)), np.empty((1, 8, 8), np.uint16))
+
+
+def test_an_image_without_rows_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "flat.tif"
+    tifffile.imwrite(path, np.zeros((8, 8), np.uint8))
+    with tifffile.TiffFile(path, mode="r+b") as tif:
+        tif.pages.first.tags["ImageLength"].overwrite(0)
+    with pytest.raises(UnsupportedFormat):
+        open_tiff(path)
