@@ -41,11 +41,15 @@ class Subject:
 
 @dataclass(frozen=True)
 class Held:
-    """What a source said of a dataset, and the raw files: SHA-256 by path, and the paths of absent ones."""
+    """What a source said of a dataset, and the raw files: SHA-256 by path, and the paths of absent ones.
+
+    `optional` are the paths that the source listed as those of files that may be absent.
+    """
 
     record: PortalRecord
     sha256: Mapping[str, str]
     absent: frozenset[str]
+    optional: frozenset[str]
 
     @property
     def claims(self) -> list[Claim]:
@@ -59,7 +63,12 @@ def hold(source: Source, spec: DatasetSpec, folder: Path, limits: DownloadPolicy
     manifest = download(
         files, folder, dataset_id=spec.dataset_id, revision=record.revision, policy=limits, progress=Silent()
     )
-    return Held(record, {file.path: file.sha256 for file in manifest.files}, frozenset(manifest.absent))
+    return Held(
+        record=record,
+        sha256={file.path: file.sha256 for file in manifest.files},
+        absent=frozenset(manifest.absent),
+        optional=frozenset(file.path for file in files if file.may_be_absent),
+    )
 
 
 def policy(*, retries: int = 0, timeout_s: float = PATIENT_S) -> DownloadPolicy:
