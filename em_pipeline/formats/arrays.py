@@ -226,8 +226,9 @@ def lay_out(
         raise UnsupportedFormat(tried, f"its voxels are {array.dtype}", "Integers, floats and bool are read")
     along = dict(zip(axes, zip(array.shape, array.chunk, strict=True), strict=True))
     shape = Shape(*(along.get(axis, (1, 1))[0] for axis in SPATIAL))
-    chunk = Shape(*(min(along.get(axis, (1, 1))[1], getattr(shape, axis)) for axis in SPATIAL))
-    claims = _claims(array, axes, shape, dtype, chunk, calibration)
+    written = Shape(*(along.get(axis, (1, 1))[1] for axis in SPATIAL))
+    chunk = Shape(*(min(pair) for pair in zip(written, shape, strict=True)))
+    claims = _claims(array, axes, shape, dtype, written, calibration)
     z, y, x = (calibration.translation_nm(axis) if calibration else 0.0 for axis in SPATIAL)
     return ArrayLayout(
         path=array.path,

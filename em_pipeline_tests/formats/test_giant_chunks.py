@@ -39,3 +39,11 @@ def test_a_precomputed_scale_of_giant_chunks_is_refused(tmp_path: Path) -> None:
     edited(tmp_path, lambda scale, _: scale.update(size=[SIDE] * 3, chunk_sizes=[[SIDE] * 3]))
     with pytest.raises(UnsupportedFormat, match="bytes each"):
         open_precomputed(tmp_path)
+
+
+def test_a_chunk_that_reaches_beyond_the_array_is_claimed_as_its_document_says(tmp_path: Path) -> None:
+    (tmp_path / ".zarray").write_text(json.dumps({**ZARR2, "shape": [35, 64, 64], "chunks": [64] * 3}))
+    volume = open_array(tmp_path)
+    claimed = [claim.value for claim in volume.claims if "chunk_size" in str(claim.field)]
+    assert claimed == [64, 64, 64]
+    assert volume.chunk_shape == Shape(35, 64, 64)
