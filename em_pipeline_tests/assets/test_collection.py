@@ -29,7 +29,7 @@ def test_it_shows_and_stores_the_tables(workspace: Workspace) -> None:
     metadata = materialized(workspace).metadata
     assert metadata["datasets"].value == 2
     assert int(str(metadata["conflicts"].value)) > 0
-    assert "16 × 110 × 99 *" in str(metadata["volumes"].value)
+    assert "16×110×99 *" in str(metadata["volumes"].value)
     assert "| 1.9 | 200 | 0.5 |" in str(metadata["acquisition"].value)
     stored = workspace.store.read(keys.comparison("csv")).decode().splitlines()
     assert [row["dataset"] for row in csv.DictReader(stored)] == ["empiar-11759", "empiar-99001"]
