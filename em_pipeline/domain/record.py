@@ -166,11 +166,10 @@ class DatasetRecord(_Section):
         for field, rivals in by_field.items():
             winner, *others = sorted(rivals, key=lambda claim: RANK[claim.evidence.origin])
             kept[field] = winner
-            conflicts += [
-                Conflict(field=field, kept=winner, rejected=other)
-                for other in others
-                if not agree(winner.value, other.value)
-            ]
+            for other in others:
+                conflict = Conflict(field=field, kept=winner, rejected=other)
+                if not agree(winner.value, other.value) and conflict not in conflicts:
+                    conflicts.append(conflict)
         return cls(
             dataset_id=dataset_id,
             revision=revision,

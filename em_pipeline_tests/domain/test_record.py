@@ -27,6 +27,12 @@ def test_the_file_beats_the_portal_and_the_conflict_is_kept() -> None:
     assert "portal.txt" in str(conflict)
 
 
+def test_what_is_said_twice_is_one_conflict() -> None:
+    twice = [claim("core.data_type", "uint8", Origin.PORTAL)] * 2
+    record = DatasetRecord.resolve("empiar-1", "r1", [*twice, claim("core.data_type", "int16", Origin.FILE)])
+    assert len(record.conflicts) == 1
+
+
 def test_an_override_beats_everything() -> None:
     claims = [claim("rights.licence", str(origin), origin) for origin in reversed(Origin)]
     record = DatasetRecord.resolve("empiar-1", "r1", claims)
