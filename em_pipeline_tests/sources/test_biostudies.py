@@ -15,6 +15,8 @@ from em_pipeline.sources.empiar import EmpiarSource
 from em_pipeline.sources.empiar_listing import COLLECTION, size_in_bytes
 from em_pipeline.storage.http import PortalClient
 
+# A space too many after a JSON document changes nothing.
+SEEN_IN_A_DOCUMENT = [trouble for trouble in Trouble if trouble is not Trouble.LONGER]
 SEARCH = f"/biostudies/api/v1/{COLLECTION}/search"
 BATCH = "/empiar/api/entry/"
 NEWEST = date(2026, 1, 1)
@@ -87,7 +89,7 @@ def test_a_hit_without_date_is_listed(empiar: EmpiarSource, portal: DemoPortal) 
 class TestEbiSearch:
     """The second listing."""
 
-    @pytest.mark.parametrize("trouble", [*Trouble])
+    @pytest.mark.parametrize("trouble", SEEN_IN_A_DOCUMENT)
     def test_it_stands_in_for_biostudies(self, trouble: Trouble, portal: DemoPortal) -> None:
         empiar = EmpiarSource(**portal.options, timeout_s=1, retries=0, backoff_s=0)
         whole = list(empiar.list_datasets())
@@ -170,7 +172,7 @@ class TestDescribe:
         with pytest.raises(SourceUnavailable):
             empiar.describe(["99002"])
 
-    @pytest.mark.parametrize("trouble", [t for t in Trouble if t is not Trouble.MISSING])
+    @pytest.mark.parametrize("trouble", [t for t in SEEN_IN_A_DOCUMENT if t is not Trouble.MISSING])
     def test_trouble_is_an_outage(self, trouble: Trouble, portal: DemoPortal) -> None:
         portal.trouble(trouble, BATCH)
         with pytest.raises(SourceUnavailable):
