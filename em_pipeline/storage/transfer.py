@@ -105,6 +105,7 @@ class Transfer(ABC):
         # Held wherever files are opened by name: after a restart the names are the next transfer's.
         self._lock = threading.Lock()
         self._superseded = False
+        self._finishing = False
 
     @abstractmethod
     def _ask(self, part: int, attempts: int) -> None:
@@ -167,9 +168,15 @@ class Transfer(ABC):
             return []
         except EmError as error:
             return self._elsewhere(error)
-        if left is None:
-            return []
-        return self._next(part, first) if left else self._finish(plan)
+        if left:
+            return self._next(part, first)
+        return self._finish(plan) if left is not None and self._finishes() else []
+
+    def _finishes(self) -> bool:
+        """Whether the caller is the one to finish: several connections may see that nothing is left."""
+        with self._lock:
+            mine, self._finishing = not self._finishing, True
+            return mine
 
     def _asked(self, part: int, first: bool) -> Plan:
         """Ask for a part until it is whole; for the first one, until it is known what there is."""
@@ -190,6 +197,10 @@ class Transfer(ABC):
 
     def _hold(self, part: int, plan: Plan) -> set[int] | None:
         """Flush a whole part and say what is left; None where another transfer has taken over."""
+        with self._lock:
+            # Held already: where it was the last, the file may have its own name by now.
+            if part not in self._left:
+                return None if self._superseded else set(self._left)
         with self._part_file() as descriptor:
             os.fsync(descriptor)
             head = os.pread(descriptor, 512, 0) if part == 0 else b""

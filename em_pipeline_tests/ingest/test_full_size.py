@@ -26,7 +26,7 @@ def test_empiar_11759_at_full_size(tmp_path: Path, workspace: Workspace) -> None
         full = replace(workspace, sources=load_sources({"empiar": portal.options}))
         spec = find_spec(full.catalog, "empiar-11759")
         assert run_chain(full, spec).changed
-        assert sum(n for path, n in portal.requests.items() if path.endswith(".dm3")) <= 16 * 6
+        assert sum(n for path, n in portal.requests.items() if path.endswith(".dm3")) <= 16 * 10
     detail = full.catalog.dataset("empiar-11759")
     assert detail.summary.shape == SHAPE
     assert detail.summary.data_type == "uint8"
