@@ -1,8 +1,6 @@
 """Files over HTTP: ranged parts, several at once, asked for again until their bytes are right (RFC 9110)."""
 
 import re
-import time
-from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,8 +13,6 @@ from em_pipeline.storage.transport import Fault
 if TYPE_CHECKING:
     import httpx
 
-# A server that sends less than this for as long as a read may take is stalling, though never silent.
-SLOWEST_BYTES_PER_S = 256
 FIRST_BYTES = 64 * 1024
 # Parts that a connection must have left for another to take half of them: the first of them is on its way.
 LEAST_TO_SHARE = 2
@@ -189,7 +185,7 @@ class HttpTransfer(Transfer):
         """
         at, part = start, began
         with self._part_file() as descriptor:
-            for piece in self._pieces(response):
+            for piece in response.iter_raw():
                 rest = memoryview(piece)
                 if at + len(rest) > stop:
                     self._forget(part)  # which of its bytes belong to the range is not known
@@ -247,7 +243,7 @@ class HttpTransfer(Transfer):
         received, self._got, self._count = 0, {}, 0
         try:
             with self._part_file() as descriptor:
-                for piece in self._pieces(response):
+                for piece in response.iter_raw():
                     if size is not None and received + len(piece) > size:
                         raise Fault(f"more than the {size} bytes that are its size")
                     self._write(descriptor, 0, received, piece)
@@ -258,19 +254,6 @@ class HttpTransfer(Transfer):
             self._plan, self._got, self._count = None, {}, 0  # a stream cut short is begun anew
         self._plan = Plan(self._address, received, etag, modified, max(1, received), 0, received)
         self._got = {0: received}
-
-    def _pieces(self, response: "httpx.Response") -> Iterator[bytes]:
-        patience = self._transport.policy.read_timeout_s
-        since, arrived = time.monotonic(), 0
-        for piece in response.iter_raw():
-            self._transport.check_running()
-            arrived += len(piece)
-            now = time.monotonic()
-            if now - since > patience:
-                if arrived < SLOWEST_BYTES_PER_S * patience:
-                    raise Fault(f"only {arrived} bytes in {now - since:.1f} s")
-                since, arrived = now, 0
-            yield piece
 
     def _refuse_endless(self, response: "httpx.Response", size: int | None) -> None:
         chunked = "chunked" in response.headers.get("Transfer-Encoding", "").lower()

@@ -15,10 +15,11 @@ from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar, cast
 from urllib.parse import quote
 
 from em_pipeline.domain.errors import EmError, InputRefused, NotFound, RecordInvalid, SourceUnavailable
+from em_pipeline.storage.faults import Fault as Fault
 from em_pipeline.storage.host_slots import HostSlots, Slot, machine_folder
 from em_pipeline.storage.object_urls import PUBLIC, ObjectEndpoints
 from em_pipeline.storage.signing import signature
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     import ssl
 
     import httpx
+
+    from em_pipeline.storage.patience import HeaderDeadline
 
 USER_AGENT = "em-pipeline/0.1 (public electron-microscopy volumes as OME-Zarr)"
 MAX_REDIRECTS = 5
@@ -74,19 +77,6 @@ class HttpPolicy:
             )
 
 
-class Fault(Exception):
-    """A failure that asking again may cure.
-
-    `wait_s` is how long the portal asks us to wait, if it does. `lasting` is what to raise where asking again
-    does not cure it, None for `SourceUnavailable`.
-    """
-
-    def __init__(self, message: str, wait_s: float | None = None, lasting: Exception | None = None) -> None:
-        super().__init__(message)
-        self.wait_s = wait_s
-        self.lasting = lasting
-
-
 class Stopped(Exception):
     """Another thread of the same transport failed for good; this one's work has no use any more."""
 
@@ -94,9 +84,10 @@ class Stopped(Exception):
 class _Lane:
     """One connection to a host, and the right to have it."""
 
-    def __init__(self, slot: Slot, client: "httpx.Client") -> None:
+    def __init__(self, slot: Slot, client: "httpx.Client", headers: "HeaderDeadline") -> None:
         self._slot = slot
         self.client = client
+        self.headers = headers
         self.since = time.monotonic()
 
     def close(self) -> None:
@@ -191,7 +182,8 @@ class Transport:
     ) -> "Iterator[httpx.Response]":
         """The streamed answer to one request, redirects followed; its status is one of `accept`.
 
-        `patience_s` bounds each silence of the server, by default as the policy says.
+        `patience_s` bounds each silence of the server, by default as the policy says, and twice as long all
+        its headers; a body that comes slower than `patience.SLOWEST_BYTES_PER_S` that long is a fault.
 
         Raises `Fault` for what may pass, also while the caller reads the body; `NotFound` for 404 and 410;
         `InputRefused` for 401 and 403 (no public data: asking again cannot help, so not `SourceUnavailable`)
@@ -224,16 +216,28 @@ class Transport:
     ) -> "Iterator[httpx.Response]":
         import httpx
 
+        from em_pipeline.storage.patience import HEADER_SILENCES, Paced
+
         connecting, silence = self.policy.connect_timeout_s, patience_s or self.policy.read_timeout_s
 
         host = self._host(url.netloc.decode())
-        with self._lane(host) as client:
+        with self._lane(host) as lane:
             self._take_turn(host)
             timeout = httpx.Timeout(silence, connect=connecting, pool=None)
             signed = {**headers, **signature(method, url, self.policy.endpoints)}
-            request = client.build_request(method, url, headers=signed, content=content, timeout=timeout)
+            request = lane.client.build_request(
+                method,
+                url,
+                headers=signed,
+                content=content,
+                timeout=timeout,
+                extensions={"trace": lane.headers.trace},
+            )
             try:
-                response = client.send(request, stream=True)
+                with lane.headers.within(connecting + HEADER_SILENCES * silence):
+                    response = lane.client.send(request, stream=True)
+                body = cast("httpx.SyncByteStream", response.stream)
+                response.stream = Paced(body, silence, self.check_running)
                 try:
                     yield response
                 finally:
@@ -258,14 +262,14 @@ class Transport:
                 slot.release()
 
     @contextmanager
-    def _lane(self, host: _Host) -> "Iterator[httpx.Client]":
+    def _lane(self, host: _Host) -> Iterator[_Lane]:
         """A connection to the host that nobody else uses, an open one if there is."""
         with host.turns:
             with host.lock:
                 lane = host.idle.pop() if host.idle else None
-            lane = lane or _Lane(host.slots.acquire(self._sleep), self._connection())
+            lane = lane or self._open(host)
             try:
-                yield lane.client
+                yield lane
             finally:
                 over = time.monotonic() - lane.since > LONGEST_TURN_S and host.slots.wanted()
                 if over or self._closed:
@@ -273,6 +277,16 @@ class Transport:
                 else:
                     with host.lock:
                         host.idle.append(lane)
+
+    def _open(self, host: _Host) -> _Lane:
+        from em_pipeline.storage.patience import HeaderDeadline
+
+        slot = host.slots.acquire(self._sleep)
+        try:
+            return _Lane(slot, self._connection(), HeaderDeadline())
+        except BaseException:
+            slot.release()
+            raise
 
     def _host(self, name: str) -> _Host:
         with self._hosts_lock:
