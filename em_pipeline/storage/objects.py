@@ -5,6 +5,7 @@ https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html and
 https://cloud.google.com/storage/docs/xml-api/get-bucket-list.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,7 +13,7 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_plus, urlencode
 
-from em_pipeline.domain.errors import InputRefused, NotFound, RecordInvalid
+from em_pipeline.domain.errors import InputRefused, NotFound, RecordInvalid, SourceUnavailable
 from em_pipeline.storage.http import Answer, PortalClient
 from em_pipeline.storage.object_urls import ObjectEndpoints, bucket_and_key, https_url, is_object
 from em_pipeline.storage.transport import Fault
@@ -24,6 +25,9 @@ __all__ = ["ObjectEndpoints", "ObjectInfo", "ObjectListing", "ObjectStoreClient"
 
 # Errors that pass: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 PASSING = frozenset({"InternalError", "SlowDown", "ServiceUnavailable", "RequestTimeout", "OperationAborted"})
+
+# Bytes, in no more digits than a file's offsets have (2⁶³).
+SIZE = re.compile(r"[0-9]{1,19}")
 
 
 @dataclass(frozen=True)
@@ -113,19 +117,33 @@ class ObjectStoreClient:
         bucket, prefix = bucket_and_key(address)
         root = f"{address.partition('://')[0]}://{bucket}/"
         asked = {"list-type": "2", "prefix": prefix, "delimiter": delimiter, "encoding-type": "url"}
-        seen: set[str] = set()
+        last = ""
         while True:
             url = f"{https_url(root, self._client.endpoints)}?{urlencode(asked)}"
             page, token = self._client.ask(
                 url, lambda answer: _page(answer.body, root), accept=frozenset({200})
             )
+            last = _ascending(address, page, last, token)
             yield page
             if token is None:
                 return
-            if token in seen:
-                raise RecordInvalid(f"List {address}", "its pages begin anew and never end", "")
-            seen.add(token)
             asked["continuation-token"] = token
+
+
+def _ascending(address: str, page: ObjectListing, last: str, token: str | None) -> str:
+    """The page's last key. `SourceUnavailable` where it goes back, or goes on without having any key.
+
+    Stores answer in the order of the keys' UTF-8 bytes, which is that of their code points; a listing that
+    does not may never end.
+    """
+    keys = (*page.prefixes, *(entry.key for entry in page.objects))
+    if (keys and min(keys) <= last) or (token is not None and not keys):
+        raise SourceUnavailable(
+            f"List {address}",
+            f"its pages never end: after {last[:80]!r} came one without keys beyond it",
+            "Nothing is concluded from a broken listing; try again later",
+        )
+    return max(keys, default=last)
 
 
 def _page(body: bytes, root: str) -> tuple[ObjectListing, str | None]:
@@ -140,8 +158,8 @@ def _page(body: bytes, root: str) -> tuple[ObjectListing, str | None]:
     objects = tuple(_object(text(entry, "Key"), entry, root) for entry in answer.iterfind("{*}Contents"))
     prefixes = tuple(text(entry, "Prefix") for entry in answer.iterfind("{*}CommonPrefixes"))
     count = answer.findtext("{*}KeyCount")
-    if count is not None and int(count) != len(objects) + len(prefixes):
-        raise Fault(f"a listing of {count} keys that has {len(objects) + len(prefixes)}")
+    if count is not None and count.strip() != str(len(objects) + len(prefixes)):
+        raise Fault(f"a listing of {count:.40} keys that has {len(objects) + len(prefixes)}")
     more = answer.findtext("{*}IsTruncated")
     token = answer.findtext("{*}NextContinuationToken")
     if more not in ("true", "false") or (more == "true" and not token):
@@ -150,19 +168,21 @@ def _page(body: bytes, root: str) -> tuple[ObjectListing, str | None]:
 
 
 def _object(key: str, entry: "Element", root: str) -> ObjectInfo:
-    size, modified = entry.findtext("{*}Size", ""), entry.findtext("{*}LastModified")
-    if not key or not size.isdecimal():
-        raise Fault(f"a listing with an object without key or size ({key!r}, {size!r})")
+    size, modified = entry.findtext("{*}Size", ""), entry.findtext("{*}LastModified", "")
+    if not key or not SIZE.fullmatch(size):
+        raise Fault(f"a listing with an object without key or size ({key!r}, {size[:40]!r})")
     try:
-        seconds = int(datetime.fromisoformat(modified).timestamp()) if modified else None
-    except ValueError as error:
-        raise Fault(f"a listing with a date that is none ({modified!r})") from error
+        date = (
+            formatdate(int(datetime.fromisoformat(modified).timestamp()), usegmt=True) if modified else None
+        )
+    except (ValueError, OverflowError, OSError) as error:
+        raise Fault(f"a listing with a date that is none ({modified[:80]!r})") from error
     return ObjectInfo(
         key=key,
         url=root + key,
         size=int(size),
         etag=entry.findtext("{*}ETag"),
-        modified=None if seconds is None else formatdate(seconds, usegmt=True),
+        modified=date,
     )
 
 

@@ -1,6 +1,8 @@
 """Object stores as they answer, and as they fail: a listing is whole or an error."""
 
 import gzip
+import itertools
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from urllib.parse import quote
@@ -14,7 +16,7 @@ from em_pipeline.storage.object_urls import ObjectEndpoints, https_url
 from em_pipeline.storage.objects import ObjectStoreClient
 
 AWS = ObjectEndpoints()
-KEYS = ("a/0", "a/b c+d", "a/é%20", "a/x/0", "a/x/1", "b")
+KEYS = ("a/0", "a/b c+d", "a/x/0", "a/x/1", "a/é%20", "b")
 
 
 @pytest.mark.parametrize(
@@ -166,6 +168,9 @@ DAMAGED: dict[str, Callable[[str], str]] = {
     "no key": lambda xml: xml.replace("Key>", "X>").replace("XCount", "KeyCount"),
     "no size": lambda xml: xml.replace("Size>", "X>"),
     "no date": lambda xml: xml.replace("2024-", "x"),
+    "no count": lambda xml: xml.replace("<KeyCount>2", "<KeyCount>abc"),
+    "a date beyond all": lambda xml: xml.replace("2024-05-06T07:08:09.500Z", "9999-12-31T23:59:59-23:00"),
+    "a size of 5000 digits": lambda xml: xml.replace("<Size>", f"<Size>{'9' * 5000}"),
 }
 
 
@@ -191,8 +196,21 @@ def test_a_listing_without_end_and_a_store_that_refuses_are_said(
         )
 
     store.answers = [first_page_again] * 9
-    with pytest.raises(RecordInvalid, match="never end"):
+    with pytest.raises(SourceUnavailable, match="never end"):
         client.list("s3://em/a/")
+    fresh = itertools.count(2)
+
+    def always_another_token(xml: str) -> str:
+        goes_on = (
+            f"<IsTruncated>true</IsTruncated><NextContinuationToken>{next(fresh)}</NextContinuationToken>"
+        )
+        return re.sub(r"<(?:IsTr|Contents|CommonP|KeyC|NextC).*(?=</ListB)", goes_on, xml)
+
+    store.answers = [always_another_token] * 9
+    with pytest.raises(SourceUnavailable, match="never end"):
+        client.list("s3://em/a/")
+    assert len(store.answers) == 8
+    store.answers.clear()
     store.answers = [lambda _: "<Error><Code>InvalidRequest</Code><Message>No</Message></Error>"]
     with pytest.raises(RecordInvalid, match="InvalidRequest"):
         client.list("s3://em/a/")
