@@ -11,6 +11,7 @@ from em_pipeline.domain.files import Manifest
 from em_pipeline.domain.record import DatasetRecord
 from em_pipeline.domain.report import ValidationReport
 from em_pipeline.ingest.build import Built
+from em_pipeline.volumes.rechunk import WrittenVolume
 
 # The UI shows tables whole; longer ones belong to `em show`.
 SHOWN_ROWS = 100
@@ -98,15 +99,19 @@ def volume_metadata(built: Built) -> dict[str, dg.MetadataValue]:
         "already_written": dg.MetadataValue.bool(built.written is None),
     }
     if built.written is not None:
-        metadata |= {
-            "stored_bytes": dg.MetadataValue.int(built.written.bytes_stored),
-            "mb_per_s": dg.MetadataValue.float(
-                round(built.written.bytes_read / 1e6 / built.written.seconds, 1)
-            ),
-            "units_done": dg.MetadataValue.int(built.written.units_done),
-            "units_resumed": dg.MetadataValue.int(built.written.units_resumed),
-        }
+        metadata |= written_metadata(built.written)
     return metadata
+
+
+def written_metadata(written: WrittenVolume) -> dict[str, dg.MetadataValue]:
+    """Bytes, speed and units of work; the speed is 0 where an earlier run had completed the volume."""
+    speed = written.bytes_read / 1e6 / written.seconds if written.seconds else 0.0
+    return {
+        "stored_bytes": dg.MetadataValue.int(written.bytes_stored),
+        "mb_per_s": dg.MetadataValue.float(round(speed, 1)),
+        "units_done": dg.MetadataValue.int(written.units_done),
+        "units_resumed": dg.MetadataValue.int(written.units_resumed),
+    }
 
 
 def preview_metadata(built: Built) -> dg.MetadataValue:
