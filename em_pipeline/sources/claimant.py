@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from em_pipeline.domain.evidence import Claim, Evidence, Origin
+from em_pipeline.domain.spec import Curated
 
 
 @dataclass(frozen=True)
@@ -20,3 +21,13 @@ class Claimant:
             origin=self.origin, where=self.where, field=at, extractor=self.extractor, raw=raw, reason=reason
         )
         return Claim(field=field, value=value, evidence=evidence)
+
+
+def curated_claim(field: str, curated: Curated, extractor: str) -> Claim:
+    """A person's reading, for the record's `field`, of a page about all of a portal's data.
+
+    The page is not fetched, so whatever a portal or file says of one dataset outranks it.
+    """
+    claimant = Claimant(curated.page, extractor, Origin.CURATED)
+    read = f"read on {curated.read_on}"
+    return claimant.says(field, curated.value, curated.quote or field, curated.quote or curated.value, read)

@@ -18,9 +18,9 @@ from em_pipeline.formats.open import open_volume
 from em_pipeline.formats.stack import natural_key
 from em_pipeline.sources import autoindex, empiar_files, empiar_listing
 from em_pipeline.sources.base import DatasetRef, EntryDetails, HeldFile, PortalRecord
-from em_pipeline.sources.claimant import Claimant
+from em_pipeline.sources.claimant import Claimant, curated_claim
 from em_pipeline.sources.documents import XmlDocument, fetch_json, fetch_xml
-from em_pipeline.sources.empiar_claims import claims_of, licence_claim
+from em_pipeline.sources.empiar_claims import LICENCE, claims_of
 from em_pipeline.sources.empiar_entry import Entry, from_rest, from_xml
 from em_pipeline.sources.empiar_listing import ACCESSION, RELEASED
 from em_pipeline.sources.levels import refuse_levels
@@ -98,7 +98,11 @@ class EmpiarSource:
             image_set["directory"].raw or "data",
             "below the archive's folder of the entry",
         )
-        claims = [*claims_of(entry, chosen, EXTRACTOR), licence_claim(EXTRACTOR), at]
+        claims = [
+            *claims_of(entry, chosen, EXTRACTOR),
+            curated_claim("rights.licence", LICENCE, EXTRACTOR),
+            at,
+        ]
         documents = {"entry.json": answer.text}
         references = set(entry.cross_references)
         if header is not None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 
 from em_pipeline.domain.evidence import Claim
+from em_pipeline.domain.spec import Curated
 from em_pipeline.sources import free_text
 from em_pipeline.sources.claimant import Claimant
 from em_pipeline.sources.empiar_entry import Citation, Entry, Said
@@ -10,9 +11,13 @@ from em_pipeline.sources.free_text import Reading
 
 # EMPIAR gives pixel sizes in ångström (EMPIAR deposition manual): 80.0 is 8 nm.
 NM_PER_ANGSTROM = 0.1
-LICENCE = "CC0-1.0"
-LICENCE_PAGE = "https://www.ebi.ac.uk/empiar/faq"
-LICENCE_QUOTE = "All data in EMPIAR is freely and publicly available … under the CC0 license"
+# No document of an entry repeats it.
+LICENCE = Curated(
+    value="CC0-1.0",
+    page="https://www.ebi.ac.uk/empiar/faq",
+    read_on="2026-11-20",
+    quote="All data in EMPIAR is freely and publicly available … under the CC0 license",
+)
 
 # EMPIAR's voxel types (deposition schema, `voxel_type`) → numpy's names.
 DATA_TYPES = {
@@ -40,13 +45,6 @@ def claims_of(entry: Entry, image_set: int, extractor: str) -> list[Claim]:
         *_prose_claims(claimant, entry, chosen),
         *_citation_claims(claimant, entry),
     ]
-
-
-def licence_claim(extractor: str) -> Claim:
-    """The portal's licence policy: no document of an entry repeats it."""
-    return Claimant(LICENCE_PAGE, extractor).says(
-        "rights.licence", LICENCE, "FAQ", LICENCE_QUOTE, "policy of the portal for all its data"
-    )
 
 
 def _entry_claims(claimant: Claimant, entry: Entry) -> Iterator[Claim]:

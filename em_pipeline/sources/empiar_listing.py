@@ -84,7 +84,7 @@ def _details(entry: Entry) -> EntryDetails:
             for number, one in enumerate(entry.image_sets)
         ),
         size=size_in_bytes(entry["size"].text or ""),
-        licence=LICENCE,
+        licence=str(LICENCE.value),
         available=entry["status"].text == RELEASED and bool(entry.image_sets),
     )
 

@@ -11,12 +11,12 @@ from em_pipeline.domain.evidence import Claim
 from em_pipeline.domain.files import RemoteFile
 from em_pipeline.domain.identity import short_hash
 from em_pipeline.domain.lazy_volume import LazyVolume
-from em_pipeline.domain.spec import DatasetSpec
+from em_pipeline.domain.spec import Curated, DatasetSpec
 from em_pipeline.sources import array_source, openorganelle_images
 from em_pipeline.sources.array_source import HeldImage
 from em_pipeline.sources.array_source_container import Container, StoreContainer
 from em_pipeline.sources.base import DatasetRef, HeldFile, PortalRecord
-from em_pipeline.sources.claimant import Claimant
+from em_pipeline.sources.claimant import Claimant, curated_claim
 from em_pipeline.sources.openorganelle_images import EmImage
 from em_pipeline.sources.openorganelle_page import page_claims
 from em_pipeline.sources.page import Page, fetch_page
@@ -26,8 +26,13 @@ from em_pipeline.storage.object_urls import ObjectEndpoints
 
 EXTRACTOR = "em_pipeline.sources.openorganelle"
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-LICENCE = "CC-BY-4.0"
-LICENCE_PAGE = "https://registry.opendata.aws/janelia-cosem/"
+# Neither the bucket nor the site's pages state it. The registry still calls the bucket janelia-cosem.
+LICENCE = Curated(
+    value="CC-BY-4.0",
+    page="https://github.com/awslabs/open-data-registry/blob/00332689c21c434c7d577e9ea9c2e9651380ef2f/datasets/janelia-cosem.yaml",
+    read_on="2026-11-21",
+    quote="License: CC-BY-4.0",
+)
 # A heading with values below it: what the page has once its script has fetched the dataset.
 RENDERED = "h6 ~ p > strong"
 MODALITIES = {"fibsem": "FIB-SEM", "tem": "TEM", "sbfsem": "SBF-SEM", "sem": "SEM"}
@@ -175,9 +180,7 @@ def _claims(image: HeldImage, chosen: EmImage) -> Iterator[Claim]:
     yield claimant.says("provenance.download_url", image.url, "path in the bucket", image.layout.path)
     if modality := MODALITIES.get(chosen.modality or ""):
         yield claimant.says("core.modality", modality, "name of the image", chosen.name)
-    yield Claimant(LICENCE_PAGE, EXTRACTOR).says(
-        "rights.licence", LICENCE, "License", LICENCE, "licence of the whole bucket"
-    )
+    yield curated_claim("rights.licence", LICENCE, EXTRACTOR)
 
 
 def _title(image: HeldImage, spec: DatasetSpec, shown: Sequence[Claim]) -> Iterator[Claim]:

@@ -3,11 +3,13 @@
 import re
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
 from em_pipeline.demo.replay import Replay, Trouble
 from em_pipeline.domain.errors import InputRefused, NotFound, SourceUnavailable
+from em_pipeline.domain.evidence import Origin
 from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.domain.identity import check_dataset_id, check_revision
 from em_pipeline.domain.progress import Silent
@@ -83,6 +85,26 @@ def test_its_claims_name_real_fields_and_real_places(subject: Subject) -> None:
         assert claim.evidence.field
         assert claim.evidence.raw is not None
         assert claim.evidence.extractor
+
+
+def _was_asked(where: str, portal: Replay) -> bool:
+    """Whether the portal was asked for what is at `where`, or, of a folder, for something in it."""
+    if where.startswith("file://"):
+        return Path(unquote(urlsplit(where).path)).exists()
+    path = urlsplit(where).path
+    asked = (one == path or one.startswith(f"{path.rstrip('/')}/") for one in portal.requests)
+    return where.startswith(f"{portal.url}/") and any(asked)
+
+
+@every_source
+def test_its_claims_rest_on_what_was_asked_or_on_a_quoted_page(subject: Subject) -> None:
+    for claim in subject.source.fetch_record(subject.spec).claims:
+        evidence = claim.evidence
+        if evidence.origin is Origin.CURATED:
+            assert re.fullmatch(r"read on \d{4}-\d{2}-\d{2}", evidence.reason), claim
+            assert isinstance(evidence.raw, str), claim
+        else:
+            assert _was_asked(evidence.where, subject.portal), claim
 
 
 @every_source

@@ -9,7 +9,8 @@ from defusedxml import ElementTree
 
 from em_pipeline.domain.evidence import Claim
 from em_pipeline.domain.record import DatasetRecord
-from em_pipeline.sources.empiar_claims import claims_of, licence_claim
+from em_pipeline.sources.claimant import curated_claim
+from em_pipeline.sources.empiar_claims import LICENCE, claims_of
 from em_pipeline.sources.empiar_entry import from_rest, from_xml
 
 pytestmark = pytest.mark.shared_data
@@ -70,7 +71,7 @@ def test_both_documents_of_11759_agree(recordings: Path) -> None:
     claims = [
         *rest_claims(recordings),
         *xml_claims(recordings, "11759.reconstructed.xml"),
-        licence_claim("t"),
+        curated_claim("rights.licence", LICENCE, "t"),
     ]
     resolved = DatasetRecord.resolve("empiar-11759", "r", claims)
     assert resolved.conflicts == ()
