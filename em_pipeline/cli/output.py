@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,8 +33,29 @@ DatasetId = Annotated[
     str, typer.Argument(help="Dataset id, as in `em ls`; case does not matter.", callback=_lower)
 ]
 
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+# C0 but for tab and newline, DEL, C1 (ECMA-48), and the bidirectional embeddings, overrides and isolates
+# (UAX #9): a terminal obeys them, so a title could rewrite what is on the screen.
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """`text` as UTF-8 can carry it and a terminal may be given it: other characters become such as `\\u001b`.
+
+    That is also how JSON writes them, so a document stays the same document.
+    """
+    shown = CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return shown.encode(errors="backslashreplace").decode()
+
+
+class Screen(Console):
+    """A console that shows data as they are, without obeying them."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(printable(one) if isinstance(one, str) else one for one in objects), **options)
+
+
+console = Screen(highlight=False)
+errors = Screen(stderr=True, highlight=False)
 
 
 def print_json(document: Any) -> None:
@@ -57,11 +79,6 @@ def _finite(value: Any) -> Any:
 
 def _jsonable(value: object) -> object:
     return list(value) if isinstance(value, VoxelSize) else str(value)
-
-
-def printable(text: str) -> str:
-    """`text` as UTF-8 can carry it: what is left of a file name in another encoding becomes `\\udcff`."""
-    return text.encode(errors="backslashreplace").decode()
 
 
 def table(
@@ -132,7 +149,7 @@ def fail(error: EmError, as_json: bool) -> None:
             "to_do": error.to_do,
             "exit_code": error.exit_code,
         }
-        sys.stderr.write(json.dumps(document, ensure_ascii=False) + "\n")
+        sys.stderr.write(printable(json.dumps(document, ensure_ascii=False)) + "\n")
     else:
         errors.print(f"[bold red]{error.slug}[/]", end=" ")
         errors.print(f"{error.tried}: {error.found}", markup=False, soft_wrap=True)

@@ -55,7 +55,7 @@ def _document(found: "Comparison") -> dict[str, object]:
 
 def _write(text: str, out: Path | None) -> None:
     if out is None:
-        typer.echo(text, nl=False)
+        typer.echo(printable(text), nl=False)
         return
     temporary = out.with_name(f".{out.name}.part")
     temporary.write_text(text, encoding="utf-8")

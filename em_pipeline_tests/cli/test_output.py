@@ -5,12 +5,14 @@ import math
 from pathlib import Path
 
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
 from em_pipeline.cli import catalogue, output
-from em_pipeline.cli.output import print_json, table
+from em_pipeline.cli.output import print_json, printable, table
+from em_pipeline.domain.errors import StorageFailed
 from em_pipeline_tests.commands import run
 
 
@@ -33,6 +35,22 @@ def test_a_name_in_another_encoding_can_be_shown(capfd: pytest.CaptureFixture[st
     table("T", ["name"], [["bad\udcff.tif"]])
     print_json({"name": "bad\udcff.tif"})
     assert capfd.readouterr().out.count("bad\\udcff.tif") == 2
+
+
+@pytest.mark.parametrize("control", ["\x1b", "\x9b", "\x00", "\x07", "\x7f", "\u202e", "\u2066"])
+def test_data_do_not_command_the_terminal(capfd: pytest.CaptureFixture[str], control: str) -> None:
+    said = f"a{control}[31mb\tc"
+    escaped = f"a\\u{ord(control):04x}[31mb"
+    table("T", ["name"], [[said]])
+    output.console.print(said, markup=False)
+    with pytest.raises(typer.Exit):
+        output.fail(StorageFailed(said, "", ""), as_json=False)
+    print_json({"name": said})
+    found = capfd.readouterr()
+    assert control not in found.out + found.err
+    assert found.out.count(escaped) == 3
+    assert escaped in found.err
+    assert printable(json.dumps(said, ensure_ascii=False)) == json.dumps(said, ensure_ascii=True)
 
 
 ROW = {
