@@ -67,6 +67,13 @@ def describe(
             f"the answer lacks EMPIAR-{control}, which exists",
             "Nothing is concluded from it; try again later",
         )
+    empty = [name for name, entry in answer.items() if not entry]
+    if empty:
+        raise SourceUnavailable(
+            f"Ask {url} for {wanted:.200}",
+            f"nothing is said of {', '.join(empty):.200}, not even whether it is released",
+            "Nothing is concluded from it; try again later",
+        )
     return {
         accession: _details(from_rest(url, accession, {name: answer[name]}))
         for accession in accessions

@@ -178,6 +178,14 @@ class TestDescribe:
         with pytest.raises(SourceUnavailable):
             EmpiarSource(**portal.options, timeout_s=1, retries=0, backoff_s=0).describe(["99002"])
 
+    def test_an_entry_without_fields_is_an_outage(self, empiar: EmpiarSource, portal: DemoPortal) -> None:
+        answers = {}
+        for entry in portal.entries:
+            answers |= rest_answer(entry)
+        portal.replace(BATCH, json.dumps(answers | {"EMPIAR-99002": {}}))
+        with pytest.raises(SourceUnavailable, match="nothing is said of EMPIAR-99002"):
+            empiar.describe(["99001", "99002", "11759"])
+
     def test_an_entry_under_embargo_is_not_available(self, empiar: EmpiarSource, portal: DemoPortal) -> None:
         answers = {}
         for entry in portal.entries:
