@@ -14,11 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from em_pipeline.domain.errors import StorageFailed
+from em_pipeline.domain.errors import SourceUnavailable, StorageFailed
 from em_pipeline.storage.local_files import storage_errors
 
 # How often a slot that another process has is asked for again.
 POLL_SECONDS = 0.05
+# A wait that a person would wonder about, and one far beyond the turns that others take.
+SAID_AFTER_S = 3.0
+LONGEST_WAIT_S = 600.0
 _dice = random.SystemRandom()
 
 
@@ -40,21 +43,40 @@ class HostSlots:
 
     def __init__(self, folder: Path, host: str, limit: int) -> None:
         self._folder = folder
+        self._host = host
         self._name = quote(host, safe="")
         self._limit = limit
 
-    def acquire(self, sleep: Callable[[float], None]) -> Slot:
-        """A slot, as soon as there is one; `sleep` may raise to give up. Raises `StorageFailed`."""
+    def acquire(self, sleep: Callable[[float], None], note: Callable[[str], None] = lambda _: None) -> Slot:
+        """A slot, as soon as there is one; `sleep` may raise to give up, and `note` is told of a long wait.
+
+        Raises `StorageFailed`, and `SourceUnavailable` where there is none for `LONGEST_WAIT_S`.
+        """
         with storage_errors("Keep to a portal's limit of connections"):
             _private_folder(self._folder)
             if not self.wanted() and (slot := self._take()):
                 return slot
             with self._waiting():
-                while True:
+                waited, said = 0.0, False
+                while waited < LONGEST_WAIT_S:
                     # At random, or those who ask in step would shut others out.
-                    sleep(POLL_SECONDS * _dice.uniform(0.5, 1.5))
+                    pause = POLL_SECONDS * _dice.uniform(0.5, 1.5)
+                    sleep(pause)
                     if slot := self._take():
                         return slot
+                    waited += pause
+                    if waited > SAID_AFTER_S and not said:
+                        note(f"waiting for a connection to {self._host}: {self._taken}")
+                        said = True
+        raise SourceUnavailable(
+            f"Connect to {self._host}",
+            f"{self._taken}, for {LONGEST_WAIT_S / 60:g} minutes now",
+            "Wait until the other downloads are done, or end one",
+        )
+
+    @property
+    def _taken(self) -> str:
+        return f"other work on this machine has all {self._limit} that are allowed"
 
     def wanted(self) -> bool:
         """Whether somebody waits for a slot."""

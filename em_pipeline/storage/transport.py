@@ -254,7 +254,7 @@ class Transport:
         """The right to one more connection to `host`, in its turn, for protocols other than HTTP."""
         allowed = self._host(host)
         with allowed.turns:
-            slot = allowed.slots.acquire(self._sleep)
+            slot = allowed.slots.acquire(self._sleep, self._note)
             try:
                 self._take_turn(allowed)
                 yield
@@ -281,7 +281,7 @@ class Transport:
     def _open(self, host: _Host) -> _Lane:
         from em_pipeline.storage.patience import HeaderDeadline
 
-        slot = host.slots.acquire(self._sleep)
+        slot = host.slots.acquire(self._sleep, self._note)
         try:
             return _Lane(slot, self._connection(), HeaderDeadline())
         except BaseException:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from em_pipeline.domain.errors import StorageFailed
+from em_pipeline.domain.errors import SourceUnavailable, StorageFailed
 from em_pipeline.domain.files import RemoteFile
 from em_pipeline.storage.host_slots import HostSlots
 from em_pipeline.storage.transport import Stopped, Transport
@@ -199,3 +199,27 @@ def test_a_folder_that_is_not_ours_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "real")
     with pytest.raises(StorageFailed, match="not a folder of this user"):
         HostSlots(tmp_path / "link" / "hosts", "host", 1).acquire(time.sleep)
+
+
+def test_a_long_wait_is_said_once_and_ends(tmp_path: Path) -> None:
+    held = HostSlots(tmp_path / "em" / "hosts", "portal:1", 1).acquire(time.sleep)
+    said: list[str] = []
+    asked: list[float] = []
+    with pytest.raises(SourceUnavailable, match=r"portal:1.*all 1 that are allowed, for 10 minutes"):
+        HostSlots(tmp_path / "em" / "hosts", "portal:1", 1).acquire(asked.append, said.append)
+    held.release()
+    assert said == [
+        "waiting for a connection to portal:1: other work on this machine has all 1 that are allowed"
+    ]
+    assert 600 <= sum(asked) < 601
+
+
+def test_a_connection_that_cannot_be_made_keeps_no_slot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = replace(PATIENT, connections=1, locks=tmp_path / "em" / "hosts")
+    with Transport(policy, lambda _: None) as transport:
+        monkeypatch.setattr(transport, "_connection", lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError), transport.exchange("GET", "http://127.0.0.1:1/a", {}):
+            pass
+    assert HostSlots(policy.locks, "127.0.0.1:1", 1)._take() is not None
