@@ -36,7 +36,7 @@ def remote(server: FaultyServer, **listed: object) -> RemoteFile:
 def test_each_connection_asks_once_for_its_share(server: FaultyServer, tmp_path: Path) -> None:
     hold([remote(server, size=len(DATA))], tmp_path, policy=WIDE)
     assert (tmp_path / "a").read_bytes() == DATA
-    # The first part tells what there is; of the 39 others, connections that are done take over from slow ones.
+    # The first part tells what there is; connections that are done take over from slow ones.
     assert len(server.requests) <= 1 + 3 * WIDE.connections
     assert not leftovers(tmp_path)
 
