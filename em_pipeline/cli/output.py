@@ -47,6 +47,10 @@ def printable(text: str) -> str:
     return shown.encode(errors="backslashreplace").decode()
 
 
+# Nothing, or numbers along axes, with a unit or a mark: what is read wrongly when it is broken.
+FIGURES = re.compile(r"|[\d?][\d.,e+×?-]*( [KMGT]?i?B)?( ?\W)?")
+
+
 class Screen(Console):
     """A console that shows data as they are, without obeying them."""
 
@@ -101,14 +105,15 @@ def table(
 
 
 def _widths(columns: Sequence[str], cells: Sequence[Sequence[str]], whole: Collection[str]) -> list[int]:
-    """Each column's width: first the headings, then the columns `whole`, then the others in equal shares."""
+    """Each column's width: first headings, then figures, then columns `whole`, others in equal shares."""
     widths = [cell_len(column) for column in columns]
     wanted = [
         max(0, *(cell_len(line) - widths[place] for row in cells for line in row[place].splitlines()), 0)
         for place in range(len(columns))
     ]
     room = max(0, console.width - sum(widths) - len(columns))
-    kept = [place for place, column in enumerate(columns) if column in whole]
+    figures = [n for n in range(len(columns)) if all(FIGURES.fullmatch(row[n]) for row in cells)]
+    kept = [*figures, *(n for n, name in enumerate(columns) if name in whole and n not in figures)]
     others = sorted((place for place in range(len(columns)) if place not in kept), key=wanted.__getitem__)
     for place in kept:
         given = min(wanted[place], room)

@@ -70,7 +70,10 @@ def test_ls_at_80_columns_has_whole_headings_and_ids(screen: Console) -> None:
     shown = screen.export_text()
     for heading in catalogue.COLUMNS:
         assert heading in shown.splitlines()[1]
-    assert str(ROW["dataset_id"]) in shown
+    for figures in ("1065×2048×1536", "5.123×4.128×4.128", "5.0 GiB"):
+        assert shown.count(figures) == 2
+    # What does not fit beside them goes on in the next line.
+    assert "".join(line.split(" ")[0] for line in shown.splitlines()).count(str(ROW["dataset_id"])) >= 1
     assert "lab[/data]x" in shown
     assert max(map(len, shown.splitlines())) <= 80
 
