@@ -21,8 +21,7 @@ from em_pipeline.sources import epfl_page
 from em_pipeline.sources.base import DatasetRef, HeldFile, PortalRecord
 from em_pipeline.sources.claimant import Claimant
 from em_pipeline.sources.levels import refuse_levels
-from em_pipeline.sources.page import fetch_page
-from em_pipeline.sources.rendered_page import NeverShown
+from em_pipeline.sources.page import Reading, read_page
 from em_pipeline.storage.http import HeadResult, PortalClient
 
 EXTRACTOR = "em_pipeline.sources.epfl"
@@ -96,24 +95,32 @@ class EpflSource:
     def fetch_record(self, spec: DatasetSpec) -> PortalRecord:
         """What the page says, how its links differ from the list here, and which files the server has.
 
-        Where the page has moved, changed or needs a browser, the spec's curated values speak and `facts` say
-        so; that never stops an ingest. Raises `InputRefused` where the server asks for a password, and for a
-        level.
+        Where the page has moved, changed, is forbidden or needs a browser, the spec's curated values speak
+        and `facts` say so; that never stops an ingest. An outage of it is one (`SourceUnavailable`). Raises
+        `InputRefused` where the file server asks for a password, and for a level.
         """
         volume = _volume(spec)
         refuse_levels(spec, "it is one TIFF file")
         with self._client() as client:
             heads = {name: self._head(client, name) for name in volume.files}
-            page, how = self._read_page(client)
-        facts: dict[str, Any] = {"page": self._page, "page_read": how, "checksums": self._expected(volume)}
+            reading = self._read_page(client)
+        facts: dict[str, Any] = {"page": self._page, "page_read": reading.how}
+        facts["checksums"] = self._expected(volume)
         claims = [self._served(volume.file, heads[volume.file])]
         documents = {}
-        if page is not None:
+        if reading.page is not None:
+            page = epfl_page.read_data_page(reading.page)
             claims += epfl_page.claims_of(page, spec.accession, EXTRACTOR)
             claims += epfl_page.link_claims(page, volume.file, EXTRACTOR)
             facts |= epfl_page.drift(page, self._known())
             documents["page.txt"] = page.text
-        return PortalRecord(revision=_revision(heads), claims=tuple(claims), documents=documents, facts=facts)
+        return PortalRecord(
+            revision=_revision(heads),
+            claims=tuple(claims),
+            documents=documents,
+            facts=facts,
+            unavailable=reading.unavailable,
+        )
 
     def list_files(self, spec: DatasetSpec, record: PortalRecord) -> list[RemoteFile]:
         """The volume's file and those of the spec's label images.
@@ -184,15 +191,8 @@ class EpflSource:
             checksum=self._checksums.get(name),
         )
 
-    def _read_page(self, client: PortalClient) -> tuple[epfl_page.DataPage | None, str]:
-        """The page's parts, None where they cannot be read, and how it was read or why it was not."""
-        try:
-            page = fetch_page(client, self._page, content=epfl_page.CONTENT)
-        except NotFound:
-            return None, "it is not there any more"
-        except NeverShown:
-            return None, "it no longer shows the article"
-        return (epfl_page.read_data_page(page) if page.readable else None), page.how
+    def _read_page(self, client: PortalClient) -> Reading:
+        return read_page(client, self._page, content=epfl_page.CONTENT)
 
     def _served(self, name: str, head: HeadResult) -> Claim:
         raw = {"Content-Length": head.size, "Last-Modified": head.modified}

@@ -11,7 +11,7 @@ import tifffile
 
 from em_pipeline.demo import epfl_portal
 from em_pipeline.demo.epfl_portal import FOLDER, PAGE, PART, WHOLE, EpflPortal
-from em_pipeline.demo.replay import Trouble
+from em_pipeline.demo.replay import MAINTENANCE, Reply, Trouble, text
 from em_pipeline.demo.specimen import mitochondria, specimen
 from em_pipeline.demo.tiff_writers import itk_size, write_itk
 from em_pipeline.domain.errors import (
@@ -143,6 +143,13 @@ class TestThePage:
         portal.trouble(Trouble.MISSING, PAGE)
         stands_in(epfl, "it is not there any more")
 
+    def test_a_forbidden_page_leaves_the_curated_values(
+        self, epfl: EpflSource, portal: EpflPortal, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        answer_page(portal, monkeypatch, text("<html>Forbidden</html>", status=403))
+        stands_in(epfl, "it is forbidden")
+        assert [ref.accession for ref in epfl.list_datasets()] == list(VOLUMES)
+
     def test_a_page_that_needs_a_browser_leaves_the_curated_values(
         self, epfl: EpflSource, portal: EpflPortal, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -155,9 +162,26 @@ class TestThePage:
         with pytest.raises(SourceUnavailable, match="only the beginning"):
             epfl.fetch_record(WHOLE_SPEC)
 
-    def test_a_maintenance_page_is_an_outage(self, epfl: EpflSource, portal: EpflPortal) -> None:
-        portal.trouble(Trouble.HTML, PAGE)
-        with pytest.raises(SourceUnavailable, match="Maintenance"):
+    @pytest.mark.parametrize("page", ["<html><h1>Redesigned</h1></html>", MAINTENANCE])
+    def test_a_page_without_the_article_leaves_the_curated_values(
+        self, page: str, epfl: EpflSource, portal: EpflPortal
+    ) -> None:
+        portal.replace(PAGE, page)
+        stands_in(epfl, "it no longer shows its content")
+        assert page[:40] in epfl.fetch_record(WHOLE_SPEC).unavailable["page"]
+
+    def test_a_page_in_no_known_encoding_leaves_the_curated_values(
+        self, epfl: EpflSource, portal: EpflPortal, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        answer_page(portal, monkeypatch, Reply(b"\xff\xfe\xff", "text/html; charset=utf-8"))
+        stands_in(epfl, "it no longer shows its content")
+
+    @pytest.mark.parametrize("trouble", [Trouble.RESET, Trouble.SERVER_ERROR, Trouble.CUT])
+    def test_an_outage_of_the_page_is_one(
+        self, trouble: Trouble, epfl: EpflSource, portal: EpflPortal
+    ) -> None:
+        portal.trouble(trouble, PAGE)
+        with pytest.raises(SourceUnavailable):
             epfl.fetch_record(WHOLE_SPEC)
 
     def test_its_wording_does_not_change_the_revision(self, epfl: EpflSource, portal: EpflPortal) -> None:
@@ -168,6 +192,12 @@ class TestThePage:
 
 def page_with(portal: EpflPortal, more: str) -> str:
     return f"<html><title>T</title>{portal.article().replace('</article>', more + '</article>')}</html>"
+
+
+def answer_page(portal: EpflPortal, monkeypatch: pytest.MonkeyPatch, reply: Reply) -> None:
+    """Let the portal give `reply` in place of its page, and its files as ever."""
+    answer = portal.answer
+    monkeypatch.setattr(portal, "answer", lambda asked: reply if asked.path == PAGE else answer(asked))
 
 
 def never_shown(*_: object) -> str:
@@ -216,7 +246,7 @@ class TestInABrowser:
     ) -> None:
         monkeypatch.setattr(rendered_page.Browser, "render", never_shown)
         portal.needs_javascript = True
-        stands_in(epfl, "it no longer shows the article")
+        stands_in(epfl, "it no longer shows its content")
 
     def test_a_browser_that_does_not_start_is_an_outage(self, portal: EpflPortal) -> None:
         broken = rendered_page.Browser(shutil.which("false") or "/bin/false", timeout_s=3.0)
