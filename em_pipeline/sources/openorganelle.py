@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import date
 
-from em_pipeline.domain.errors import InputRefused, NotFound, SourceUnavailable
+from em_pipeline.domain.errors import InputRefused, SourceUnavailable
 from em_pipeline.domain.evidence import Claim
 from em_pipeline.domain.files import RemoteFile
 from em_pipeline.domain.identity import short_hash
@@ -19,8 +19,8 @@ from em_pipeline.sources.base import DatasetRef, HeldFile, PortalRecord
 from em_pipeline.sources.claimant import Claimant, curated_claim
 from em_pipeline.sources.openorganelle_images import EmImage
 from em_pipeline.sources.openorganelle_page import page_claims
-from em_pipeline.sources.page import Page, fetch_page
-from em_pipeline.sources.rendered_page import Browser, NeverShown, find_browser
+from em_pipeline.sources.page import Reading, read_page
+from em_pipeline.sources.rendered_page import Browser, find_browser
 from em_pipeline.storage.http import PortalClient
 from em_pipeline.storage.object_urls import ObjectEndpoints
 
@@ -35,6 +35,7 @@ LICENCE = Curated(
 )
 # A heading with values below it: what the page has once its script has fetched the dataset.
 RENDERED = "h6 ~ p > strong"
+UNANSWERED = "it could not be asked for"
 MODALITIES = {"fibsem": "FIB-SEM", "tem": "TEM", "sbfsem": "SBF-SEM", "sem": "SEM"}
 
 
@@ -89,7 +90,9 @@ class OpenOrganelleSource:
     def fetch_record(self, spec: DatasetSpec) -> PortalRecord:
         """What the image's documents and the dataset's page say, of the level that the spec names.
 
-        Raises `InputRefused` where the spec does not say which of several images is meant.
+        The page only adds to the documents, so nothing about it stops an ingest: `facts` say how it was read,
+        and `unavailable` names it where asking again may bring what it says. Raises `InputRefused` where the
+        spec does not say which of several images is meant.
         """
         with self._bucket() as bucket:
             chosen = openorganelle_images.chosen_image(
@@ -100,13 +103,15 @@ class OpenOrganelleSource:
             }
             images = _held(bucket, chosen.path, labels, spec)
             revision = array_source.survey(images).revision
-        page = self._page(spec)
+        reading = self._page(spec)
+        page = reading.page
         shown = page_claims(page.url, page.html, finest=images[0].layout.level == 0) if page else []
         return PortalRecord(
             revision=revision,
             claims=(*_claims(images[0], chosen), *shown, *_title(images[0], spec, shown)),
             documents={"page.html": page.html} if page else {},
-            facts={"image": chosen.path, "labels": labels},
+            facts={"image": chosen.path, "labels": labels, "page_read": reading.how},
+            unavailable=reading.unavailable,
         )
 
     def list_files(self, spec: DatasetSpec, record: PortalRecord) -> list[RemoteFile]:
@@ -141,18 +146,14 @@ class OpenOrganelleSource:
             endpoints=ObjectEndpoints(s3=self._s3),
         )
 
-    def _page(self, spec: DatasetSpec) -> Page | None:
-        """The dataset's page, None where the site has none for readers like us, or an empty one.
-
-        Raises `SourceUnavailable` where that is not known.
-        """
+    def _page(self, spec: DatasetSpec) -> Reading:
+        """The dataset's page, as far as it can be read."""
         url = f"{self._site}/datasets/{_name(spec)}"
         with self._client() as client:
             try:
-                page = fetch_page(client, url, content=RENDERED, find_browser=self._find_browser)
-            except (NotFound, InputRefused, NeverShown):
-                return None
-        return page if page.readable else None
+                return read_page(client, url, content=RENDERED, find_browser=self._find_browser)
+            except SourceUnavailable as error:
+                return Reading(None, UNANSWERED, {"page": str(error)})
 
 
 def _name(spec: DatasetSpec) -> str:

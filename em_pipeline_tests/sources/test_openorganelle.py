@@ -18,7 +18,7 @@ from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.domain.record import DatasetRecord
 from em_pipeline.domain.spec import Curated, DatasetSpec
 from em_pipeline.sources.openorganelle import OpenOrganelleSource
-from em_pipeline.sources.rendered_page import Browser, find_browser
+from em_pipeline.sources.rendered_page import Browser, NeverShown, find_browser
 from em_pipeline_tests.sources.arrays import held_files
 
 NACC = "jrc_mus-nacc-2"
@@ -213,14 +213,53 @@ class TestRecord:
         assert values["acquisition.beam_current_pa"] == 220
         assert values["core.modality"] == "FIB-SEM"
 
-    @pytest.mark.parametrize("trouble", [Trouble.MISSING])
+    @pytest.mark.parametrize(
+        ("trouble", "how", "unavailable"),
+        [
+            (Trouble.MISSING, "it is not there any more", False),
+            (Trouble.HTML, "it no longer shows its content", True),
+            (Trouble.RESET, "it could not be asked for", True),
+            (Trouble.TRUNCATED, "it could not be asked for", True),
+            (Trouble.SERVER_ERROR, "it could not be asked for", True),
+        ],
+    )
     def test_without_a_page_the_bucket_still_speaks(
-        self, source: OpenOrganelleSource, organelles: OpenOrganellePortal, trouble: Trouble
+        self,
+        trouble: Trouble,
+        how: str,
+        unavailable: bool,
+        source: OpenOrganelleSource,
+        organelles: OpenOrganellePortal,
     ) -> None:
         organelles.trouble(trouble, match="/datasets/")
-        values = said(source, spec_of(level="s4"))
-        assert values["core.title"] == NACC
-        assert "acquisition.beam_current_pa" not in values
+        record = source.fetch_record(spec_of(level="s4"))
+        assert record.facts["page_read"] == how
+        assert ("page" in record.unavailable) is unavailable
+        fields = {claim.field: claim.value for claim in record.claims}
+        assert fields["core.title"] == NACC
+        assert "acquisition.beam_current_pa" not in fields
+
+    def test_a_forbidden_page_is_recorded(
+        self, source: OpenOrganelleSource, organelles: OpenOrganellePortal, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        answer, refusal = organelles.answer, text("<html>Forbidden</html>", status=403)
+        monkeypatch.setattr(
+            organelles, "answer", lambda asked: refusal if "/datasets/" in asked.path else answer(asked)
+        )
+        assert source.fetch_record(spec_of(level="s4")).facts["page_read"] == "it is forbidden"
+
+    def test_a_page_that_never_shows_its_values_may_do_so_later(
+        self, source: OpenOrganelleSource, organelles: OpenOrganellePortal, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def never_shown(*_: object) -> str:
+            raise NeverShown("Read the page", "no values within 30 s", "")
+
+        organelles.replace(f"/datasets/{NACC}", "<html><script></script></html>")
+        monkeypatch.setattr(Browser, "render", never_shown)
+        monkeypatch.setattr(source, "_find_browser", lambda: Browser("chromium"))
+        record = source.fetch_record(spec_of(level="s4"))
+        assert "no values within 30 s" in record.unavailable["page"]
+        assert record.facts["page_read"] == "it no longer shows its content"
 
     def test_a_page_that_needs_a_browser_leaves_its_values_to_the_curated(
         self, source: OpenOrganelleSource, organelles: OpenOrganellePortal, monkeypatch: pytest.MonkeyPatch
@@ -231,7 +270,7 @@ class TestRecord:
         title = Curated(value="Nucleus accumbens", page="https://example.org", read_on="2026-08-01")
         record = source.fetch_record(spec_of(level="s4", curated={"core.title": title}))
         assert not {claim.field for claim in record.claims} & {"core.title", "rights.doi"}
-        assert record.documents == {}
+        assert (record.documents, record.facts["page_read"]) == ({}, "needs a browser")
 
     def test_the_page_does_not_change_the_revision(
         self, source: OpenOrganelleSource, organelles: OpenOrganellePortal
@@ -239,13 +278,6 @@ class TestRecord:
         before = source.fetch_record(spec_of(level="s4")).revision
         organelles.trouble(Trouble.MISSING, match="/datasets/")
         assert source.fetch_record(spec_of(level="s4")).revision == before
-
-    def test_an_outage_of_the_site_is_one(
-        self, source: OpenOrganelleSource, organelles: OpenOrganellePortal
-    ) -> None:
-        organelles.trouble(Trouble.HTML, match="/datasets/")
-        with pytest.raises(SourceUnavailable):
-            source.fetch_record(spec_of(level="s4"))
 
     def test_claims_of_documents_are_the_portals_word(self, source: OpenOrganelleSource) -> None:
         record = source.fetch_record(spec_of(level="s4"))
