@@ -19,7 +19,9 @@ _TIMES = r"\s*[x×]\s*"
 VOXEL = re.compile(rf"(\d+(?:\.\d+)?){_TIMES}(\d+(?:\.\d+)?){_TIMES}(\d+(?:\.\d+)?)\s*nm\b")
 SHAPE = re.compile(rf"\b(\d+){_TIMES}(\d+){_TIMES}(\d+)\s+volume\b")
 LICENCE = re.compile(r"licen[cs]e|creative commons|\bCC[ -]?(?:BY|0)\b", re.IGNORECASE)
-ORDER = "in the order written; the page does not say which axis is which"
+# The page names no axes. It writes 1065x2048x1536, and volumedata.tif is 1065 sections of 1536 rows of 2048.
+WRITTEN = "zxy"
+ORDER = "written as z x y: the page names no axes, and the file has the written numbers in that order"
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,12 @@ def claims_of(page: DataPage, accession: str, extractor: str) -> Iterator[Claim]
     if tissue := free_text.tissue(page.description):
         yield claimant.says("sample.tissue", tissue.value, "article h3#data + p", tissue.quote)
     if size := VOXEL.search(page.description):
-        for axis, nanometres in zip("zyx", size.groups(), strict=True):
+        for axis, nanometres in zip(WRITTEN, size.groups(), strict=True):
             field = f"core.voxel_size_nm.{axis}"
             yield claimant.says(field, float(nanometres), "article h3#data + p", size[0], ORDER)
     shape = SHAPE.search(page.description)
     if shape and accession == WHOLE:
-        for axis, voxels in zip("zyx", shape.groups(), strict=True):
+        for axis, voxels in zip(WRITTEN, shape.groups(), strict=True):
             field = f"core.volume_shape.{axis}"
             yield claimant.says(field, int(voxels), "article h3#data + p", shape[0], ORDER)
     if page.text and not LICENCE.search(page.text):

@@ -81,20 +81,29 @@ class TestThePage:
         for axis in "zyx":
             assert said(record, f"core.voxel_size_nm.{axis}") == [5.0]
 
-    def test_its_shape_loses_against_the_file_and_the_conflict_is_shown(
+    def test_its_shape_is_meant_as_z_x_y_and_agrees_with_the_file(
         self, epfl: EpflSource, portal: EpflPortal
     ) -> None:
         record = epfl.fetch_record(WHOLE_SPEC)
-        z, y, x = WHOLE
-        assert [said(record, f"core.volume_shape.{axis}") for axis in "zyx"] == [[z], [x], [y]]
+        assert len(set(WHOLE)) == 3, "equal axes would hide their order"
+        assert [said(record, f"core.volume_shape.{axis}") for axis in "zyx"] == [[n] for n in WHOLE]
+        claim = next(claim for claim in record.claims if claim.field == "core.volume_shape.y")
+        assert "z x y" in claim.evidence.reason
         with epfl.open_volume(WHOLE_SPEC, held(portal, "volumedata.tif")) as volume:
-            assert volume.shape == WHOLE
+            resolved = DatasetRecord.resolve("epfl-volumedata", "r", [*record.claims, *volume.claims])
+        assert resolved.conflicts == ()
+
+    def test_a_shape_that_is_wrong_loses_against_the_file_and_the_conflict_is_shown(
+        self, epfl: EpflSource, portal: EpflPortal
+    ) -> None:
+        z, y, x = WHOLE
+        portal.replace(PAGE, page_with(portal, "").replace(f"{z}x{x}x{y}", f"{z}x{x + 1}x{y}"))
+        record = epfl.fetch_record(WHOLE_SPEC)
+        with epfl.open_volume(WHOLE_SPEC, held(portal, "volumedata.tif")) as volume:
             resolved = DatasetRecord.resolve("epfl-volumedata", "r", [*record.claims, *volume.claims])
         assert resolved.fields.core.volume_shape.model_dump() == {"z": z, "y": y, "x": x}
-        assert {conflict.field for conflict in resolved.conflicts} == {
-            "core.volume_shape.y",
-            "core.volume_shape.x",
-        }
+        (conflict,) = resolved.conflicts
+        assert (conflict.field, conflict.rejected.value) == ("core.volume_shape.x", x + 1)
 
     def test_the_shape_of_the_whole_is_not_claimed_of_its_parts(self, epfl: EpflSource) -> None:
         assert said(epfl.fetch_record(TRAINING), "core.volume_shape.z") == []
