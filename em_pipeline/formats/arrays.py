@@ -5,7 +5,6 @@ Nothing here touches a disk or a network: documents come through a `Fetch`, so t
 remote container before a byte of it is downloaded, and the local mirror afterwards.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from em_pipeline.domain.errors import InputRefused, NotFound, UnsupportedFormat
 from em_pipeline.domain.evidence import Claim
 from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize, Shape
 from em_pipeline.formats.base import ClaimSheet, check_chunk, jsonable
+from em_pipeline.formats.bounded_json import parse_json
 from em_pipeline.formats.gaps import in_voxels
 from em_pipeline.formats.units import length_nm
 
@@ -54,7 +54,7 @@ class Documents:
         if data is None:
             return None
         try:
-            document = json.loads(data)
+            document = parse_json(data)
         except ValueError as error:
             raise damaged(key, f"it is not JSON ({error})") from error
         if not isinstance(document, dict):

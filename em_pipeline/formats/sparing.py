@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from em_pipeline.formats.arrays import Fetch
+from em_pipeline.formats.bounded_json import parse_json
 
 V2_NAMES = (".zarray", ".zattrs", ".zgroup")
 CONSOLIDATED = ".zmetadata"
@@ -80,7 +81,7 @@ def _kind_of(key: str) -> str:
 
 def _object(data: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(data)
+        found = parse_json(data)
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

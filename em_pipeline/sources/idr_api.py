@@ -90,7 +90,7 @@ class IdrApi:
         answer = fetch_json(self._client, f"{self._base}/webclient/api/annotations/?type=map{asked}{only}")
         try:
             found = [_annotation(answer.url, n, one) for n, one in enumerate(answer.value["annotations"])]
-            on = [one["link"]["parent"] for one in answer.value["annotations"]]
+            on = [_parent(one) for one in answer.value["annotations"]]
         except (KeyError, TypeError, ValueError) as error:
             raise RecordInvalid(
                 f"Read {answer.url}",
@@ -101,7 +101,7 @@ class IdrApi:
         return [
             one
             for one, parent in zip(found, on, strict=True)
-            if (parent["class"], parent["id"], parent["name"]) in wanted
+            if parent in wanted
             and namespace in ("", one.namespace)  # asking for one is a wish that the server may ignore
         ]
 
@@ -156,6 +156,12 @@ def _page(answer: JsonDocument) -> tuple[list[Mapping[str, Any]], int]:
             "The portal may have changed its interface; open the URL in a browser",
         ) from error
     return data, total
+
+
+def _parent(one: Mapping[str, Any]) -> tuple[str, int, str]:
+    """Class, number and name of what an annotation hangs on."""
+    parent = one["link"]["parent"]
+    return str(parent["class"]), int(parent["id"]), str(parent["name"])
 
 
 def _annotation(url: str, number: int, one: Mapping[str, Any]) -> Annotation:

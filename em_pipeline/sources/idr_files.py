@@ -130,7 +130,8 @@ def path_of(table: str, url: str, image: str, dataset: str | None) -> str:
 def locate(client: PortalClient, mirror: str, path: str) -> str:
     """The address of a server's `path` on the mirror, as the mirror spells it.
 
-    Raises `RecordInvalid` for a path that is not mirrored, `NotFound` where the mirror lacks it.
+    Raises `RecordInvalid` for a path that is not mirrored or has names that are not plain, `NotFound` where the
+    mirror lacks it.
     """
     if not path.startswith(MIRRORED) or ".." in PurePosixPath(path).parts:
         raise RecordInvalid(
@@ -139,6 +140,12 @@ def locate(client: PortalClient, mirror: str, path: str) -> str:
             "The study keeps its images elsewhere; ingest them by their address: em ingest URL",
         )
     parts = [part for part in path.removeprefix(MIRRORED).split("/") if part]
+    if not all(map(autoindex.plain, parts)):
+        raise RecordInvalid(
+            f"Find {path!r} on {mirror}",
+            "a name in it could not be a file's on every system",
+            "Nothing was read from there",
+        )
     address = f"{mirror}/{quote('/'.join(parts))}"
     try:
         client.head(address)

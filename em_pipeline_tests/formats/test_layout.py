@@ -12,6 +12,7 @@ from em_pipeline.domain.errors import InputRefused, NotFound, SourceUnavailable,
 from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.formats.arrays import ArrayLayout, choose_level
 from em_pipeline.formats.multiscale import list_labels, read_multiscale
+from em_pipeline.formats.sparing import Sparing
 from em_pipeline_tests.formats.containers import fetch_of, zarray
 
 ZYX = [{"name": axis, "type": "space", "unit": "nanometer"} for axis in "zyx"]
@@ -125,10 +126,21 @@ def test_an_outage_is_no_absence() -> None:
         read_multiscale(down)
 
 
-@pytest.mark.parametrize("data", [b"", b"<html>maintenance</html>", b"[1, 2]", b"{"])
+DEEP = b'{"a":' * 100_000
+
+
+@pytest.mark.parametrize("data", [b"", b"<html>maintenance</html>", b"[1, 2]", b"{", DEEP])
 def test_a_document_that_is_none_is_refused(data: bytes) -> None:
     with pytest.raises(UnsupportedFormat, match=r"zarr\.json"):
         read_multiscale(lambda key: data if key == "zarr.json" else None)
+
+
+@pytest.mark.parametrize("key", [".zmetadata", "zarr.json"])
+def test_metadata_without_a_floor_consolidates_nothing(key: str) -> None:
+    documents = Sparing(lambda asked: DEEP if asked == key else None)
+    documents.consolidate()
+    documents.fetch("zarr.json")
+    assert documents.images == ()
 
 
 def ome(axes: Any, steps: Any, array: dict[str, Any], **more: Any) -> dict[str, Any]:

@@ -216,7 +216,16 @@ class TestAnnotations:
         portal.replace(ANNOTATIONS, annotations(number, name, kind, [["License", "CC0 1.0"]]))
         assert said(idr.fetch_record(CHROMATIN), "rights.licence") == []
 
-    @pytest.mark.parametrize("document", [{}, {"annotations": [{}]}, {"annotations": None}, []])
+    @pytest.mark.parametrize(
+        "document",
+        [
+            {},
+            {"annotations": [{}]},
+            {"annotations": None},
+            [],
+            {"annotations": [{"ns": "", "values": [], "link": {"parent": {"class": "ImageI", "id": 1}}}]},
+        ],
+    )
     def test_another_shape_of_answer_is_invalid(
         self, document: Any, idr: IdrSource, portal: IdrPortal
     ) -> None:
@@ -307,6 +316,14 @@ class TestTheFile:
     def test_a_path_that_is_not_mirrored(self, path: str, idr: IdrSource, portal: IdrPortal) -> None:
         portal.replace(TABLE, f"Dataset:name:U2OS_chromatin\t{path.format(NAME)}\n")
         with pytest.raises(RecordInvalid, match="only what is below /uod/idr/filesets/"):
+            idr.fetch_record(CHROMATIN)
+
+    def test_a_name_that_is_no_file_s_is_invalid(self, idr: IdrSource, portal: IdrPortal) -> None:
+        image = httpx.get(f"{portal.url}{IMAGE}").json()
+        image["data"]["Name"] = "b\\c.tif"
+        portal.replace(IMAGE, json.dumps(image))
+        portal.replace(TABLE, "Dataset:name:U2OS_chromatin\t/uod/idr/filesets/a/b\\c.tif\n")
+        with pytest.raises(RecordInvalid, match="could not be a file's"):
             idr.fetch_record(CHROMATIN)
 
     def test_a_study_without_the_table_is_not_found(self, idr: IdrSource, portal: IdrPortal) -> None:
