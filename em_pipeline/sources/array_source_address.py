@@ -109,11 +109,6 @@ def label_image_by_name(entry: str, image: HeldImage, containers: Containers) ->
     return label_image_at(image.container, joined(parent, "labels", name), name, image)
 
 
-def label_names(spec: DatasetSpec) -> list[str]:
-    """Names of the spec's label images, without their addresses."""
-    return [entry.partition("=")[0] for entry in spec.label_images]
-
-
 def _only_image(container: Container) -> str | None:
     """Path of the only image inside a container that is a folder here, where looking around costs nothing.
 

@@ -17,7 +17,7 @@ from em_pipeline.domain.identity import short_hash
 from em_pipeline.domain.lazy_volume import LazyVolume
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.formats.open import open_volume
-from em_pipeline.sources.array_source_address import container_at, is_remote, label_names
+from em_pipeline.sources.array_source_address import container_at, is_remote
 from em_pipeline.sources.base import DatasetRef, HeldFile, PortalRecord
 from em_pipeline.sources.claimant import Claimant
 from em_pipeline.sources.files_local import in_utf8
@@ -136,7 +136,7 @@ class FilesSource:
     def open_label_images(self, spec: DatasetSpec, files: Sequence[HeldFile]) -> Mapping[str, LazyVolume]:
         """The label images that the spec names, whatever their formats."""
         images: dict[str, LazyVolume] = {}
-        for name in label_names(spec):
+        for name in spec.label_names:
             place = f"labels/{name}"
             held = [one for one in files if one.file.path.startswith(f"{place}/")]
             images[name] = open_part(files, place, spec) or open_volume([one.path for one in held], name=name)

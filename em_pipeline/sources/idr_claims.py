@@ -6,21 +6,12 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from em_pipeline.domain.evidence import Claim
+from em_pipeline.formats.units import length_nm
 from em_pipeline.sources.claimant import Claimant
 from em_pipeline.sources.documents import JsonDocument
 from em_pipeline.sources.idr_api import STUDY_INFO, Annotation
 
 EXTRACTOR = "em_pipeline.sources.idr"
-# OME's UnitsLength (https://www.openmicroscopy.org/Schemas/Documentation/Generated/OME-2016-06/) → nm.
-NANOMETRES = {
-    "PICOMETER": 1e-3,
-    "ANGSTROM": 0.1,
-    "NANOMETER": 1.0,
-    "MICROMETER": 1e3,
-    "MILLIMETER": 1e6,
-    "CENTIMETER": 1e7,
-    "METER": 1e9,
-}
 # The web client gives sizes in micrometres and no unit.
 NM_PER_UM = 1e3
 # OMERO's pixel types → numpy's names, where they differ.
@@ -63,8 +54,9 @@ def physical_sizes(pixels: Mapping[str, Any]) -> dict[str, tuple[float, Any]]:
     for axis in "zyx":
         written = pixels.get(f"PhysicalSize{axis.upper()}")
         value, unit = _inside(written, "Value"), _inside(written, "Unit")
-        if isinstance(value, int | float) and value > 0 and unit in NANOMETRES:
-            found[axis] = (value * NANOMETRES[str(unit)], f"{value:g} {unit}")
+        # OME's UnitsLength: https://www.openmicroscopy.org/Schemas/Documentation/Generated/OME-2016-06/
+        if (nanometres := length_nm(value, unit)) is not None:
+            found[axis] = (nanometres, f"{value:g} {unit}")
     return found
 
 

@@ -130,8 +130,8 @@ def path_of(table: str, url: str, image: str, dataset: str | None) -> str:
 def locate(client: PortalClient, mirror: str, path: str) -> str:
     """The address of a server's `path` on the mirror, as the mirror spells it.
 
-    Raises `RecordInvalid` for a path that is not mirrored or has names that are not plain, `NotFound` where the
-    mirror lacks it.
+    Raises `RecordInvalid` for a path that is not mirrored or has names that are not plain, `NotFound` where
+    the mirror lacks it.
     """
     if not path.startswith(MIRRORED) or ".." in PurePosixPath(path).parts:
         raise RecordInvalid(

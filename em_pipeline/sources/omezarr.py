@@ -19,7 +19,6 @@ from em_pipeline.sources.array_source_address import (
     container_at,
     image_by_address,
     label_image_by_name,
-    label_names,
 )
 from em_pipeline.sources.base import DatasetRef, HeldFile, PortalRecord
 from em_pipeline.sources.claimant import Claimant
@@ -85,7 +84,7 @@ class OmeZarrSource:
 
     def open_label_images(self, spec: DatasetSpec, files: Sequence[HeldFile]) -> Mapping[str, LazyVolume]:
         """The label images that the spec names, at the level whose voxels are as large as the image's."""
-        return array_source.open_label_images(label_names(spec), files)
+        return array_source.open_label_images(spec.label_names, files)
 
     @contextmanager
     def _images(self, spec: DatasetSpec) -> Iterator[list[HeldImage]]:

@@ -29,7 +29,7 @@ from em_pipeline.ingest.claims import spec_claims
 from em_pipeline.sources.base import HeldFile, PortalRecord
 from em_pipeline.sources.curated import curated_specs
 from em_pipeline.sources.idr import IdrSource
-from em_pipeline.sources.idr_claims import NANOMETRES, spdx
+from em_pipeline.sources.idr_claims import spdx
 from em_pipeline.sources.idr_files import Experiment, path_of
 from em_pipeline.storage.download import DownloadPolicy, download
 
@@ -97,9 +97,21 @@ class TestTheImage:
         assert said(record, "core.data_type") == ["uint8"]
         assert said(record, "core.title") == ["Figure_S3B_FIB-SEM_U2OS_20x20x20nm_xy.tif"]
 
-    @pytest.mark.parametrize("unit", NANOMETRES)
-    def test_every_unit_of_length_is_converted(self, unit: str, idr: IdrSource, portal: IdrPortal) -> None:
-        value = 20.0 / NANOMETRES[unit]
+    @pytest.mark.parametrize(
+        ("unit", "value"),
+        [
+            ("PICOMETER", 20e3),
+            ("ANGSTROM", 200),
+            ("NANOMETER", 20),
+            ("MICROMETER", 0.02),
+            ("MILLIMETER", 2e-5),
+            ("CENTIMETER", 2e-6),
+            ("METER", 2e-8),
+        ],
+    )
+    def test_every_unit_of_length_is_converted(
+        self, unit: str, value: float, idr: IdrSource, portal: IdrPortal
+    ) -> None:
         length = {"Unit": unit, "Value": value}
         say(portal, PhysicalSizeX=length, PhysicalSizeY=length, PhysicalSizeZ=length)
         assert said(idr.fetch_record(CHROMATIN), "core.voxel_size_nm.x") == [pytest.approx(20.0)]
