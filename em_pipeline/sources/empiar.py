@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from em_pipeline.domain.errors import InputRefused, NotFound, RecordInvalid
@@ -79,9 +78,8 @@ class EmpiarSource:
     def fetch_record(self, spec: DatasetSpec) -> PortalRecord:
         """What the REST answer and the XML header say; where they disagree, both claims are kept.
 
-        The revision is of both documents and of the files as their server describes them, where the image
-        set's can be told. Raises `InputRefused` for a level, and where the spec does not say which of several
-        image sets is meant.
+        Raises `InputRefused` for a level, and where the spec does not say which of several image sets is
+        meant.
         """
         accession = _accession(spec)
         refuse_levels(spec, "an image set of EMPIAR is files of images")
@@ -113,34 +111,31 @@ class EmpiarSource:
             references.update(other.cross_references)
             if len(other.image_sets) == len(entry.image_sets):
                 claims += claims_of(other, chosen, EXTRACTOR)
-        facts: dict[str, Any] = {
-            "folder": folder,
-            "images": image_set["images"].count,
-            "data_format": image_set["data_format"].text,
-            "cross_references": sorted(references),
-        }
-        facts["files"] = self._state(spec, facts)
         return PortalRecord(
-            revision=_revision(entry, answer.value, header, facts["files"]),
+            revision=_revision(entry, answer.value, header),
             claims=tuple(claims),
             documents=documents,
-            facts=facts,
+            facts={
+                "folder": folder,
+                "images": image_set["images"].count,
+                "data_format": image_set["data_format"].text,
+                "cross_references": sorted(references),
+            },
         )
 
     def list_files(self, spec: DatasetSpec, record: PortalRecord) -> list[RemoteFile]:
         """The image set's top-level files of its format, or those that `spec.include` names, in number order.
 
-        Raises `RecordInvalid` where fewer are listed than the portal counts, naming the gaps, and where they
-        changed since `record` was made.
+        Raises `RecordInvalid` where fewer are listed than the portal counts, naming the gaps.
         """
-        files = self._files(spec, record.facts)
-        if empiar_files.state(files) != record.facts["files"]:
-            raise RecordInvalid(
-                f"List the files of {spec.dataset_id} at revision {record.revision}",
-                f"those of the spec at {record.facts['folder']} are others than when its record was made",
-                "Ingest it again, so that a record is made of what they are now",
-            )
-        return files
+        folder = str(record.facts["folder"])
+        wanted = empiar_files.selector(spec, record)
+        expected = empiar_files.expected(spec, record)
+        with self._client() as client:
+            names = self._listed(client, folder, wanted, expected)
+            empiar_files.check_complete(folder, names, expected)
+            with ThreadPoolExecutor(self.max_connections) as pool:
+                return list(pool.map(lambda name: _remote_file(client, folder, name), names))
 
     def open_volume(self, spec: DatasetSpec, files: Sequence[HeldFile]) -> LazyVolume:
         """The volume in those files."""
@@ -175,24 +170,6 @@ class EmpiarSource:
             )
         path = "".join(f"{quote(part)}/" for part in parts)
         return f"{self._ftp}/empiar/world_availability/{accession}/{path}"
-
-    def _files(self, spec: DatasetSpec, facts: Mapping[str, Any]) -> list[RemoteFile]:
-        """The image set's files, each as the server describes it: the sizes of a listing are rounded."""
-        folder = str(facts["folder"])
-        wanted = empiar_files.selector(spec, facts)
-        expected = empiar_files.expected(spec, facts)
-        with self._client() as client:
-            names = self._listed(client, folder, wanted, expected)
-            empiar_files.check_complete(folder, names, expected)
-            with ThreadPoolExecutor(self.max_connections) as pool:
-                return list(pool.map(lambda name: _remote_file(client, folder, name), names))
-
-    def _state(self, spec: DatasetSpec, facts: Mapping[str, Any]) -> str | None:
-        """What changes with the files; None where they cannot be told, which `list_files` then refuses."""
-        try:
-            return empiar_files.state(self._files(spec, facts))
-        except (InputRefused, NotFound, RecordInvalid):
-            return None
 
     def _listed(
         self, client: PortalClient, folder: str, wanted: Callable[[str], bool], expected: int | None
@@ -250,9 +227,9 @@ def _choose_image_set(entry: Entry, spec: DatasetSpec) -> int:
     )
 
 
-def _revision(entry: Entry, answer: object, header: XmlDocument | None, files: str | None) -> str:
+def _revision(entry: Entry, answer: object, header: XmlDocument | None) -> str:
     day = entry["updated"].text or entry["released"].text or "undated"
-    content = short_hash(json.dumps(answer, sort_keys=True), header.text if header else "", files or "")
+    content = short_hash(json.dumps(answer, sort_keys=True), header.text if header else "")
     return check_revision(f"{re.sub(r'[^0-9A-Za-z]+', '-', day)}-{content}")
 
 

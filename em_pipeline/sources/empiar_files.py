@@ -1,15 +1,13 @@
 """Which files of an EMPIAR folder make up an image set, and whether the listing shows them all."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 from em_pipeline.domain.errors import InputRefused, RecordInvalid
-from em_pipeline.domain.files import RemoteFile
-from em_pipeline.domain.identity import short_hash
 from em_pipeline.domain.spec import DatasetSpec
+from em_pipeline.sources.base import PortalRecord
 
 # One of the portal's servers was seen to leave a file out of its listing; another answer brings it.
 LISTINGS = 4
@@ -22,31 +20,30 @@ SUFFIXES = {"DM3": (".dm3",), "DM4": (".dm4",), "MRC": MRC, "MRCS": MRC, "TIFF":
 HOLD_STACKS = (*MRC, *TIFF, ".dm4")
 
 
-def selector(spec: DatasetSpec, facts: Mapping[str, Any]) -> Callable[[str], bool]:
+def selector(spec: DatasetSpec, record: PortalRecord) -> Callable[[str], bool]:
     """Whether a file name belongs to the volume: by `spec.include`, else by the portal's data format.
 
     Raises `InputRefused` for a data format whose suffixes are not known.
     """
     if spec.include:
         return lambda name: any(fnmatchcase(name, glob) for glob in spec.include)
-    data_format = str(facts["data_format"] or "").upper()
+    data_format = str(record.facts["data_format"] or "").upper()
     suffixes = SUFFIXES.get(data_format)
     if suffixes is None:
         raise InputRefused(
             f"Choose the files of {spec.dataset_id}",
-            f"the portal gives their format as {facts['data_format']!r}, whose suffixes are not known",
+            f"the portal gives their format as {record.facts['data_format']!r}, whose suffixes are not known",
             'Name them with --include (`include` in the spec), such as --include "*.tif"',
         )
     return lambda name: name.lower().endswith(suffixes)
 
 
-def expected(spec: DatasetSpec, facts: Mapping[str, Any]) -> int | None:
+def expected(spec: DatasetSpec, record: PortalRecord) -> int | None:
     """How many files there must be: a person's word, else the portal's; None where a person chose files."""
     override = spec.overrides.get("technical.file_count")
     if override is not None:
         return int(override.value)
-    images: int | None = facts["images"]
-    return None if spec.include else images
+    return None if spec.include else record.facts["images"]
 
 
 def enough(names: set[str], expected: int | None) -> bool:
@@ -97,8 +94,3 @@ def check_complete(folder: str, names: list[str], expected: int | None) -> None:
         "Try again later; where the portal's count is wrong, override technical.file_count with the right "
         "number, or name the files with --include",
     )
-
-
-def state(files: Iterable[RemoteFile]) -> str:
-    """Changes with any file. Several servers hold them, whose entity tags need not be the same."""
-    return short_hash(*(f"{file.path} {file.size} {file.modified}" for file in files))

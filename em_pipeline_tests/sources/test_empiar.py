@@ -214,18 +214,16 @@ class TestFiles:
         self, empiar: EmpiarSource, portal: DemoPortal
     ) -> None:
         portal.omit(SLICE_7, times=2)
-        record = empiar.fetch_record(RETINA)
+        assert SLICE_7 in file_names(empiar)
         assert portal.requests[FOLDER] == 3
-        assert SLICE_7 in [file.path for file in empiar.list_files(RETINA, record)]
 
     def test_listings_that_miss_different_files_are_united(
         self, empiar: EmpiarSource, portal: DemoPortal
     ) -> None:
         for n, z in enumerate((7, 3, 11, 15)):
             portal.omit(f"F57-8_test1_3VBSED_slice_{z:04d}.dm3", times=1, after=n)
-        record = empiar.fetch_record(RETINA)
+        assert len(file_names(empiar)) == 16
         assert portal.requests[FOLDER] == 2
-        assert len(empiar.list_files(RETINA, record)) == 16
 
     def test_a_file_that_is_never_listed_is_named(self, empiar: EmpiarSource, portal: DemoPortal) -> None:
         portal.omit(SLICE_7, times=99)
@@ -273,30 +271,6 @@ class TestFiles:
             assert file.size == held(portal, file).path.stat().st_size
             assert file.etag
             assert file.modified
-
-    def test_a_file_that_changed_since_the_record_is_another(
-        self, empiar: EmpiarSource, portal: DemoPortal
-    ) -> None:
-        record = empiar.fetch_record(RETINA)
-        portal.trouble(Trouble.TRUNCATED, SLICE_7, times=1)
-        with pytest.raises(RecordInvalid, match=r"are others than.*Ingest it again"):
-            empiar.list_files(RETINA, record)
-        assert empiar.list_files(RETINA, record)
-
-    def test_a_changed_file_is_another_revision(self, empiar: EmpiarSource, portal: DemoPortal) -> None:
-        before = empiar.fetch_record(RETINA).revision
-        portal.trouble(Trouble.TRUNCATED, SLICE_7, times=1)
-        assert empiar.fetch_record(RETINA).revision != before
-        assert empiar.fetch_record(RETINA).revision == before
-
-    def test_files_that_cannot_be_told_leave_the_record(
-        self, empiar: EmpiarSource, portal: DemoPortal
-    ) -> None:
-        portal.omit(SLICE_7, times=4)
-        record = empiar.fetch_record(RETINA)
-        assert record.facts["files"] is None
-        with pytest.raises(RecordInvalid, match="Ingest it again"):
-            empiar.list_files(RETINA, record)
 
     def test_a_directory_that_leads_elsewhere_is_refused(
         self, empiar: EmpiarSource, portal: DemoPortal
