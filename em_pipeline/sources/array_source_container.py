@@ -15,7 +15,7 @@ from urllib.parse import quote
 from em_pipeline.domain.errors import InputRefused, NotFound
 from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.formats.arrays import SPATIAL, ArrayLayout
-from em_pipeline.sources.documents import fetch_json
+from em_pipeline.sources.documents import fetch_json, json_document
 from em_pipeline.storage.http import PortalClient
 from em_pipeline.storage.object_urls import bucket_and_key, https_url
 from em_pipeline.storage.objects import ObjectStoreClient
@@ -171,10 +171,10 @@ class StoreContainer:
         return https_url(self._address(key), self.client.endpoints).rstrip("/")
 
     def fetch(self, key: str) -> bytes | None:
-        try:
-            return fetch_json(self.client, self.url(key)).text.encode()
-        except NotFound:
-            return None
+        data = ObjectStoreClient(self.client).get(self._address(key))
+        if data is not None:
+            json_document(self.url(key), data.decode(errors="replace"))
+        return data
 
     def document(self, key: str, content: bytes) -> Stored:
         return Stored(key, len(content))

@@ -38,15 +38,16 @@ class XmlDocument:
 
 def fetch_json(client: PortalClient, url: str) -> JsonDocument:
     """The JSON document at `url`. Raises like `get_text`, and `SourceUnavailable` for no JSON."""
-    return _json_document(url, client.get_text(url))
+    return json_document(url, client.get_text(url))
 
 
 def query_json(client: PortalClient, url: str, content: str) -> JsonDocument:
     """The JSON answered to `content`, posted to `url`. Raises like `fetch_json`."""
-    return _json_document(url, client.post_text(url, content))
+    return json_document(url, client.post_text(url, content))
 
 
-def _json_document(url: str, text: str) -> JsonDocument:
+def json_document(url: str, text: str) -> JsonDocument:
+    """The JSON document that `url` answered. Raises `SourceUnavailable` for no JSON."""
     try:
         return JsonDocument(url, text, json.loads(text))
     except (ValueError, RecursionError) as error:

@@ -8,13 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from em_pipeline.domain.errors import InputRefused
+from em_pipeline.demo.replay import Replay, Reply, Request, text
+from em_pipeline.domain.errors import InputRefused, NotFound, SourceUnavailable
 from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.formats.arrays import ArrayLayout
 from em_pipeline.formats.multiscale import read_multiscale
 from em_pipeline.sources.array_source import HeldImage, image_at, survey
-from em_pipeline.sources.array_source_container import FolderContainer, Stored, prefixes
+from em_pipeline.sources.array_source_container import FolderContainer, StoreContainer, Stored, prefixes
+from em_pipeline.storage.http import PortalClient
+from em_pipeline.storage.object_urls import ObjectEndpoints
 from em_pipeline_tests.sources.arrays import described
 
 SPEC = DatasetSpec(source="omezarr", accession="x")
@@ -131,3 +134,28 @@ def test_a_level_of_exabytes_on_a_server_is_refused_before_it_is_listed() -> Non
     image = HeldImage(Server(), layout, BoundingBox.of_shape(layout.shape), "image")  # type: ignore[arg-type]
     with pytest.raises(InputRefused, match=r"GB once decoded.*--roi.*--level"):
         survey([image])
+
+
+def test_a_bucket_that_is_not_there_is_no_container_without_documents() -> None:
+    class Nowhere(Replay):
+        def answer(self, request: Request) -> Reply:
+            return text("<Error><Code>NoSuchBucket</Code></Error>", "application/xml", 404)
+
+    with Nowhere() as server:
+        endpoints = ObjectEndpoints(s3=server.url)
+        client = PortalClient(connections=1, retries=0, endpoints=endpoints)
+        with client, pytest.raises(NotFound, match="no such bucket"):
+            StoreContainer("s3://nowhere/a.zarr", client).fetch(".zattrs")
+
+
+@pytest.mark.parametrize("body", ["<html>maintenance</html>", '{"half": '])
+def test_what_a_store_sends_in_place_of_a_document_is_an_outage(body: str) -> None:
+    class Troubled(Replay):
+        def answer(self, request: Request) -> Reply:
+            return text(body, "application/json")
+
+    with Troubled() as server:
+        endpoints = ObjectEndpoints(s3=server.url)
+        client = PortalClient(connections=1, retries=0, endpoints=endpoints)
+        with client, pytest.raises(SourceUnavailable):
+            StoreContainer("s3://bucket/a.zarr", client).fetch(".zattrs")
