@@ -1,9 +1,12 @@
 """Boxes and voxel sizes. Axis order is z, y, x everywhere; lengths are nanometres, indices are voxels."""
 
+import math
 from collections.abc import Iterator
 from typing import Annotated, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from em_pipeline.domain.record import RELATIVE_TOLERANCE
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -121,3 +124,11 @@ class PartialVoxelSize(BaseModel):
         if self.z is None or self.y is None or self.x is None:
             return None
         return VoxelSize(z=self.z, y=self.y, x=self.x)
+
+
+def whole_ratio(size: float, other: float) -> float | None:
+    """`size` / `other` where it is a whole number, or one over a whole number, within rounding; else None."""
+    ratio = size / other
+    multiple = max(1, round(max(ratio, 1 / ratio)))
+    exact = float(multiple) if ratio >= 1 else 1 / multiple
+    return exact if math.isclose(ratio, exact, rel_tol=RELATIVE_TOLERANCE) else None

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from em_pipeline.domain.errors import InputRefused, RecordInvalid
-from em_pipeline.domain.geometry import BoundingBox, Shape, VoxelSize
+from em_pipeline.domain.geometry import BoundingBox, Shape, VoxelSize, whole_ratio
 from em_pipeline.domain.lazy_volume import LazyVolume
-from em_pipeline.domain.record import RELATIVE_TOLERANCE
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.sources.base import HeldFile
@@ -169,7 +168,7 @@ def _relation(
                 "Leave it out of the spec's label_images",
             )
         return 1.0, 0.0
-    ratio = _whole(theirs / own)
+    ratio = whole_ratio(theirs, own)
     if ratio is None:
         raise InputRefused(
             tried,
@@ -180,13 +179,6 @@ def _relation(
     begins = (label.translation_nm[axis] - image.translation_nm[axis]) / own - ratio / 2 + 0.5
     nearest = round(begins)
     return ratio, float(nearest) if abs(begins - nearest) < SLACK else begins
-
-
-def _whole(ratio: float) -> float | None:
-    """The whole number, or one over a whole number, that `ratio` is within rounding."""
-    multiple = max(1, round(max(ratio, 1 / ratio)))
-    exact = float(multiple) if ratio >= 1 else 1 / multiple
-    return exact if math.isclose(ratio, exact, rel_tol=RELATIVE_TOLERANCE) else None
 
 
 def _check_names(spec: DatasetSpec, found: Mapping[str, LazyVolume]) -> None:

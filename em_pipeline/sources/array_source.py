@@ -14,11 +14,11 @@ from pathlib import PurePosixPath
 from em_pipeline.domain.errors import InputRefused, NotFound, RecordInvalid
 from em_pipeline.domain.evidence import Claim, Origin
 from em_pipeline.domain.files import RemoteFile
-from em_pipeline.domain.geometry import BoundingBox, Shape
+from em_pipeline.domain.geometry import BoundingBox, Shape, whole_ratio
 from em_pipeline.domain.identity import short_hash
 from em_pipeline.domain.lazy_volume import LazyVolume
 from em_pipeline.domain.spec import DatasetSpec
-from em_pipeline.formats.arrays import ArrayLayout, Fetch, choose_level
+from em_pipeline.formats.arrays import SPATIAL, ArrayLayout, Fetch, choose_level
 from em_pipeline.formats.mirror import folder_fetch, open_layout
 from em_pipeline.formats.multiscale import read_multiscale
 from em_pipeline.sources.array_source_container import Container, FolderContainer, Stored, as_nested
@@ -26,8 +26,8 @@ from em_pipeline.sources.base import HeldFile
 from em_pipeline.sources.region_size import LARGEST_GB, check_bytes
 
 IMAGE = "image"
-# Two voxel sizes are the same grid if they differ by less; pyramids differ by factors of two.
-SAME_GRID = 1e-3
+# Share of a voxel by which rounded translations may miss the grid.
+SLACK = 1e-3
 
 
 @dataclass(frozen=True)
@@ -86,21 +86,24 @@ def image_of(container: Container, levels: Sequence[ArrayLayout], spec: DatasetS
 def label_image_at(container: Container, path: str, name: str, image: HeldImage) -> HeldImage:
     """The label image at `path`, at the level whose voxels are as large as the image's.
 
-    Where the image is wanted in part, so is the label image: the voxels at the same positions. Raises
-    `InputRefused` where no level has that voxel size or none of it lies in the box, and like `image_at`.
+    Without such a level, it is the one whose voxels are the least whole multiple or fraction of them. Where
+    the image is wanted in part, so is the label image: the voxels that meet its box. Raises `InputRefused`
+    where no level fits or none of it lies in the box, and like `image_at`.
     """
     levels = read_multiscale(container.fetch, path)
-    layout = next((level for level in levels if _same_grid(level, image.layout)), None)
-    if layout is None:
+    fitting = {n: ratios for n, level in enumerate(levels) if (ratios := _ratios(level, image.layout))}
+    if not fitting:
         there = "; ".join(f"{level.name}: {_voxels_of(level)}" for level in levels)
         raise InputRefused(
             f"Take the label image {name!r} along",
             f"the image's level {image.layout.name} has {_voxels_of(image.layout)}, the labels have {there}",
             "Choose the level of the image that has the voxels of the labels",
         )
+    nearest = min(fitting, key=lambda n: sum(abs(math.log(ratio)) for ratio in fitting[n]))
+    layout = levels[nearest]
     box = BoundingBox.of_shape(layout.shape)
     if image.box != BoundingBox.of_shape(image.layout.shape):
-        box = _same_place(name, layout, image)
+        box = _same_place(name, layout, image, fitting[nearest])
     return HeldImage(container, _keyed(container, layout, box), box, f"labels/{name}")
 
 
@@ -226,25 +229,30 @@ def _remote(image: HeldImage, stored: Stored, *, certain: bool) -> RemoteFile:
     )
 
 
-def _same_grid(labels: ArrayLayout, image: ArrayLayout) -> bool:
-    sizes = list(zip(labels.voxel_size_nm, image.voxel_size_nm, strict=True))
-    if any(a is None or b is None for a, b in sizes):
-        return labels.shape == image.shape
-    return all(math.isclose(a or 0, b or 0, rel_tol=SAME_GRID) for a, b in sizes)
+def _ratios(labels: ArrayLayout, image: ArrayLayout) -> tuple[float, ...] | None:
+    """Extent of a label voxel in voxels of the image, z-y-x; None where one is no whole multiple or fraction.
+
+    Where a size is unknown, levels of one shape are taken for one grid.
+    """
+    pairs = zip(labels.voxel_size_nm, image.voxel_size_nm, strict=True)
+    known = [whole_ratio(theirs, own) for theirs, own in pairs if theirs is not None and own is not None]
+    if len(known) < len(SPATIAL):
+        return (1.0, 1.0, 1.0) if labels.shape == image.shape else None
+    ratios = tuple(ratio for ratio in known if ratio is not None)
+    return ratios if len(ratios) == len(SPATIAL) else None
 
 
-def _same_place(name: str, labels: ArrayLayout, image: HeldImage) -> BoundingBox:
-    """The image's box in voxels of the labels, which may cover another part of the same space."""
-    shift = (
-        round((own - theirs) / size) if size else 0
-        for own, theirs, size in zip(
-            image.layout.translation_nm, labels.translation_nm, image.layout.voxel_size_nm, strict=True
-        )
-    )
-    spans = [
-        (max(0, start + by), min(length, stop + by))
-        for start, stop, by, length in zip(image.box.start, image.box.stop, shift, labels.shape, strict=True)
-    ]
+def _same_place(name: str, labels: ArrayLayout, image: HeldImage, ratios: tuple[float, ...]) -> BoundingBox:
+    """Every voxel of the labels that meets the image's box; they may cover another part of the same space."""
+    spans = []
+    for axis, ratio in enumerate(ratios):
+        own = tuple(image.layout.voxel_size_nm)[axis]
+        apart = labels.translation_nm[axis] - image.layout.translation_nm[axis]
+        # Translations are of the first voxel's centre; voxel i of the labels begins at begins + i·ratio.
+        begins = (apart / own if own else 0.0) - ratio / 2 + 0.5
+        first = math.floor((image.box.start[axis] - begins) / ratio + SLACK)
+        stop = math.ceil((image.box.stop[axis] - begins) / ratio - SLACK)
+        spans.append((max(0, first), min(labels.shape[axis], stop)))
     if any(stop <= start for start, stop in spans):
         raise InputRefused(
             f"Take the label image {name!r} along",

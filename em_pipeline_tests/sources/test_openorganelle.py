@@ -14,9 +14,10 @@ from em_pipeline.demo.openorganelle_tree import NUCLEI
 from em_pipeline.demo.replay import Reply, Request, Trouble, text
 from em_pipeline.domain.errors import InputRefused, NotFound, RecordInvalid, SourceUnavailable
 from em_pipeline.domain.evidence import Origin
-from em_pipeline.domain.geometry import BoundingBox
+from em_pipeline.domain.geometry import BoundingBox, VoxelSize
 from em_pipeline.domain.record import DatasetRecord
 from em_pipeline.domain.spec import Curated, DatasetSpec
+from em_pipeline.ingest.cuts import image_cut, label_cut
 from em_pipeline.sources.openorganelle import OpenOrganelleSource
 from em_pipeline.sources.rendered_page import Browser, NeverShown, find_browser
 from em_pipeline_tests.sources.arrays import held_files
@@ -176,9 +177,17 @@ class TestLabels:
         spec = spec_of(level="s5", label_images=(name,))
         assert list(source.open_label_images(spec, held_files(source, spec, tmp_path))) == [name]
 
-    def test_a_level_without_labels_says_which_have_them(self, source: OpenOrganelleSource) -> None:
-        with pytest.raises(InputRefused, match=r"level s0 has .* 2\.96×4×4 nm, .*s0: .* 23\.68×32×32 nm"):
-            source.fetch_record(spec_of(label_images=("nuc",)))
+    def test_a_level_without_labels_takes_the_nearest_whole_multiple(
+        self, source: OpenOrganelleSource, tmp_path: Path
+    ) -> None:
+        box = BoundingBox.at((300, 1300, 1300), (10, 20, 30))
+        spec = spec_of(label_images=("nuc",), bounding_box=box)
+        files = held_files(source, spec, tmp_path)
+        image = image_cut(spec, source.open_volume(spec, files), VoxelSize(z=2.96, y=4, x=4), "em")
+        labels = source.open_label_images(spec, files)["nuc"]
+        assert tuple(labels.voxel_size_nm) == (23.68, 32.0, 32.0), "eight voxels of the image to one"
+        cut = label_cut(image, "nuc", "nuc", labels)
+        assert labels.read(cut.box).shape == cut.box.shape
 
     def test_an_unknown_name_shows_those_there_are(self, source: OpenOrganelleSource) -> None:
         with pytest.raises(NotFound, match="there are: inference/segmentations/nuc"):
