@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Final, Self
 
 import numpy as np
@@ -22,10 +21,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from em_pipeline.domain.blobs import Blobs
 from em_pipeline.domain.errors import ChunkCorrupt, NotFound
 from em_pipeline.domain.geometry import Shape
 from em_pipeline.volumes.arrow import from_numpy, strings, to_numpy
-from em_pipeline.volumes.durable import write_whole
 from em_pipeline.volumes.missing import Missing
 from em_pipeline.volumes.statistics import SUMMARY_FIELDS, Summary, VolumeStatistics, bin_count
 
@@ -101,18 +100,16 @@ class Ledger:
         self._check_complete()
 
     @classmethod
-    def read(cls, path: Path) -> Self:
-        """Raises `NotFound` without a file, `ChunkCorrupt` where it is not a whole ledger."""
-        try:
-            payload = path.read_bytes()
-        except FileNotFoundError as error:
-            raise NotFound(f"Read the ledger {path}", "there is no such file") from error
+    def read(cls, place: Blobs, name: str) -> Self:
+        """The ledger `name` in `place`. Raises `NotFound` without one, `ChunkCorrupt` for a damaged one."""
+        where = f"{place.url}/{name}"
+        payload = place.read(name)
         try:
             # Not read_table, which imports pandas (see `volumes.arrow`).
             table = pq.ParquetFile(io.BytesIO(payload), page_checksum_verification=True).read()
-            return cls(table, hashlib.sha256(payload).hexdigest(), str(path))
+            return cls(table, hashlib.sha256(payload).hexdigest(), where)
         except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
-            raise ChunkCorrupt(f"Read the ledger {path}", f"{type(error).__name__}: {error}") from error
+            raise ChunkCorrupt(f"Read the ledger {where}", f"{type(error).__name__}: {error}") from error
 
     @property
     def documents(self) -> Mapping[str, str]:
@@ -200,7 +197,8 @@ class Ledger:
 
 
 def write_ledger(
-    path: Path,
+    place: Blobs,
+    name: str,
     rows: NDArray[Any],
     *,
     grids: tuple[Shape, ...],
@@ -209,7 +207,7 @@ def write_ledger(
     plan_digest: str,
     missing: Missing | None = None,
 ) -> None:
-    """Write `rows` (`ROW`, any order) and the facts beside them, atomically. Raises `StorageFailed`."""
+    """Write `rows` (`ROW`, any order) and the facts beside them as a blob. Raises `StorageFailed`."""
     rows = np.sort(rows, order=["level", "z", "y", "x"])
     bins = np.flatnonzero(statistics.histogram)
     facts: dict[str, Any] = {
@@ -229,7 +227,7 @@ def write_ledger(
     table = pa.Table.from_arrays(columns, schema=schema.with_metadata(metadata))
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd", version="2.6", write_page_checksum=True)
-    write_whole(path, sink.getvalue())
+    place.write(name, sink.getvalue())
 
 
 def _json_numbers(statistics: VolumeStatistics) -> Iterator[tuple[str, float | None]]:

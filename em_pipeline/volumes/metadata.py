@@ -7,11 +7,11 @@ specification; the zarr v3 codecs `sharding_indexed`, `bytes`, `crc32c`, `zstd`,
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from em_pipeline.domain.blobs import Blobs
 from em_pipeline.domain.errors import ChunkCorrupt, NotFound
 from em_pipeline.domain.geometry import Shape, VoxelSize
 from em_pipeline.volumes.codec import RECIPES, ChunkCodec, Kind
@@ -106,20 +106,22 @@ def level_info(plan: RechunkPlan, level: LevelPlan) -> LevelInfo:
     )
 
 
-def read_documents(volume: Path) -> dict[str, bytes]:
+def read_documents(volume: Blobs) -> dict[str, bytes]:
     """The documents of a volume. Raises `NotFound` without the group's, `ChunkCorrupt` without an array's."""
     try:
-        found = {GROUP: (volume / GROUP).read_bytes()}
-    except FileNotFoundError as error:
-        raise NotFound(f"Open the volume {volume}", "it has no zarr.json") from error
+        found = {GROUP: volume.read(GROUP)}
+    except NotFound as error:
+        raise NotFound(f"Open the volume {volume.url}", "it has no zarr.json") from error
     try:
         for dataset in _multiscale(json.loads(found[GROUP]))["datasets"]:
             path = f"{dataset['path']}/zarr.json"
-            found[path] = (volume / path).read_bytes()
-        if (volume / LABELS).exists():
-            found[LABELS] = (volume / LABELS).read_bytes()
-    except (FileNotFoundError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise ChunkCorrupt(f"Read the documents of {volume}", f"{type(error).__name__}: {error}") from error
+            found[path] = volume.read(path)
+        if volume.size(LABELS) is not None:
+            found[LABELS] = volume.read(LABELS)
+    except (NotFound, ValueError, KeyError, TypeError, IndexError) as error:
+        raise ChunkCorrupt(
+            f"Read the documents of {volume.url}", f"{type(error).__name__}: {error}"
+        ) from error
     return found
 
 
