@@ -19,7 +19,6 @@ from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.domain.progress import Progress
 from em_pipeline.volumes.codec import crc32c
 from em_pipeline.volumes.downsample import reduction
-from em_pipeline.volumes.durable import storage_errors, sync_folders
 from em_pipeline.volumes.ledger import ROW, STATES, ChunkState
 from em_pipeline.volumes.metadata import level_info, shard_path
 from em_pipeline.volumes.missing import Missing
@@ -167,9 +166,7 @@ class _UnitOutput:
             path = shard_path(level.index, shard)
             # Published by a run that was killed before it could record the unit.
             (workspace.volume / path).unlink(missing_ok=True)
-            self._shards[path] = ShardWriter(
-                workspace.volume / path, self._info.chunks_per_shard, partial=workspace.partial(path)
-            )
+            self._shards[path] = ShardWriter(workspace.blobs(), path, self._info.chunks_per_shard)
 
     def add(self, chunk: _Encoded) -> None:
         if self._counts.size:
@@ -199,15 +196,8 @@ class _UnitOutput:
 
     def publish(self) -> None:
         """Give the shards their names, make them durable, then say that the unit is done."""
-        published = [shard.path for shard in self._shards.values() if shard.publish()]
-        folders = {
-            folder
-            for path in published
-            for folder in path.parents
-            if folder.is_relative_to(self._workspace.folder)
-        }
-        with storage_errors(f"Write {self._workspace.volume}"):
-            sync_folders(sorted(folders, reverse=True))
+        for shard in self._shards.values():
+            shard.publish()
         record = UnitRecord(np.array(self._rows, ROW), self._counts, np.array(self._coarse, np.uint32))
         self._workspace.write_record(self._info.index, self._unit.index, record)
 

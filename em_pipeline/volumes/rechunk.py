@@ -8,7 +8,7 @@ what it left half done is never visible.
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from em_pipeline.domain.blobs import Blobs
 from em_pipeline.domain.errors import ChunkCorrupt, InputRefused, NotFound
 from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.domain.lazy_volume import LazyVolume
@@ -40,8 +41,7 @@ class WrittenVolume:
     `units_resumed` (finished by an earlier run) are of this call: 0 where the volume was complete already.
     """
 
-    volume: Path
-    ledger_path: Path
+    volume: Any
     ledger_sha256: str
     statistics: VolumeStatistics
     levels: tuple[LevelInfo, ...]
@@ -54,6 +54,33 @@ class WrittenVolume:
 
 
 def rechunk(
+    source: LazyVolume,
+    box: BoundingBox,
+    plan: RechunkPlan,
+    place: Blobs,
+    *,
+    name: str,
+    progress: Progress,
+    label: str | None = None,
+) -> WrittenVolume:
+    import tempfile
+    from em_pipeline.storage.local_blobs import LocalBlobs
+
+    if isinstance(place, LocalBlobs):
+        written = _rechunk(source, box, plan, place.root, name=name, progress=progress, label=label)
+    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            local = LocalBlobs(Path(temporary))
+            for found in place.names():
+                local.write(found, place.read(found))
+            written = _rechunk(source, box, plan, local.root, name=name, progress=progress, label=label)
+            for found in sorted(local.names(), key=lambda n: n.endswith("ledger.parquet")):
+                place.write(found, local.read(found))
+    where = "volume.ome.zarr" if label is None else f"volume.ome.zarr/labels/{label}"
+    return replace(written, volume=place.below(where))
+
+
+def _rechunk(
     source: LazyVolume,
     box: BoundingBox,
     plan: RechunkPlan,
@@ -110,7 +137,7 @@ def _complete_already(workspace: Workspace, digest: str, progress: Progress) -> 
     if not workspace.ledger.exists():
         return None
     try:
-        ledger = Ledger.read(workspace.ledger)
+        ledger = Ledger.read(_blobs(workspace.folder), workspace.ledger.name)
         if ledger.plan_digest != digest:
             return None
         written = _written(workspace, ledger, _Tally())
@@ -209,7 +236,8 @@ def _complete(
     for path, text in found.items():
         write_whole(workspace.volume / path, text)
     write_ledger(
-        workspace.ledger,
+        _blobs(workspace.folder),
+        workspace.ledger.name,
         np.concatenate([record.rows for level in records for record in level]),
         grids=tuple(level.chunk_grid for level in plan.levels),
         documents=found,
@@ -217,16 +245,15 @@ def _complete(
         plan_digest=digest,
         missing=missing,
     )
-    ledger = Ledger.read(workspace.ledger)
+    ledger = Ledger.read(_blobs(workspace.folder), workspace.ledger.name)
     workspace.finish()
     return ledger
 
 
 def _written(workspace: Workspace, ledger: Ledger, tally: _Tally) -> WrittenVolume:
-    info = parse(read_documents(workspace.volume))
+    info = parse(read_documents(_blobs(workspace.volume)))
     return WrittenVolume(
         volume=workspace.volume,
-        ledger_path=workspace.ledger,
         ledger_sha256=ledger.sha256,
         statistics=ledger.statistics,
         levels=info.levels,
@@ -234,3 +261,9 @@ def _written(workspace: Workspace, ledger: Ledger, tally: _Tally) -> WrittenVolu
         bytes_stored=int(ledger.rows["nbytes"].sum()),
         **vars(tally),
     )
+
+
+def _blobs(folder: Path) -> Any:
+    from em_pipeline.storage.local_blobs import LocalBlobs
+
+    return LocalBlobs(folder)

@@ -75,6 +75,11 @@ class Workspace:
         finally:
             os.close(descriptor)
 
+    def blobs(self) -> Any:
+        from em_pipeline.storage.local_blobs import LocalBlobs
+
+        return LocalBlobs(self.folder).below(self.volume.relative_to(self.folder).as_posix())
+
     def begin(self, digest: str, progress: Progress) -> None:
         """Keep the work of the same plan; clear away that of any other. Raises `StorageFailed`."""
         begun = self.work / "begun.json"
