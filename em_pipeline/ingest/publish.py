@@ -5,11 +5,12 @@ import json
 from em_pipeline import __version__
 from em_pipeline.catalog.entries import LabelImage, LevelRow, PublishOutcome, VersionToPublish
 from em_pipeline.domain.errors import NotPublishable
+from em_pipeline.domain.files import Manifest
 from em_pipeline.domain.record import Status
 from em_pipeline.domain.report import ValidationReport
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.ingest.build import Built, current_build
-from em_pipeline.ingest.fetch import latest_manifest
+from em_pipeline.ingest.fetch import latest_manifest, let_go
 from em_pipeline.ingest.kept import read_kept
 from em_pipeline.ingest.versions import ImageFiles, VersionFiles
 from em_pipeline.ingest.workspace import Workspace
@@ -30,10 +31,12 @@ def publish(workspace: Workspace, spec: DatasetSpec) -> PublishOutcome:
         built = current_build(workspace, spec)
         report = _passed_report(workspace, spec, built)
         files = _move(workspace, spec, built)
-        outcome = workspace.catalog.publish(_to_publish(workspace, spec, built, files, report))
+        manifest = latest_manifest(workspace, spec)
+        outcome = workspace.catalog.publish(_to_publish(spec, built, files, manifest, report))
         pointer = json.dumps({"version": built.version}).encode()
         workspace.store.write(keys.pointer(spec.dataset_id), pointer)
         workspace.store.delete_tree(keys.staging(spec.dataset_id, built.version))
+        let_go(workspace, manifest)
         workspace.catalog.set_status(
             spec.dataset_id, Status.COMPLETE, progress=1.0, message=f"published {built.version}"
         )
@@ -90,17 +93,22 @@ def _move(workspace: Workspace, spec: DatasetSpec, built: Built) -> VersionFiles
 
 
 def _to_publish(
-    workspace: Workspace, spec: DatasetSpec, built: Built, files: VersionFiles, report: ValidationReport
+    spec: DatasetSpec, built: Built, files: VersionFiles, manifest: Manifest, report: ValidationReport
 ) -> VersionToPublish:
+    labels = [
+        _label_image(files.image(folder), files, name, folder)
+        for name, folder in keys.label_folders(spec.label_names).items()
+    ]
     with VolumeReader.open(*files.image()) as reader:
         ledger, levels = reader.ledger, [LevelRow.of(level) for level in reader.levels]
+        stored_bytes = reader.stored_bytes + sum(label.stored_bytes for label in labels)
     return VersionToPublish(
         dataset_id=spec.dataset_id,
         version=built.version,
         revision=built.record.revision,
         spec=spec,
         record=built.record,
-        manifest=latest_manifest(workspace, spec),
+        manifest=manifest,
         report=report,
         levels=levels,
         ledger=ledger.table,
@@ -108,19 +116,16 @@ def _to_publish(
         ledger_sha256=ledger.sha256,
         volume_key=files.volume,
         ledger_key=files.ledger,
-        stored_bytes=_stored_bytes(files.volume),
+        stored_bytes=stored_bytes,
         writer_version=__version__,
         coverage=ledger.coverage,
-        labels=[
-            _label_image(spec, built.version, files.image(folder), name, folder)
-            for name, folder in keys.label_folders(spec.label_names).items()
-        ],
+        labels=labels,
     )
 
 
-def _label_image(spec: DatasetSpec, version: str, files: ImageFiles, name: str, folder: str) -> LabelImage:
-    with VolumeReader.open(*files) as reader:
-        ledger, levels = reader.ledger, reader.levels
+def _label_image(image: ImageFiles, files: VersionFiles, name: str, folder: str) -> LabelImage:
+    with VolumeReader.open(*image) as reader:
+        ledger, levels, stored_bytes = reader.ledger, reader.levels, reader.stored_bytes
     return LabelImage(
         folder=folder,
         name=name,
@@ -128,7 +133,7 @@ def _label_image(spec: DatasetSpec, version: str, files: ImageFiles, name: str, 
         levels=tuple(LevelRow.of(level) for level in levels),
         coverage=ledger.coverage,
         ledger_sha256=ledger.sha256,
-        volume_key=keys.label(spec.dataset_id, version, folder),
-        ledger_key=keys.label_ledger(spec.dataset_id, version, folder),
-        stored_bytes=_stored_bytes(files.volume),
+        volume_key=files.label(folder),
+        ledger_key=files.label_ledger(folder),
+        stored_bytes=stored_bytes,
     )

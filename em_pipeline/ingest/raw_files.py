@@ -16,6 +16,7 @@ from em_pipeline.storage import keys
 from em_pipeline.storage.download import changed_since
 from em_pipeline.storage.local_blobs import LocalBlobs
 from em_pipeline.storage.local_files import path_of_file_url
+from em_pipeline.storage.object_blobs import ObjectBlobs
 from em_pipeline.storage.spool import Spool
 
 
@@ -47,11 +48,13 @@ class RawFiles(Protocol):
 def raw_files(workspace: Workspace, dataset_id: str, revision: str) -> RawFiles:
     """Those of a revision, in the workspace's store."""
     place = workspace.store.blobs(keys.raw_files(dataset_id, revision))
+    if isinstance(place, ObjectBlobs):
+        documents = workspace.store.blobs(keys.raw_folder(dataset_id, revision))
+        folder = workspace.spool / dataset_id / revision
+        return Spool(folder, place, documents, workspace.policy, workspace.progress)
     if isinstance(place, LocalBlobs):
         return _InStore(place.root)
-    documents = workspace.store.blobs(keys.raw_folder(dataset_id, revision))
-    folder = workspace.spool / dataset_id / revision
-    return Spool(folder, place, documents, workspace.policy, workspace.progress)
+    raise TypeError(f"{place} is neither on a disk nor in an object store")
 
 
 def held_by(raw: RawFiles, manifest: Manifest) -> Sequence[HeldFile]:

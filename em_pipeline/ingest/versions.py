@@ -53,7 +53,10 @@ class VersionFiles:
         """The version's image or, with `label`, the label image in that folder below `labels/`."""
         if label is None:
             return image_files(self.store, self.volume, self.ledger)
-        return image_files(self.store, f"{self.volume}/labels/{label}", self.label_ledger(label))
+        return image_files(self.store, self.label(label), self.label_ledger(label))
+
+    def label(self, label: str) -> str:
+        return f"{self.volume}/labels/{label}"
 
     def label_ledger(self, label: str) -> str:
         return f"{self.ledger.removesuffix(LEDGER)}labels.{label}.{LEDGER}"

@@ -16,6 +16,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from em_pipeline.domain.blobs import Blobs
 from em_pipeline.domain.errors import ChecksumMismatch, NotFound
 from em_pipeline.domain.files import Manifest, RawFile, RemoteFile
 from em_pipeline.domain.progress import Progress
@@ -58,7 +59,7 @@ class Spool:
         self,
         folder: Path,
         files: ObjectBlobs,
-        documents: ObjectBlobs,
+        documents: Blobs,
         policy: DownloadPolicy,
         progress: Progress,
     ) -> None:
@@ -111,13 +112,14 @@ class Spool:
         files = [self._remote(file) for file in manifest.files if file.path in missing]
         if not files:
             return
+        endpoints = replace(self._files.access.endpoints, s3_anonymous=False)
         self._progress.note(f"bringing {len(files)} raw files from {self._files.url}")
         download(
             files,
             self.folder,
             dataset_id=manifest.dataset_id,
             revision=manifest.revision,
-            policy=replace(self._policy, endpoints=self._files.access.signed),
+            policy=replace(self._policy, endpoints=endpoints),
             progress=self._progress,
         )
 
@@ -127,7 +129,9 @@ class Spool:
             if not self.folder.exists():
                 return
             known = self.folder / WORK / NAME
-            kept = known.read_bytes() if len(_moved(manifest)) < len(manifest.files) and known.exists() else b""
+            kept = (
+                known.read_bytes() if len(_moved(manifest)) < len(manifest.files) and known.exists() else b""
+            )
             shutil.rmtree(self.folder)
             if kept:
                 known.parent.mkdir(parents=True)

@@ -69,7 +69,9 @@ def read_elsewhere(volume: Blobs, level: str, box: BoundingBox) -> "NDArray[Any]
     try:
         voxels: NDArray[Any] = _open(volume, level)[box.slices].read().result()
     except ValueError as error:
-        raise ChunkCorrupt(f"Read {box} of level {level} in {volume.url} with tensorstore", str(error)) from error
+        raise ChunkCorrupt(
+            f"Read {box} of level {level} in {volume.url} with tensorstore", str(error)
+        ) from error
     return voxels
 
 

@@ -18,7 +18,7 @@ from em_pipeline.domain.errors import ChunkCorrupt, InputRefused, NotFound
 from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.volumes.codec import crc32c
 from em_pipeline.volumes.ledger import NOTHING_STORED, STORED, ChunkState, Ledger, LedgerRow
-from em_pipeline.volumes.metadata import LevelInfo, VolumeInfo, parse, read_documents
+from em_pipeline.volumes.metadata import LevelInfo, parse, read_documents
 from em_pipeline.volumes.shard import NOT_STORED, ShardIndex, decode_index, index_nbytes
 
 _INDICES_HELD: Final = 1024  # 1 KiB each for 4 × 4 × 4 chunks
@@ -53,10 +53,11 @@ class Block:
 class VolumeReader:
     """Reads one volume. Safe to use from several threads. Build with `open`."""
 
-    def __init__(self, volume: Blobs, ledger: Ledger, info: VolumeInfo) -> None:
+    def __init__(self, volume: Blobs, ledger: Ledger, documents: Mapping[str, bytes]) -> None:
         self.volume = volume
         self.ledger = ledger
-        self.info = info
+        self.info = info = parse(documents)
+        self._document_bytes = sum(map(len, documents.values()))
         shapes = [level.shape for level in info.levels]
         self._missing = ledger.missing.pyramid(shapes) if ledger.missing else None
         self._closed = False
@@ -73,14 +74,20 @@ class VolumeReader:
         for path, digest in book.documents.items():
             if path not in found or hashlib.sha256(found[path]).hexdigest() != digest:
                 raise ChunkCorrupt(f"Open the volume {volume.url}", f"{path} is not the one that was written")
-        info = parse(found)
-        if tuple(level.chunk_grid for level in info.levels) != book.grids:
+        reader = cls(volume, book, found)
+        if tuple(level.chunk_grid for level in reader.levels) != book.grids:
             raise ChunkCorrupt(f"Open the volume {volume.url}", "its levels are not those of the ledger")
-        return cls(volume, book, info)
+        return reader
 
     @property
     def levels(self) -> tuple[LevelInfo, ...]:
         return self.info.levels
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the volume's documents and shards, without its label images."""
+        shards = sum(self._shard_bytes(level) for level in self.levels)
+        return self._document_bytes + shards
 
     def read_chunk(self, level: int, index: tuple[int, int, int]) -> ChunkRead:
         """One chunk, decoded; where its state is `absent`, its voxels mean nothing.
@@ -201,6 +208,11 @@ class VolumeReader:
         if (index[index[:, 1] != NOT_STORED] > end).any():
             raise ChunkCorrupt(tried, "it places chunks where none were written")
         return index
+
+    def _shard_bytes(self, level: LevelInfo) -> int:
+        lengths = self.ledger.level_rows(level.index)["nbytes"]
+        shards = {tuple(place) for place in np.argwhere(lengths) // level.chunks_per_shard}
+        return int(lengths.sum()) + len(shards) * index_nbytes(level.chunks_per_shard)
 
     def _corrupt(self, row: LedgerRow, found: str) -> ChunkCorrupt:
         shard, _ = self.levels[row.level].locate(row.index)

@@ -64,6 +64,7 @@ def rechunk(
     label: str | None = None,
 ) -> WrittenVolume:
     import tempfile
+
     from em_pipeline.storage.local_blobs import LocalBlobs
 
     if isinstance(place, LocalBlobs):

@@ -35,6 +35,7 @@ def workspace_in(folder: Path, database_url: str, source: Source) -> Iterator[Wo
     upgrade(engine)
     try:
         yield Workspace(
+            spool=folder / "spool",
             store=LocalStore(folder),
             catalog=Catalog(engine),
             sources={source.slug: source},

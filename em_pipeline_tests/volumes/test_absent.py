@@ -107,7 +107,7 @@ def test_an_absent_chunk_is_no_data_and_no_error(tmp_path: Path) -> None:
         assert past.absent is not None
         assert past.absent.sum() == 2 * 5 * 3
         assert reader.read_block(0, BoundingBox.at((0, 8, 0), (4, 4, 4))).absent is None
-    ledger = Ledger.read(tmp_path / "ledger.parquet")
+    ledger = Ledger.read(LocalBlobs(tmp_path), "ledger.parquet")
     assert ledger.coverage == pytest.approx(held_of(ARRAY.shape, MISSING).mean())
     assert ledger.statistics.count == held_of(ARRAY.shape, MISSING).sum()
 
@@ -116,7 +116,7 @@ def test_fill_that_the_source_holds_stays_fill(tmp_path: Path) -> None:
     array = np.zeros((4, 4, 12), np.uint8)
     source = sparse(array, [BoundingBox.at((0, 0, 4), (4, 4, 6))])
     write_sparse(source, tmp_path)
-    ledger = Ledger.read(tmp_path / "ledger.parquet")
+    ledger = Ledger.read(LocalBlobs(tmp_path), "ledger.parquet")
     found = [(ledger.row(0, (0, 0, x)).state, ledger.row(0, (0, 0, x)).valid_fraction) for x in range(3)]
     assert found == [(ChunkState.FILL, 1), (ChunkState.ABSENT, 0), (ChunkState.FILL, 0.5)]
     assert not list(tmp_path.rglob("c/*/*/*"))
