@@ -58,7 +58,7 @@ _BLOSC_HEADER: Final = struct.Struct("<4xI4xI")
 """`nbytes` and `cbytes` of the 16-byte header (c-blosc README_CHUNK_FORMAT)."""
 
 
-def crc32c(payload: bytes) -> int:
+def crc32c(payload: bytes | NDArray[np.uint8]) -> int:
     """CRC-32C (Castagnoli, RFC 3720, appendix B.4) of the bytes."""
     return int(google_crc32c.value(payload))
 

@@ -41,7 +41,7 @@ class WrittenVolume:
     `units_resumed` (finished by an earlier run) are of this call: 0 where the volume was complete already.
     """
 
-    volume: Any
+    volume: Blobs
     ledger_sha256: str
     statistics: VolumeStatistics
     levels: tuple[LevelInfo, ...]

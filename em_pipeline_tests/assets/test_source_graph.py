@@ -105,7 +105,7 @@ def test_a_failed_check_stops_the_run_before_the_catalogue(
 ) -> None:
     assert run(workspace, instance, select=list(ASSETS[:3])).success
     spec = find_spec(workspace.catalog, ID)
-    shard = current_build(workspace, spec).files.volume / "0/c/0/0/0"
+    shard = volume_of(workspace, spec) / "0/c/0/0/0"
     shard.write_bytes(shard.read_bytes()[:-1])
     result = run(workspace, instance)
     assert not result.success

@@ -119,7 +119,7 @@ def test_the_same_bytes_whatever_the_order_and_no_work_twice(
     other = replace(arrays, store=LocalStore(tmp_path / "other"))
     for step in STEPS[:3]:
         step(other, spec)
-    found = hashes(current_build(other, spec).files.volume)
+    found = hashes(volume_of(other, spec))
     assert {f"{path}" for path in found} <= {path.split(".ome.zarr/")[-1] for path in before}
     assert set(found.values()) <= set(before.values())
 
@@ -147,7 +147,7 @@ def test_a_damaged_label_image_is_not_published(arrays: Workspace, name: str) ->
     spec = spec_of(label_images=NAMES)
     for step in STEPS[:3]:
         step(arrays, spec)
-    path = current_build(arrays, spec).files.volume / name
+    path = volume_of(arrays, spec) / name
     damaged = bytearray(path.read_bytes())
     damaged[10] ^= 1
     path.write_bytes(damaged)
