@@ -15,7 +15,7 @@ from em_pipeline.demo.replay import Trouble
 from em_pipeline.domain.errors import SourceUnavailable
 from em_pipeline.domain.progress import Silent
 from em_pipeline.domain.spec import DatasetSpec
-from em_pipeline.ingest.build import build, current_build
+from em_pipeline.ingest.build import build
 from em_pipeline.ingest.fetch import fetch
 from em_pipeline.ingest.publish import publish
 from em_pipeline.ingest.scrape import scrape
