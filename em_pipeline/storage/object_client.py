@@ -91,14 +91,21 @@ class Leased:
     age_s: float
 
 
+@dataclass(frozen=True)
+class Part:
+    """Some bytes of an object: the `number`th part (from 1), whose first byte is that at `start`."""
+
+    number: int
+    start: int
+    payload: memoryview
+
+
 class Upload(Protocol):
     """One object on its way in parts; not there before `complete`."""
 
-    def part(self, number: int, start: int, payload: memoryview) -> None:
-        """Send the part `number` (from 1), whose bytes begin at `start`."""
-        ...
+    def send(self, part: Part) -> None: ...
 
-    def complete(self, number: int, start: int, payload: memoryview) -> None:
+    def complete(self, last: Part) -> None:
         """Send what is left, which may be nothing, and make the object visible."""
         ...
 

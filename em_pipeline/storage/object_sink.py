@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 from em_pipeline.domain.errors import StorageFailed
-from em_pipeline.storage.object_client import ObjectClient, Upload
+from em_pipeline.storage.object_client import ObjectClient, Part, Upload
 
 PARTS_OF_ONE_SIZE: Final = 1000
 """S3 takes 10 000 parts of an object, so parts grow: by one `part_bytes` with each thousand."""
@@ -48,7 +48,7 @@ class ObjectSink:
             else:
                 while self._flying:
                     self._land()
-                self._upload.complete(self._parts + 1, self._sent, tail)
+                self._upload.complete(Part(self._parts + 1, self._sent, tail))
         self._closed = True
 
     def abandon(self) -> None:
@@ -92,7 +92,7 @@ class ObjectSink:
             self._land()
         self._parts += 1
         future = self._client.executor.submit(
-            self._upload.part, self._parts, self._sent, memoryview(self._buffer)
+            self._upload.send, Part(self._parts, self._sent, memoryview(self._buffer))
         )
         self._flying.append((future, self._buffer))
         self._sent += self._filled

@@ -27,6 +27,7 @@ from em_pipeline.storage.faults import Fault
 from em_pipeline.storage.object_client import (
     Leased,
     ObjectAccess,
+    Part,
     StoredObject,
     no_bucket,
     no_permission,
@@ -254,19 +255,19 @@ class S3Upload:
         )
         self._id: str = begun["UploadId"]
 
-    def part(self, number: int, start: int, payload: memoryview) -> None:  # noqa: ARG002 - Google's
+    def send(self, part: Part) -> None:
         answer = self._client.ask(
-            f"Write part {number} of",
+            f"Write part {part.number} of",
             self._key,
             lambda: self._client.s3.upload_part(
-                **self._named, UploadId=self._id, PartNumber=number, Body=Pieces(payload)
+                **self._named, UploadId=self._id, PartNumber=part.number, Body=Pieces(part.payload)
             ),
         )
-        self._tags[number] = answer["ETag"]
+        self._tags[part.number] = answer["ETag"]
 
-    def complete(self, number: int, start: int, payload: memoryview) -> None:
-        if payload:
-            self.part(number, start, payload)
+    def complete(self, last: Part) -> None:
+        if last.payload:
+            self.send(last)
         parts = [{"PartNumber": each, "ETag": self._tags[each]} for each in sorted(self._tags)]
 
         def complete() -> None:
