@@ -37,7 +37,7 @@ class RawFiles(Protocol):
         ...
 
     def bring(self, manifest: Manifest) -> None:
-        """Make this machine hold them, below `folder`. Raises like `download`."""
+        """Make this machine hold them, below `folder`. Raises `ChecksumMismatch`, `NotFound`."""
         ...
 
     def let_go(self, manifest: Manifest) -> None:
@@ -51,7 +51,7 @@ def raw_files(workspace: Workspace, dataset_id: str, revision: str) -> RawFiles:
     if isinstance(place, ObjectBlobs):
         documents = workspace.store.blobs(keys.raw_folder(dataset_id, revision))
         folder = workspace.spool / dataset_id / revision
-        return Spool(folder, place, documents, workspace.policy, workspace.progress)
+        return Spool(folder, place, documents, workspace.progress)
     if isinstance(place, LocalBlobs):
         return _InStore(place.root)
     raise TypeError(f"{place} is neither on a disk nor in an object store")

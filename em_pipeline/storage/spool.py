@@ -9,7 +9,6 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -18,9 +17,10 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from em_pipeline.domain.blobs import Blobs
 from em_pipeline.domain.errors import ChecksumMismatch, NotFound
-from em_pipeline.domain.files import Manifest, RawFile, RemoteFile
+from em_pipeline.domain.files import Manifest, RawFile
 from em_pipeline.domain.progress import Progress
-from em_pipeline.storage.download import DownloadPolicy, changed_since, download
+from em_pipeline.storage.bring import bring
+from em_pipeline.storage.download import changed_since
 from em_pipeline.storage.holdings import NAME
 from em_pipeline.storage.listing import WORK
 from em_pipeline.storage.local_files import storage_errors
@@ -60,13 +60,11 @@ class Spool:
         folder: Path,
         files: ObjectBlobs,
         documents: Blobs,
-        policy: DownloadPolicy,
         progress: Progress,
     ) -> None:
         self.folder = folder
         self._files = files
         self._documents = documents
-        self._policy = policy
         self._progress = progress
 
     def keep(self, manifest: Manifest) -> None:
@@ -107,21 +105,18 @@ class Spool:
         return [file.path for file in manifest.files if file.path in gone]
 
     def bring(self, manifest: Manifest) -> None:
-        """Fetch the files that the folder lacks from the store, as `download` does, and raise like it."""
-        missing = set(changed_since(_only(manifest, _moved(manifest)), self.folder))
-        files = [self._remote(file) for file in manifest.files if file.path in missing]
-        if not files:
+        """Fetch the files that the folder lacks from the store, as `bring` does, and raise like it."""
+        moved = _moved(manifest)
+        lacking = set(changed_since(_only(manifest, moved), self.folder))
+        if not lacking:
             return
-        endpoints = replace(self._files.access.endpoints, s3_anonymous=False)
-        self._progress.note(f"bringing {len(files)} raw files from {self._files.url}")
-        download(
-            files,
-            self.folder,
-            dataset_id=manifest.dataset_id,
-            revision=manifest.revision,
-            policy=replace(self._policy, endpoints=endpoints),
-            progress=self._progress,
-        )
+        self._progress.note(f"bringing {len(lacking)} raw files from {self._files.url}")
+        try:
+            bring([file for file in moved if file.path in lacking], self._files, self.folder, self._progress)
+        except (ChecksumMismatch, NotFound):
+            # What the receipt says of the store is not so: the next fetch asks the portal again.
+            self._documents.delete(RECEIPT)
+            raise
 
     def let_go(self, manifest: Manifest) -> None:
         """Empty the folder, but for what it knows of files that stay in place."""
@@ -173,14 +168,6 @@ class Spool:
         noted = {**receipt, **new}
         self._documents.write(RECEIPT, _RECEIPT.dump_json(noted))
         return noted
-
-    def _remote(self, file: RawFile) -> RemoteFile:
-        return RemoteFile(
-            url=f"{self._files.url}/{file.path}",
-            path=file.path,
-            size=file.size,
-            checksum=f"sha256:{file.sha256}",
-        )
 
 
 def _moved(manifest: Manifest) -> list[RawFile]:

@@ -37,6 +37,7 @@ from em_pipeline.storage.local_blobs import LocalBlobs
 from em_pipeline.volumes.plan import plan_rechunk
 from em_pipeline.volumes.preview import preview_png
 from em_pipeline.volumes.rechunk import WrittenVolume, rechunk
+from em_pipeline_tests.volumes.written import open_in
 
 pytestmark = pytest.mark.integration
 
