@@ -18,8 +18,8 @@ from em_pipeline.storage.object_urls import PUBLIC, ObjectEndpoints
 
 T = TypeVar("T")
 
-LEAST_PART: Final = 8 << 20
-"""Bytes; S3 takes no part below 5 MiB but the last, Google none that is no multiple of 256 KiB:
+LEAST_PART: Final = 5 << 20
+"""Bytes; S3 takes no smaller part but the last, Google none that is no multiple of 256 KiB:
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html and
 https://cloud.google.com/storage/docs/performing-resumable-uploads#chunked-upload."""
 

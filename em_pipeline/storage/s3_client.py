@@ -21,6 +21,7 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
     ParamValidationError,
     PartialCredentialsError,
 )
+from urllib3.exceptions import HTTPError
 
 from em_pipeline.domain.errors import InputRefused, NotFound, StorageFailed
 from em_pipeline.storage.faults import Fault
@@ -220,7 +221,7 @@ class S3Client:
                 ) from error
             except ParamValidationError as error:
                 raise InputRefused(tried, str(error), "Correct EM_STORE_URL") from error
-            except BotoCoreError as error:  # no connection, a reset, silence, an answer that was cut
+            except (BotoCoreError, HTTPError) as error:  # no connection, a reset, silence, a cut answer
                 raise Fault(f"{type(error).__name__}: {error}") from error
 
         return repeated(self.access.policy, tried, attempt)
