@@ -123,9 +123,9 @@ def test_an_upload_that_breaks_off_goes_on_where_it_was(
         latest_manifest(remote, CORNER)
     bucket.proxy.heal()
     bucket.proxy.requests.clear()
-    portal.requests.clear()
+    before = portal.bytes_served
     manifest = fetch(remote, CORNER).manifest
-    assert asked_for(portal) == 0
+    assert portal.bytes_served - before < manifest.files[0].size
     assert 1 <= len(moved(bucket)) < len(manifest.files)
     assert latest_manifest(remote, CORNER) == manifest
 
