@@ -93,13 +93,14 @@ class LevelPass:
         self._ahead: deque[_Slab] = deque()
         try:
             self._read_ahead()
-            while self._ahead:
+            while self._ahead or self._waiting:
+                if not self._ahead:
+                    self._drain_one()
+                    continue
                 slab = self._ahead.popleft()
                 for piece in slab.reading:
                     piece.result()
                 self._encode(slab)
-            while self._waiting:
-                self._drain_one()
             self._finish_closing()
         except BaseException:
             self._stop()

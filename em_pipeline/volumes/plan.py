@@ -29,7 +29,8 @@ WRITER: Final = 1
 SLABS_HELD: Final = 3
 """Slabs in memory: one being encoded, one that is read and one being read."""
 
-_CHUNKS_PER_THREAD: Final = 6  # three encoded, wide sums, and what was read of the source
+_SLABS_COUNTED: Final = SLABS_HELD + 1  # what readers hold before it is dealt out to chunks
+_CHUNKS_PER_THREAD: Final = 6  # three encoded, and the wide sums of one
 
 
 @dataclass(frozen=True)
@@ -262,8 +263,8 @@ def _slab_limit(memory_budget: int, threads: int, chunk: Shape, itemsize: int) -
     """Voxels that one slab may have. Raises `InputRefused` where that is less than a chunk."""
     chunk_bytes = chunk.voxels * itemsize
     working = threads * _CHUNKS_PER_THREAD * chunk_bytes
-    if (limit := int((memory_budget - working) / SLABS_HELD)) < chunk_bytes:
-        needed = working + math.ceil(SLABS_HELD * chunk_bytes)
+    if (limit := int((memory_budget - working) / _SLABS_COUNTED)) < chunk_bytes:
+        needed = working + _SLABS_COUNTED * chunk_bytes
         raise InputRefused(
             f"Plan a volume within {memory_budget / 2**20:.0f} MiB on {threads} threads",
             f"chunks of {chunk_bytes / 2**20:.1f} MiB need {needed / 2**20:.0f} MiB",
@@ -285,13 +286,14 @@ def _choose_slab(
     def decoded(slab: Shape) -> int:
         return math.prod(_decoded(n, s, c) for n, s, c in zip(shape, slab, stored, strict=True))
 
-    fitting = (slab for slab in _slabs(shape, chunk, shard) if _held(slab, shape) <= limit)
+    fitting = (slab for slab in _slabs(shape, chunk, shard) if _held(slab, shape, chunk) <= limit)
     best = min(fitting, key=score)
     return best, decoded(best)
 
 
-def _held(slab: Shape, shape: Shape) -> int:
-    return math.prod(min(a, n) for a, n in zip(slab, shape, strict=True))
+def _held(slab: Shape, shape: Shape, chunk: Shape) -> int:
+    """Voxels in memory: a slab is held in whole chunks."""
+    return math.prod(min(a, math.ceil(n / c) * c) for a, n, c in zip(slab, shape, chunk, strict=True))
 
 
 def _slabs(shape: Shape, chunk: Shape, shard: Shape) -> Iterator[Shape]:

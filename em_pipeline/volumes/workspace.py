@@ -13,6 +13,7 @@ work.labels.L/                   the same for the label image
 import io
 import json
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from em_pipeline.volumes.statistics import Counts
 
 VOLUME: Final = "volume.ome.zarr"
 _CHECKSUM_BYTES: Final = 4
+_PARSING: Final = threading.Lock()
 _RECORD: Final = re.compile(r"level-(\d+)/unit-(\d+)\.npz")
 
 
@@ -115,8 +117,9 @@ class Workspace:
                 "its checksum differs",
                 "Run the same again to repeat the unit",
             )
-        # Bytes that are as they were written: there is nothing left that could fail to load.
-        with np.load(io.BytesIO(arrays), allow_pickle=False) as found:
+        # Bytes that are as they were written: there is nothing left that could fail to load, but for
+        # numpy's parser of headers, which CPython 3.11 lets only one thread at a time use.
+        with _PARSING, np.load(io.BytesIO(arrays), allow_pickle=False) as found:
             return UnitRecord(found["rows"], found["counts"], found["coarse"])
 
     def forget(self, level: int, unit: int) -> None:

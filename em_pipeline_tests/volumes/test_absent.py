@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.domain.progress import Silent
+from em_pipeline.storage.local_blobs import LocalBlobs
 from em_pipeline.volumes.ledger import ChunkState, Ledger
 from em_pipeline.volumes.pyramid_check import coarser_faults
 from em_pipeline.volumes.reader import VolumeReader
@@ -43,7 +44,7 @@ def sparse(array: NDArray[Any], missing: Sequence[BoundingBox], fill: int = 0) -
 def write_sparse(source: ArrayVolume, folder: Path, **options: Any) -> WrittenVolume:
     plan = small_plan(source.array, **options)
     box = BoundingBox.of_shape(source.shape)
-    return rechunk(source, box, plan, folder, name="test", progress=Silent())
+    return rechunk(source, box, plan, LocalBlobs(folder), name="test", progress=Silent())
 
 
 def opened(folder: Path) -> VolumeReader:
@@ -135,7 +136,7 @@ def test_a_volume_whose_source_holds_everything_is_as_before(tmp_path: Path) -> 
     box = BoundingBox.at((0, 0, 0), (8, 20, 33))
     source = sparse(ARRAY, [BoundingBox.at((8, 0, 0), (5, 20, 33))])
     plan = small_plan(ARRAY[box.slices])
-    rechunk(source, box, plan, tmp_path / "cut", name="test", progress=Silent())
+    rechunk(source, box, plan, LocalBlobs(tmp_path / "cut"), name="test", progress=Silent())
     write(ARRAY[box.slices], tmp_path / "upper")
     assert hashes(tmp_path / "plain") == hashes(tmp_path / "sparse")
     assert hashes(tmp_path / "cut") == hashes(tmp_path / "upper")

@@ -16,12 +16,14 @@ from pydantic import ValidationError
 
 from em_pipeline.domain.geometry import BoundingBox, VoxelSize
 from em_pipeline.domain.progress import Silent
+from em_pipeline.storage.local_blobs import LocalBlobs
 from em_pipeline.volumes.conformance import ngff_faults
 from em_pipeline.volumes.rechunk import WrittenVolume, rechunk
 from em_pipeline.volumes.verify import FaultKind, verify_decoded, verify_stored
 from em_pipeline_tests.volumes.arrays import ArrayVolume, FailingVolume
 from em_pipeline_tests.volumes.written import (
     hashes,
+    path_of,
     random_voxels,
     reference_pyramid,
     small_plan,
@@ -38,7 +40,9 @@ NAMES = ("cells", "nuclei")
 def write_label(array: NDArray[Any], folder: Path, label: str, **options: Any) -> WrittenVolume:
     plan = small_plan(array, kind="labels", level_count=len(small_plan(RAW).levels), **options)
     box = BoundingBox.of_shape(array.shape)
-    return rechunk(ArrayVolume(array), box, plan, folder, name=label, progress=Silent(), label=label)
+    return rechunk(
+        ArrayVolume(array), box, plan, LocalBlobs(folder), name=label, progress=Silent(), label=label
+    )
 
 
 def write_all(folder: Path) -> Path:
@@ -160,7 +164,7 @@ def test_the_order_and_interruptions_do_not_show(tmp_path: Path) -> None:
     for allowed in (0, 3):
         failing = FailingVolume(CELLS, RuntimeError("unplugged"), reads_allowed=allowed)
         with pytest.raises(RuntimeError):
-            rechunk(failing, box, plan, other, name="cells", progress=Silent(), label="cells")
+            rechunk(failing, box, plan, LocalBlobs(other), name="cells", progress=Silent(), label="cells")
     write_label(CELLS, other, "cells", memory_budget=1 << 19, threads=1)
     write_all(other)
     assert hashes(tmp_path / "straight") == hashes(other)
@@ -174,7 +178,7 @@ def test_a_volume_begun_anew_takes_its_labels_along(tmp_path: Path) -> None:
             failing,
             BoundingBox.of_shape(CELLS.shape),
             small_plan(CELLS, kind="labels"),
-            tmp_path,
+            LocalBlobs(tmp_path),
             name="anew",
             progress=Silent(),
             label="cells",
@@ -187,4 +191,4 @@ def test_a_volume_begun_anew_takes_its_labels_along(tmp_path: Path) -> None:
 
 def test_a_volume_without_labels_has_no_trace_of_them(tmp_path: Path) -> None:
     written = write(RAW, tmp_path)
-    assert not (written.volume / "labels").exists()
+    assert not (path_of(written) / "labels").exists()

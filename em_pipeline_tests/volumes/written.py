@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from em_pipeline.domain.geometry import BoundingBox, Shape, VoxelSize
 from em_pipeline.domain.progress import Silent
+from em_pipeline.storage.local_blobs import LocalBlobs
 from em_pipeline.volumes.codec import Kind
 from em_pipeline.volumes.plan import RechunkPlan, plan_rechunk
 from em_pipeline.volumes.reader import VolumeReader
@@ -38,14 +39,26 @@ def write(array: NDArray[Any], folder: Path, **options: Any) -> WrittenVolume:
     """All of `array` as a volume in `folder`."""
     box = BoundingBox.of_shape(array.shape)
     return rechunk(
-        ArrayVolume(array), box, small_plan(array, **options), folder, name="test", progress=Silent()
+        ArrayVolume(array),
+        box,
+        small_plan(array, **options),
+        LocalBlobs(folder),
+        name="test",
+        progress=Silent(),
     )
 
 
 def stored_in(folder: Path, label: str | None = None) -> VolumeReader | None:
     """The complete volume in `folder`, or its label image; None where none is complete."""
-    place = Workspace(folder, label)
-    return VolumeReader.open(place.volume, place.ledger) if place.ledger.exists() else None
+    workspace = Workspace(LocalBlobs(folder), label)
+    if not workspace.is_complete():
+        return None
+    return VolumeReader.open(workspace.volume, workspace.place, workspace.ledger)
+
+
+def path_of(written: WrittenVolume) -> Path:
+    """The folder of a volume that was written on this machine."""
+    return Path(written.volume.url)
 
 
 def random_voxels(shape: tuple[int, int, int], dtype: str, seed: int = 0) -> NDArray[Any]:
