@@ -229,7 +229,7 @@ def test_a_full_disk_is_a_clear_error_and_the_rest_can_follow(tmp_path: Path, mo
 
     def pwrite(descriptor: int, payload: Any, offset: int) -> int:
         calls.append(offset)
-        if len(calls) > 40:
+        if len(calls) > 150:
             raise OSError(28, "No space left on device")
         return int(real(descriptor, payload, offset))
 
