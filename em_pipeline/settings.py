@@ -63,6 +63,13 @@ class Settings(BaseModel):
 
     home: Path = Field(default_factory=default_home, description="folder of everything embedded")
     store_url: str = Field(default="", description="where raw files and volumes live; default <home>/store")
+    store_endpoint: str = Field(
+        default="",
+        description="http(s) base of the store's S3 or Google; default s3_endpoint or gs_endpoint",
+    )
+    spool: Path | None = Field(
+        default=None, description="folder for raw files bound for an object store; default <home>/spool"
+    )
     database_url: str = Field(default="", description="PostgreSQL of the catalogue; default embedded")
     dagster_home: Path | None = Field(default=None, description="Dagster's folder; default <home>/dagster")
     executor: Executor = Field(default=Executor.IN_PROCESS, description="in-process or multiprocess")
@@ -123,6 +130,10 @@ class Settings(BaseModel):
         return self.store_url or (self.home / "store").as_uri()
 
     @property
+    def spool_folder(self) -> Path:
+        return self.spool or self.home / "spool"
+
+    @property
     def postgres_folder(self) -> Path:
         return self.home / "postgres"
 
@@ -142,6 +153,7 @@ class LoadedSettings:
         """(key, value in force, where from) of every setting; passwords in URLs are masked."""
         in_force = {
             "store_url": self.settings.store,
+            "spool": self.settings.spool_folder,
             "database_url": self.settings.database_url or f"embedded in {self.settings.postgres_folder}",
             "dagster_home": self.settings.dagster_folder,
             "memory_budget": self.settings.memory_budget.human_readable(),

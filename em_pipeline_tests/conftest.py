@@ -6,6 +6,13 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from em_pipeline_tests.object_stores import (  # noqa: F401 - fixtures, found by name
+    bucket,
+    gcs_bucket,
+    remote,
+    s3_bucket,
+    s3_server,
+)
 from em_pipeline_tests.services import (  # noqa: F401 - fixtures, found by name
     _migrated,
     database_url,

@@ -41,6 +41,7 @@ def workspace(tmp_path: Path, database_url: str, portal: DemoPortal) -> Iterator
     options = {"empiar": {**portal.options, "retries": "1", "backoff_s": "0.01"}}
     yield Workspace(
         store=LocalStore(tmp_path / "store"),
+        spool=tmp_path / "spool",
         catalog=Catalog(engine),
         sources=load_sources(options),
         policy=DownloadPolicy(read_timeout_s=2.0, retries=2),

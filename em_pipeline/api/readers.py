@@ -19,7 +19,8 @@ def open_published(store: Store, version: PublishedVersion) -> VolumeReader:
     catalogue vouches for it, so this is damage and never "no data".
     """
     try:
-        reader = VolumeReader.open(store.local_path(version.volume_key), store.local_path(version.ledger_key))
+        folder, _, name = version.ledger_key.rpartition("/")
+        reader = VolumeReader.open(store.blobs(version.volume_key), store.blobs(folder), name)
     except NotFound as error:
         raise ChunkCorrupt(
             error.tried, error.found, "Restore the store, or ingest the dataset again"

@@ -9,6 +9,7 @@ from em_pipeline.ingest import table_output
 from em_pipeline.ingest.tables import SHOWN_ACQUISITION, SHOWN_VOLUMES, comparison
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.storage import keys
+from em_pipeline.storage.store import Store
 
 GROUP = "collection"
 
@@ -37,9 +38,15 @@ def build_collection_definitions(slugs: Iterable[str]) -> dg.Definitions:
                 "acquisition": dg.MetadataValue.md(
                     table_output.markdown(found, found.acquisition, SHOWN_ACQUISITION)
                 ),
-                "page": dg.MetadataValue.path(str(workspace.store.local_path(keys.comparison("html")))),
+                "page": dg.MetadataValue.path(_page(workspace.store)),
             },
             data_version=dg.DataVersion(short_hash(table)),
         )
 
     return dg.Definitions(assets=[comparison_table])
+
+
+def _page(store: Store) -> str:
+    """Where the page lies, as a person opens it."""
+    folder, _, name = keys.comparison("html").rpartition("/")
+    return f"{store.blobs(folder).url}/{name}"

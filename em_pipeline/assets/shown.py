@@ -86,7 +86,7 @@ def volume_metadata(built: Built) -> dict[str, dg.MetadataValue]:
     core = built.record.fields.core
     metadata = {
         "version": dg.MetadataValue.text(built.version),
-        "path": dg.MetadataValue.path(str(built.files.volume)),
+        "path": dg.MetadataValue.path(built.files.image().volume.url),
         "shape_zyx": dg.MetadataValue.text(
             " × ".join(str(n) for n in core.volume_shape.model_dump().values())
         ),
@@ -119,7 +119,7 @@ def preview_metadata(built: Built) -> dg.MetadataValue:
     from PIL import Image
 
     small = io.BytesIO()
-    with Image.open(built.files.preview) as picture:
+    with Image.open(io.BytesIO(built.files.store.read(built.files.preview))) as picture:
         picture.thumbnail(SHOWN_PIXELS)
         picture.convert("RGB").save(small, "JPEG", quality=85)
     encoded = base64.b64encode(small.getvalue()).decode()

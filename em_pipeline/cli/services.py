@@ -20,11 +20,10 @@ def serve(
     """Serve published volumes over HTTP (read-only) until interrupted."""
     with answering(as_json):
         from em_pipeline.api.server import serve as serve_api
-        from em_pipeline.ingest.workspace import open_catalog
-        from em_pipeline.storage.store import open_store
+        from em_pipeline.ingest.workspace import open_catalog, store_of
 
         settings = load_settings().settings
-        store = open_store(settings.store)
+        store = store_of(settings)
 
         def say(url: str) -> None:
             if as_json:

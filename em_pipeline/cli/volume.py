@@ -15,6 +15,7 @@ from em_pipeline.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from em_pipeline.catalog.entries import PublishedVersion
+    from em_pipeline.storage.store import Store
     from em_pipeline.volumes.reader import Block
     from em_pipeline.volumes.verify import Fault, VerifyResult
 
@@ -25,32 +26,39 @@ SHOWN_FAULTS = 50
 def verify(
     dataset_id: DatasetId,
     decode: Annotated[bool, typer.Option("--decode", help="Also decode every chunk.")] = False,
+    discard: Annotated[
+        bool, typer.Option("--discard", help="Delete a damaged volume, for `em ingest` to write it again.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Compare every stored chunk, of label images too, with the ledger. Exits 5 where one differs."""
     with answering(as_json):
-        from em_pipeline.storage.store import open_store
+        from em_pipeline.ingest.damage import discard as discard_volume
+        from em_pipeline.ingest.workspace import store_of
 
         settings = load_settings().settings
+        store = store_of(settings)
         published = _published(settings, dataset_id)
-        results = _verified(settings, published, decode)
+        results = _verified(settings, store, published, decode)
         faults = [(image, fault) for image, result in results.items() for fault in result.faults]
+        faults += [("", fault) for fault in _beside(store, published)]
         chunks = sum(result.chunks for result in results.values())
         read = sum(result.bytes for result in results.values())
         seconds = sum(result.seconds for result in results.values())
+        discarded = bool(faults) and discard
+        if discarded:
+            discard_volume(store, published)
         if as_json:
             document = {"dataset_id": dataset_id, "chunks": chunks, "bytes": read, "seconds": seconds}
-            print_json(document | {"faults": [_fault_document(*found) for found in faults]})
+            found = [_fault_document(*one) for one in faults]
+            print_json(document | {"faults": found, "discarded": discarded})
         else:
             for image, fault in faults[:SHOWN_FAULTS]:
                 console.print(f"{image}: {fault}" if image else str(fault), markup=False)
             if len(faults) > SHOWN_FAULTS:
                 console.print(f"… and {len(faults) - SHOWN_FAULTS} more")
             if faults:
-                console.print(
-                    f"→ Delete {open_store(settings.store).local_path(published.volume_key)} and run "
-                    f"`em ingest {dataset_id}`: it writes the same bytes again"
-                )
+                console.print(f"→ {_remedy(store, published, discarded)}", markup=False)
             rate = read / 1e6 / seconds if seconds else 0.0
             console.print(
                 f"{dataset_id}: {chunks} chunks, {read} bytes read at {rate:.0f} MB/s, {len(faults)} faults"
@@ -59,19 +67,39 @@ def verify(
             raise typer.Exit(ChunkCorrupt.exit_code)
 
 
-def _verified(settings: Settings, published: "PublishedVersion", decode: bool) -> "dict[str, VerifyResult]":
+def _remedy(store: "Store", published: "PublishedVersion", discarded: bool) -> str:
+    where, dataset_id = store.blobs(published.volume_key).url, published.dataset_id
+    if discarded:
+        return f"{where} is deleted; run `em ingest {dataset_id}`: it writes the same bytes again"
+    return (
+        f"Run `em verify {dataset_id} --discard`, which deletes {where}, and then `em ingest {dataset_id}`: "
+        "it writes the same bytes again"
+    )
+
+
+def _beside(store: "Store", published: "PublishedVersion") -> "list[Fault]":
+    from em_pipeline.ingest.damage import damaged_documents
+    from em_pipeline.volumes.verify import Fault, FaultKind
+
+    return [
+        Fault(None, None, None, FaultKind.DOCUMENT, f"{key} is missing or damaged")
+        for key in damaged_documents(store, published)
+    ]
+
+
+def _verified(
+    settings: Settings, store: "Store", published: "PublishedVersion", decode: bool
+) -> "dict[str, VerifyResult]":
     """What verifying found of the image (under \"\") and of each label image (under its path below it)."""
-    from em_pipeline.storage.store import open_store
+    from em_pipeline.ingest.versions import image_files
     from em_pipeline.volumes.verify import verify_decoded, verify_stored
 
-    store = open_store(settings.store)
     check = verify_decoded if decode else verify_stored
     images = {"": published} | {f"labels/{label.folder}": label for label in published.labels}
     with Bars(errors) as progress:
         return {
             place: check(
-                store.local_path(image.volume_key),
-                store.local_path(image.ledger_key),
+                *image_files(store, image.volume_key, image.ledger_key),
                 ledger_sha256=image.ledger_sha256,
                 threads=settings.threads,
                 progress=progress,
@@ -144,13 +172,13 @@ def _read(
     settings: Settings, dataset_id: str, level: int, start: tuple[int, int, int], label: str | None
 ) -> "Block":
     from em_pipeline.api.readers import open_published
-    from em_pipeline.storage.store import open_store
+    from em_pipeline.ingest.workspace import store_of
 
     published = _published(settings, dataset_id)
     published = published if label is None else published.label(label)
     if min(start) < 0:
         raise InputRefused(f"Read a block at {start} (z, y, x)", "a voxel index is negative", "Count from 0")
-    with open_published(open_store(settings.store), published) as reader:
+    with open_published(store_of(settings), published) as reader:
         if not 0 <= level < len(reader.levels):
             raise NotFound(
                 f"Read level {level} of {dataset_id}", f"it has levels 0 to {len(reader.levels) - 1}", ""

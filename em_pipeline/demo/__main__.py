@@ -17,10 +17,9 @@ from rich.console import Console
 
 from em_client import EMClient
 from em_pipeline.demo.portals import DATASETS, replays, source_settings
-from em_pipeline.ingest.workspace import open_catalog
+from em_pipeline.ingest.workspace import open_catalog, store_of
 from em_pipeline.resources.instance import prepare_dagster_home
 from em_pipeline.settings import Settings, load_settings
-from em_pipeline.storage.store import open_store
 
 console = Console(highlight=False)
 
@@ -113,16 +112,16 @@ def _sidecar(environ: Mapping[str, str]) -> Iterator[str]:
 
 
 def _next_steps(settings: Settings, dataset_id: str) -> None:
-    store = open_store(settings.store)
+    store = store_of(settings)
     with open_catalog(settings) as catalog:
         published = catalog.published_version(dataset_id)
     if published is None:
         raise SystemExit(f"{dataset_id} is not published")
-    preview = store.local_path(published.volume_key.replace(".ome.zarr", ".preview.png"))
+    volume = store.blobs(published.volume_key).url
     console.rule("Where to look next")
     for what, where in (
-        ("preview", preview),
-        ("volume", store.local_path(published.volume_key)),
+        ("preview", volume.replace(".ome.zarr", ".preview.png")),
+        ("volume", volume),
         ("record", f"EM_HOME={settings.home} {_script('em')} show {dataset_id}"),
         ("check", f"EM_HOME={settings.home} {_script('em')} verify {dataset_id}"),
         ("Dagster UI", f"EM_HOME={settings.home} {_script('em')} dev"),

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from em_pipeline.domain.errors import ChecksumMismatch, ChunkCorrupt, NotFound, RecordInvalid
@@ -16,7 +15,7 @@ from em_pipeline.ingest.cuts import Cut, box_of, image_cut, opened_labels
 from em_pipeline.ingest.fetch import changed_files, held_files, latest_manifest
 from em_pipeline.ingest.kept import read_kept
 from em_pipeline.ingest.scrape import latest_portal_record
-from em_pipeline.ingest.versions import VersionFiles, version_of
+from em_pipeline.ingest.versions import ImageFiles, VersionFiles, version_of
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.storage import keys
 from em_pipeline.storage.lock import dataset_lock
@@ -86,23 +85,24 @@ def _complete(workspace: Workspace, spec: DatasetSpec, version: str) -> Built | 
     files = VersionFiles.found(workspace.store, spec.dataset_id, version)
     if files is None:
         return None
-    record = read_kept(DatasetRecord, files.record)
+    record = read_kept(DatasetRecord, workspace.store, files.record)
     labels = keys.label_folders(spec.label_names).values()
-    ledgers = [files.image(label).ledger for label in (None, *labels)]
-    if record is not None and files.preview.exists() and all(_is_sound(ledger) for ledger in ledgers):
+    images = [files.image(label) for label in (None, *labels)]
+    if record is not None and workspace.store.exists(files.preview) and all(map(_has_ledger, images)):
         return Built(version, files, record, None)
     if files == VersionFiles.published(workspace.store, spec.dataset_id, version):
         raise RecordInvalid(
             f"Read the published version {version} of {spec.dataset_id}",
             "its record, preview or one of its ledgers is missing or damaged",
-            f"Delete {files.volume} and run `em ingest {spec.dataset_id}`: it writes the same bytes again",
+            f"Run `em verify {spec.dataset_id} --discard`, then `em ingest {spec.dataset_id}`: it writes the "
+            "same bytes again",
         )
     return None
 
 
-def _is_sound(ledger: Path) -> bool:
+def _has_ledger(image: ImageFiles) -> bool:
     try:
-        Ledger.read(ledger)
+        Ledger.read(image.ledgers, image.name)
     except (ChunkCorrupt, NotFound):
         return False
     return True
@@ -110,9 +110,8 @@ def _is_sound(ledger: Path) -> bool:
 
 def _discard_refused(workspace: Workspace, spec: DatasetSpec, version: str) -> None:
     """Drop a stage whose report did not pass: what is wrong with it may be the stage itself."""
-    report = read_kept(
-        ValidationReport, VersionFiles.staged(workspace.store, spec.dataset_id, version).report
-    )
+    staged = VersionFiles.staged(workspace.store, spec.dataset_id, version)
+    report = read_kept(ValidationReport, workspace.store, staged.report)
     if report is not None and not report.passed:
         workspace.progress.note(f"the stage of {version} did not pass validation ({report}); making it anew")
         workspace.store.delete_tree(keys.staging(spec.dataset_id, version))
@@ -127,7 +126,7 @@ def _rechunk(workspace: Workspace, spec: DatasetSpec, manifest: Manifest, versio
         voxel_size = voxel_size_of(record, [file.path for file in manifest.files])
         image = image_cut(spec, volume, voxel_size, record.fields.core.title or spec.dataset_id)
         with opened_labels(workspace, spec, held, image) as labels:
-            written = _write(workspace, spec, files, image, labels)
+            written = _write(workspace, spec, version, image, labels)
     if changed_files(workspace, manifest):
         workspace.store.delete_tree(keys.staging(spec.dataset_id, version))
         raise ChecksumMismatch(
@@ -136,24 +135,23 @@ def _rechunk(workspace: Workspace, spec: DatasetSpec, manifest: Manifest, versio
             f"Run `em ingest {spec.dataset_id}` again when they are at rest",
         )
     record = with_statistics(record, written.statistics, f"{version}.ledger.parquet")
-    staging = keys.staging(spec.dataset_id, version)
-    with VolumeReader.open(files.volume, files.ledger) as reader:
+    with VolumeReader.open(*files.image()) as reader:
         preview = preview_png(reader, written.statistics)
-    workspace.store.write(f"{staging}/{files.preview.name}", preview)
-    workspace.store.write(f"{staging}/{files.record.name}", record.model_dump_json(indent=2).encode())
+    workspace.store.write(files.preview, preview)
+    workspace.store.write(files.record, record.model_dump_json(indent=2).encode())
     return Built(version, files, record, written)
 
 
 def _write(
-    workspace: Workspace, spec: DatasetSpec, files: VersionFiles, image: Cut, labels: Sequence[Cut]
+    workspace: Workspace, spec: DatasetSpec, version: str, image: Cut, labels: Sequence[Cut]
 ) -> WrittenVolume:
     """Write the image and its label images, all of them planned before the first voxel is read."""
     folders = tuple(label.label for label in labels if label.label is not None)
     plan = _plan(workspace, image, codec=spec.codec, labels=folders)
     # NGFF 0.5, "labels": a label image has as many levels as its image.
     plans = [_plan(workspace, label, kind="labels", level_count=len(plan.levels)) for label in labels]
-    folder = files.volume.parent
-    written = rechunk(image.volume, image.box, plan, folder, name=image.name, progress=workspace.progress)
+    place = workspace.store.blobs(keys.staging(spec.dataset_id, version))
+    written = rechunk(image.volume, image.box, plan, place, name=image.name, progress=workspace.progress)
     for label, label_plan in zip(labels, plans, strict=True):
         ends = "" if label.whole else ", which does not cover the whole image"
         workspace.progress.note(f"{label}: {label.box.shape} voxels of {label.name!r}{ends}")
@@ -161,7 +159,7 @@ def _write(
             label.volume,
             label.box,
             label_plan,
-            folder,
+            place,
             name=label.name,
             progress=workspace.progress,
             label=label.label,

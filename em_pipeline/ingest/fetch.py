@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from em_pipeline.domain.errors import NotFound
 from em_pipeline.domain.files import Manifest, RawFile, RemoteFile
@@ -10,11 +9,12 @@ from em_pipeline.domain.record import DatasetRecord, Status
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.ingest.claims import spec_claims, voxel_size_of
 from em_pipeline.ingest.kept import read_kept
+from em_pipeline.ingest.raw_files import RawFiles, held_by, raw_files
 from em_pipeline.ingest.scrape import latest_portal_record
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.sources.base import HeldFile
 from em_pipeline.storage import keys
-from em_pipeline.storage.download import changed_since, download
+from em_pipeline.storage.download import download
 from em_pipeline.storage.local_files import path_of_file_url
 from em_pipeline.storage.lock import dataset_lock
 
@@ -44,14 +44,16 @@ def fetch(workspace: Workspace, spec: DatasetSpec) -> Fetched:
             )
             files = source.list_files(spec, portal)
             _look_first(workspace, spec, files)
+            raw = raw_files(workspace, spec.dataset_id, portal.revision)
             manifest = download(
                 files,
-                workspace.store.local_path(keys.raw_files(spec.dataset_id, portal.revision)),
+                raw.folder,
                 dataset_id=spec.dataset_id,
                 revision=portal.revision,
                 policy=workspace.policy_for(source),
                 progress=workspace.progress,
             )
+            raw.keep(manifest)
             workspace.store.write(
                 keys.manifest(spec.dataset_id, portal.revision), manifest.model_dump_json(indent=2).encode()
             )
@@ -93,20 +95,26 @@ def latest_manifest(workspace: Workspace, spec: DatasetSpec) -> Manifest:
 
 
 def held_files(workspace: Workspace, manifest: Manifest) -> Sequence[HeldFile]:
-    """The manifest's files with their paths on this machine."""
-    folder = workspace.store.local_path(keys.raw_files(manifest.dataset_id, manifest.revision))
-    return [HeldFile(file, _path(file, folder)) for file in manifest.files]
+    """The manifest's files with their paths on this machine, brought back from the store where need be."""
+    return held_by(_raw(workspace, manifest), manifest)
 
 
 def changed_files(workspace: Workspace, manifest: Manifest) -> list[str]:
     """Paths of the manifest's files that are gone or no longer what it says."""
-    folder = workspace.store.local_path(keys.raw_files(manifest.dataset_id, manifest.revision))
-    return changed_since(manifest, folder) if folder.exists() else [file.path for file in manifest.files]
+    return _raw(workspace, manifest).changed(manifest)
+
+
+def let_go(workspace: Workspace, manifest: Manifest) -> None:
+    """Delete what this machine holds of the manifest's files beside the store."""
+    _raw(workspace, manifest).let_go(manifest)
+
+
+def _raw(workspace: Workspace, manifest: Manifest) -> RawFiles:
+    return raw_files(workspace, manifest.dataset_id, manifest.revision)
 
 
 def _whole_manifest(workspace: Workspace, spec: DatasetSpec, revision: str) -> Manifest | None:
-    path = workspace.store.local_path(keys.manifest(spec.dataset_id, revision))
-    manifest = read_kept(Manifest, path)
+    manifest = read_kept(Manifest, workspace.store, keys.manifest(spec.dataset_id, revision))
     if manifest is None:
         return None
     changed = changed_files(workspace, manifest)
@@ -114,7 +122,3 @@ def _whole_manifest(workspace: Workspace, spec: DatasetSpec, revision: str) -> M
         workspace.progress.note(f"{changed[0]} is not what the manifest says ({len(changed)} such files)")
         return None
     return manifest
-
-
-def _path(file: RawFile, folder: Path) -> Path:
-    return path_of_file_url(file.url) if file.in_place else folder / file.path

@@ -38,7 +38,7 @@ def forget(workspace: Workspace, dataset_id: str, also: Collection[Kept] = ()) -
     """
     roots = ("staging", *map(str, Kept))
     places = {root: keys.all_of(root, dataset_id) for root in roots}
-    folders = {root: key for root, key in places.items() if workspace.store.local_path(key).exists()}
+    folders = {root: key for root, key in places.items() if workspace.store.exists(key)}
     known = known_specs(workspace.catalog)
     if dataset_id not in known and not folders:
         raise unknown(dataset_id, known, workspace.sources)

@@ -63,9 +63,8 @@ def _fullest(workspace: Workspace, spec: DatasetSpec, portal: PortalRecord) -> P
     """The record just fetched, or the one kept of its revision where that has what is unavailable now."""
     for name, why in portal.unavailable.items():
         workspace.progress.note(f"done without {name}: {why}")
-    kept = read_kept(
-        PortalRecord, workspace.store.local_path(keys.portal_record(spec.dataset_id, portal.revision))
-    )
+    key = keys.portal_record(spec.dataset_id, portal.revision)
+    kept = read_kept(PortalRecord, workspace.store, key)
     if kept is None or portal.unavailable.keys() <= kept.unavailable.keys():
         return portal
     workspace.progress.note(f"the record of revision {portal.revision} stays as it was when all answered")

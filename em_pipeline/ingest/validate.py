@@ -4,10 +4,10 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 
+from em_pipeline.domain.blobs import Blobs
 from em_pipeline.domain.errors import EmError
 from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.domain.record import Status
@@ -46,11 +46,12 @@ def validate(workspace: Workspace, spec: DatasetSpec) -> ValidationReport:
     with dataset_lock(workspace.store, spec.dataset_id):
         built = current_build(workspace, spec)
         published = VersionFiles.published(workspace.store, spec.dataset_id, built.version)
-        kept = read_kept(ValidationReport, published.report)
+        kept = read_kept(ValidationReport, workspace.store, published.report)
         if built.files == published and kept is not None:
             return kept
         labels = keys.label_folders(spec.label_names).values()
-        ledgers = {label: Ledger.read(built.files.image(label).ledger) for label in (None, *labels)}
+        images = {label: built.files.image(label) for label in (None, *labels)}
+        ledgers = {label: Ledger.read(image.ledgers, image.name) for label, image in images.items()}
         report = ValidationReport(
             dataset_id=spec.dataset_id,
             version=built.version,
@@ -58,18 +59,12 @@ def validate(workspace: Workspace, spec: DatasetSpec) -> ValidationReport:
             label_ledgers={label: ledgers[label].sha256 for label in labels},
             checks=_checks(workspace, spec, built, ledgers),
         )
-        workspace.store.write(_report_key(spec, built, published), report.model_dump_json(indent=2).encode())
+        workspace.store.write(built.files.report, report.model_dump_json(indent=2).encode())
         status = Status.SAVING_DATA if report.passed else Status.FAILED
         failed = "; ".join(f"{check.name}: {check.message}" for check in report.failures)
         message = "validated" if report.passed else f"validation failed: {failed}"
         workspace.catalog.set_status(spec.dataset_id, status, progress=0.9, message=message)
     return report
-
-
-def _report_key(spec: DatasetSpec, built: Built, published: VersionFiles) -> str:
-    if built.files == published:
-        return keys.report(spec.dataset_id, built.version)
-    return f"{keys.staging(spec.dataset_id, built.version)}/{built.files.report.name}"
 
 
 def _checks(
@@ -128,7 +123,7 @@ def _opened_cuts(workspace: Workspace, spec: DatasetSpec, built: Built) -> Itera
 
 
 def _conformant(built: Built) -> CheckResult:
-    faults = ngff_faults(built.files.volume)
+    faults = ngff_faults(built.files.image().volume)
     message = faults[0] if faults else "OME-Zarr 0.5"
     return CheckResult(name="conformant", passed=not faults, message=message, details={"faults": faults})
 
@@ -136,9 +131,8 @@ def _conformant(built: Built) -> CheckResult:
 def _stored(workspace: Workspace, built: Built, ledgers: Ledgers) -> CheckResult:
     chunks, nbytes, faults = 0, 0, []
     for label in ledgers:
-        image = built.files.image(label)
         result = verify_stored(
-            image.volume, image.ledger, threads=workspace.threads, progress=workspace.progress
+            *built.files.image(label), threads=workspace.threads, progress=workspace.progress
         )
         chunks, nbytes = chunks + result.chunks, nbytes + result.bytes
         faults += [_of(label, str(fault)) for fault in result.faults]
@@ -201,8 +195,7 @@ def _geometry(built: Built, cuts: Sequence[Cut]) -> CheckResult:
 
 def _placed(built: Built, cut: Cut) -> tuple[dict[str, object], dict[str, object]]:
     """Shape, type and place as they should be, and as they are stored and recorded."""
-    files = built.files.image(cut.label)
-    with VolumeReader.open(files.volume, files.ledger) as reader:
+    with VolumeReader.open(*built.files.image(cut.label)) as reader:
         level = reader.levels[0]
     expected: dict[str, object] = {
         "shape": tuple(cut.box.shape),
@@ -241,7 +234,7 @@ def _faithful(built: Built, cuts: Sequence[Cut]) -> CheckResult:
     return CheckResult(name="faithful", passed=True, message=message)
 
 
-def _same(cut: Cut, volume: Path, box: BoundingBox) -> bool:
+def _same(cut: Cut, volume: Blobs, box: BoundingBox) -> bool:
     stored = read_elsewhere(volume, "0", box)
     raw = cut.volume.read(box.shifted(cut.box.start))
     missing = cut.missing
@@ -256,7 +249,7 @@ def _pyramid(built: Built, ledgers: Ledgers) -> CheckResult:
     faults = []
     for label in ledgers:
         image = built.files.image(label)
-        found = coarser_faults(image.volume, image.ledger, sample=SAMPLED_CHUNKS, seed=built.version)
+        found = coarser_faults(*image, sample=SAMPLED_CHUNKS, seed=built.version)
         faults += [_of(label, fault) for fault in found]
     message = faults[0] if faults else f"up to {SAMPLED_CHUNKS} chunks a level follow from the level below"
     return CheckResult(name="pyramid", passed=not faults, message=message, details={"faults": faults})

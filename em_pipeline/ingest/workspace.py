@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from sqlalchemy import Engine
 
@@ -21,9 +22,13 @@ from em_pipeline.storage.store import Store, open_store
 
 @dataclass(frozen=True)
 class Workspace:
-    """Store, catalogue and sources, with the limits to keep. `memory_budget` is in bytes."""
+    """Store, catalogue and sources, with the limits to keep. `memory_budget` is in bytes.
+
+    `spool` is the folder of this machine for raw files on their way into an object store and back.
+    """
 
     store: Store
+    spool: Path
     catalog: Catalog
     sources: Mapping[str, Source]
     policy: DownloadPolicy
@@ -78,26 +83,40 @@ def open_catalog(settings: Settings) -> Iterator[Catalog]:
         yield Catalog(engine)
 
 
+def store_of(settings: Settings) -> Store:
+    """The store of these settings. Raises `InputRefused` like `open_store`."""
+    endpoints = endpoints_of(settings)
+    if settings.store_endpoint:
+        endpoints = replace(endpoints, s3=settings.store_endpoint, gs=settings.store_endpoint)
+    return open_store(settings.store, endpoints)
+
+
+def endpoints_of(settings: Settings) -> ObjectEndpoints:
+    """Who answers for s3:// and gs:// addresses. Raises `InputRefused` for what is no address."""
+    return ObjectEndpoints(
+        s3=settings.s3_endpoint,
+        s3_region=settings.s3_region,
+        gs=settings.gs_endpoint,
+        s3_anonymous=settings.s3_anonymous,
+    )
+
+
 @contextmanager
 def open_workspace(settings: Settings, progress: Progress) -> Iterator[Workspace]:
     """Everything an ingest needs, as the settings say. Raises like `open_catalog` and `open_store`."""
     sources = load_sources(settings.sources)
-    store = open_store(settings.store)
+    store = store_of(settings)
     with open_catalog(settings) as catalog:
         yield Workspace(
             store=store,
+            spool=settings.spool_folder,
             catalog=catalog,
             sources=sources,
             policy=DownloadPolicy(
                 connections=settings.download_connections,
                 read_timeout_s=settings.download_timeout_s,
                 retries=settings.download_retries,
-                endpoints=ObjectEndpoints(
-                    s3=settings.s3_endpoint,
-                    s3_region=settings.s3_region,
-                    gs=settings.gs_endpoint,
-                    s3_anonymous=settings.s3_anonymous,
-                ),
+                endpoints=endpoints_of(settings),
             ),
             memory_budget=int(settings.memory_budget),
             threads=settings.threads,

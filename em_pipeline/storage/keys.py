@@ -4,6 +4,7 @@ raw/<dataset>/latest.json                     which revision the newest scrape f
 raw/<dataset>/<revision>/record.json          what the portal said
 raw/<dataset>/<revision>/manifest.json        the files we hold; written last
 raw/<dataset>/<revision>/files/...            the files
+raw/<dataset>/<revision>/uploads.json         in an object store: which object is which file
 staging/<dataset>/<version>/                  a volume being written; never served
 volumes/<dataset>/<version>.ome.zarr/         a published volume; immutable
 volumes/<dataset>/<version>.ome.zarr/labels/<label>/    a label image of it
@@ -81,14 +82,6 @@ def label_folders(names: Sequence[str]) -> dict[str, str]:
                 "Take one of them as a dataset of its own",
             )
     return folders
-
-
-def label(dataset_id: str, version: str, folder: str) -> str:
-    return f"{volume(dataset_id, version)}/labels/{folder}"
-
-
-def label_ledger(dataset_id: str, version: str, folder: str) -> str:
-    return f"volumes/{check_dataset_id(dataset_id)}/{check_revision(version)}.labels.{folder}.ledger.parquet"
 
 
 def report(dataset_id: str, version: str) -> str:

@@ -1,4 +1,4 @@
-"""One writer per dataset: locks that the kernel releases, however their holder ends."""
+"""One writer per dataset: on a disk, locks that the kernel releases, however their holder ends."""
 
 import fcntl
 import os
@@ -6,17 +6,20 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from em_pipeline.domain.errors import Busy
 from em_pipeline.storage import keys
 from em_pipeline.storage.local_files import ensure_folder, storage_errors
-from em_pipeline.storage.store import Store
+
+if TYPE_CHECKING:
+    from em_pipeline.storage.store import Store
 
 
 @contextmanager
-def dataset_lock(store: Store, dataset_id: str) -> Iterator[None]:
+def dataset_lock(store: "Store", dataset_id: str) -> Iterator[None]:
     """Hold the dataset against every other process and thread; raises `Busy` at once where it is held."""
-    with file_lock(store.local_path(keys.lock(dataset_id)), f"Work on {dataset_id}"):
+    with store.lock(keys.lock(dataset_id), f"Work on {dataset_id}"):
         yield
 
 

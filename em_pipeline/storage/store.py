@@ -1,7 +1,7 @@
-"""The store: bytes under keys, written atomically, and trees that become visible in one step.
+"""The store: bytes under keys, written atomically, and trees that are visible when they are whole.
 
-A key is a relative path with `/` between its parts (see `em_pipeline.storage.keys`). The only way to a file
-of the store is `local_path`; other layers never join paths themselves.
+A key is a relative path with `/` between its parts (see `em_pipeline.storage.keys`). Other layers reach a
+store's bytes by key, or through the folders of blobs that it gives, and never join paths themselves.
 """
 
 import difflib
@@ -9,10 +9,13 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from em_pipeline.domain.blobs import Blobs
 from em_pipeline.domain.errors import InputRefused, NotFound
+from em_pipeline.storage.local_blobs import LocalBlobs
 from em_pipeline.storage.local_files import (
     ensure_folder,
     fsync_path,
@@ -24,12 +27,15 @@ from em_pipeline.storage.local_files import (
     temporary_beside,
     write_atomically,
 )
+from em_pipeline.storage.lock import file_lock
+from em_pipeline.storage.object_urls import PUBLIC, ObjectEndpoints
+from em_pipeline.storage.object_urls import STORES as OBJECT_SCHEMES
 
 
 @runtime_checkable
 class Store(Protocol):
     """Where an installation's bytes live. Every method raises `InputRefused` for a key that is none
-    and `StorageFailed` where the disk refuses."""
+    and `StorageFailed` where the disk or the object store refuses, or does not answer."""
 
     @property
     def url(self) -> str: ...
@@ -57,18 +63,29 @@ class Store(Protocol):
         ...
 
     def delete_tree(self, prefix: str) -> None:
-        """Remove the folder `prefix`, if there is one; it disappears in one step."""
-        ...
-
-    def local_path(self, key: str) -> Path:
-        """The absolute path of `key` on this machine, whether or not there is something."""
+        """Remove the folder `prefix`, if there is one: from a disk in one step, from an object store its
+        `zarr.json` first, so that a volume half removed is none.
+        """
         ...
 
     def publish_tree(self, src_key: str, dst_key: str) -> None:
-        """Make the folder `src_key` visible as `dst_key`, in one step and durably.
+        """Make the folder `src_key`, a volume, visible as `dst_key`, durably; `src_key` is gone then.
 
-        Done already where only `dst_key` exists. Raises `NotFound` where neither does and `InputRefused`
-        where both do, since what is published is immutable.
+        Nothing is a volume before its `zarr.json` is there, and that comes last: with everything else in
+        one step on a disk, after everything else in an object store. Killed in between, it goes on when
+        called again. Done already where only `dst_key` exists. Raises `NotFound` where neither does and
+        `InputRefused` where another volume is at `dst_key`, since what is published is immutable.
+        """
+        ...
+
+    def blobs(self, prefix: str) -> Blobs:
+        """The folder `prefix` for whoever reads or writes a volume; whether it exists is not asked."""
+        ...
+
+    def lock(self, key: str, tried: str) -> AbstractContextManager[None]:
+        """Keep every other process that asks for `key` out. Raises `Busy`, naming the holder.
+
+        `tried` is what the message says was tried.
         """
         ...
 
@@ -88,7 +105,14 @@ class LocalStore:
         return f"LocalStore({str(self.root)!r})"
 
     def local_path(self, key: str) -> Path:
+        """The absolute path of `key` on this machine, whether or not there is something."""
         return self.root / check_key(key)
+
+    def blobs(self, prefix: str) -> LocalBlobs:
+        return LocalBlobs(self.local_path(prefix.rstrip("/")))
+
+    def lock(self, key: str, tried: str) -> AbstractContextManager[None]:
+        return file_lock(self.local_path(key), tried)
 
     def read(self, key: str) -> bytes:
         path = self.local_path(key)
@@ -193,16 +217,20 @@ def check_key(key: str) -> str:
 
 
 LOCAL_SCHEMES = ("file",)
-OBJECT_SCHEMES = ("s3", "gs")
 
 
-def open_store(url: str) -> Store:
-    """The store at `url`: a path (`~` is the home folder) or `file:///absolute/path`.
+def open_store(url: str, endpoints: ObjectEndpoints = PUBLIC) -> Store:
+    """The store at `url`: a path (`~` is the home folder), `file:///absolute/path`, s3:// or gs://.
 
-    Raises `InputRefused` for any other scheme and for a path that is not a folder.
+    `endpoints` say who answers for s3:// and gs://; a store is never asked anonymously. Raises `InputRefused`
+    for any other scheme, for a path that is not a folder, and for what is no bucket.
     """
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://|(file):/", url)
     scheme = (match[1] or match[2]).lower() if match else None
+    if scheme in OBJECT_SCHEMES:
+        from em_pipeline.storage.object_store import open_object_store
+
+        return open_object_store(url, endpoints)
     if scheme is not None and scheme not in LOCAL_SCHEMES:
         raise _other_scheme(url, scheme)
     if not url.strip() or "\0" in url:
@@ -214,17 +242,10 @@ def open_store(url: str) -> Store:
 
 
 def _other_scheme(url: str, scheme: str) -> InputRefused:
-    tried = f"Open the store {url}"
-    if scheme in OBJECT_SCHEMES:
-        return InputRefused(
-            tried,
-            f"this version stores on local disks; {scheme}:// object stores come later",
-            "Set EM_STORE_URL to a folder or file:///absolute/path",
-        )
     near = difflib.get_close_matches(scheme, LOCAL_SCHEMES + OBJECT_SCHEMES, n=1, cutoff=0.5)
     hint = f"; the nearest known is {near[0]}://" if near else ""
     return InputRefused(
-        tried,
+        f"Open the store {url}",
         f"the scheme {scheme}:// is not known{hint}",
-        "Set EM_STORE_URL to a folder or file:///absolute/path",
+        "Set EM_STORE_URL to a folder, file:///absolute/path, s3://bucket/prefix or gs://bucket/prefix",
     )

@@ -8,12 +8,12 @@ and ome-zarr-models to the same verdicts.
 import json
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from em_pipeline.domain.errors import ChunkCorrupt
+from em_pipeline.domain.blobs import Blobs
+from em_pipeline.domain.errors import ChunkCorrupt, NotFound
 from em_pipeline.domain.geometry import BoundingBox
 
 if TYPE_CHECKING:
@@ -22,61 +22,67 @@ if TYPE_CHECKING:
 AXES = ("z", "y", "x")
 
 
-def ngff_faults(volume: Path) -> list[str]:
-    """What is wrong with the metadata of a volume and its label images, one line each; empty: nothing."""
+def ngff_faults(volume: Blobs) -> list[str]:
+    """What is wrong with the metadata of a volume and its label images, one line each; empty: nothing.
+
+    Raises `StorageFailed` where the storage does not answer.
+    """
     try:
-        group = json.loads((volume / "zarr.json").read_text(encoding="utf-8"))
+        group = json.loads(volume.read("zarr.json"))
         faults = list(_group_faults(volume, group))
-        if (volume / "labels").exists():
+        labels = volume.below("labels")
+        if next(labels.names(), None) is not None:
             (multiscale,) = group["attributes"]["ome"]["multiscales"]
-            faults += _labels_faults(volume / "labels", len(multiscale["datasets"]))
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            faults += _labels_faults(labels, len(multiscale["datasets"]))
+    except (NotFound, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         return [f"{type(error).__name__}: {error}"]
     return faults
 
 
-def _labels_faults(labels: Path, levels: int) -> Iterator[str]:
-    group = json.loads((labels / "zarr.json").read_text(encoding="utf-8"))
+def _labels_faults(labels: Blobs, levels: int) -> Iterator[str]:
+    group = json.loads(labels.read("zarr.json"))
     if (group["zarr_format"], group["node_type"]) != (3, "group"):
         yield "labels/zarr.json is not that of a zarr v3 group"
     listed = group["attributes"]["ome"]["labels"]
-    there = sorted(path.name for path in labels.iterdir() if path.is_dir())
+    there = sorted({name.partition("/")[0] for name in labels.names()} - {"zarr.json"})
     if there != sorted(listed):
         yield f"labels/zarr.json lists {sorted(listed)}, there are {there}"
     for name in there:
-        found = ngff_faults(labels / name) or _label_faults(labels / name, levels)
+        found = ngff_faults(labels.below(name)) or _label_faults(labels.below(name), levels)
         yield from (f"labels/{name}: {fault}" for fault in found)
 
 
-def _label_faults(label: Path, levels: int) -> Iterator[str]:
-    ome = json.loads((label / "zarr.json").read_text(encoding="utf-8"))["attributes"]["ome"]
+def _label_faults(label: Blobs, levels: int) -> Iterator[str]:
+    ome = json.loads(label.read("zarr.json"))["attributes"]["ome"]
     source = ome.get("image-label", {}).get("source", {}).get("image")
     if source != "../../":
         yield f"the source of its image-label is {source!r}, not the image it lies in"
     datasets = ome["multiscales"][0]["datasets"]
     if len(datasets) != levels:
         yield f"it has {len(datasets)} levels, its image {levels}"
-    if np.dtype(_open(label / datasets[0]["path"]).dtype.numpy_dtype).kind not in "iu":
+    if np.dtype(_open(label, datasets[0]["path"]).dtype.numpy_dtype).kind not in "iu":
         yield "its voxels are not integers"
 
 
-def read_elsewhere(volume: Path, level: str, box: BoundingBox) -> "NDArray[Any]":
+def read_elsewhere(volume: Blobs, level: str, box: BoundingBox) -> "NDArray[Any]":
     """Voxels of `box` (z-y-x) as tensorstore reads them. Raises `ChunkCorrupt` where it cannot."""
     try:
-        voxels: NDArray[Any] = _open(volume / level)[box.slices].read().result()
+        voxels: NDArray[Any] = _open(volume, level)[box.slices].read().result()
     except ValueError as error:
-        raise ChunkCorrupt(f"Read {box} of level {level} in {volume} with tensorstore", str(error)) from error
+        raise ChunkCorrupt(
+            f"Read {box} of level {level} in {volume.url} with tensorstore", str(error)
+        ) from error
     return voxels
 
 
-def _open(array: Path) -> Any:
+def _open(volume: Blobs, level: str) -> Any:
     import tensorstore
 
-    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{array}/"}}
+    spec = {"driver": "zarr3", "kvstore": volume.below(level).kvstore()}
     return tensorstore.open(spec, open=True, read=True).result()
 
 
-def _group_faults(volume: Path, group: dict[str, Any]) -> Iterator[str]:
+def _group_faults(volume: Blobs, group: dict[str, Any]) -> Iterator[str]:
     if (group["zarr_format"], group["node_type"]) != (3, "group"):
         yield "zarr.json is not that of a zarr v3 group"
     ome = group["attributes"]["ome"]
@@ -88,7 +94,7 @@ def _group_faults(volume: Path, group: dict[str, Any]) -> Iterator[str]:
     datasets = multiscale["datasets"]
     for dataset in datasets:
         yield from _transform_faults(dataset)
-    arrays = [_open(volume / dataset["path"]) for dataset in datasets]
+    arrays = [_open(volume, dataset["path"]) for dataset in datasets]
     for dataset, array in zip(datasets, arrays, strict=True):
         if array.domain.labels != AXES:
             yield f"dimensions of level {dataset['path']} are {array.domain.labels}, not z, y, x"

@@ -3,10 +3,10 @@
 import random
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 
+from em_pipeline.domain.blobs import Blobs
 from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.volumes.downsample import reduction
 from em_pipeline.volumes.metadata import LevelInfo
@@ -14,14 +14,14 @@ from em_pipeline.volumes.plan import grid
 from em_pipeline.volumes.reader import VolumeReader
 
 
-def coarser_faults(volume: Path, ledger: Path, *, sample: int, seed: str) -> list[str]:
+def coarser_faults(volume: Blobs, ledgers: Blobs, name: str, *, sample: int, seed: str) -> list[str]:
     """What differs, one line per chunk; empty where nothing does.
 
     Of each level but the finest up to `sample` chunks are compared, voxel by voxel, with the downsampling
     of the stored level before it; the same `seed` compares the same chunks. Raises `NotFound` where the
     volume or ledger is missing, `ChunkCorrupt` where either is altered or a chunk cannot be read.
     """
-    with VolumeReader.open(volume, ledger) as reader:
+    with VolumeReader.open(volume, ledgers, name) as reader:
         chosen = random.Random(seed)  # noqa: S311 - a sample, not a secret
         return [
             fault

@@ -1,25 +1,25 @@
 """Chunks and blocks of a written volume, each checked against the ledger when it is read.
 
-No file stays open between reads; the indices of the shards used last stay in memory.
+A chunk costs one read of a part of its shard, and the first of a shard one more for the shard's index. No
+file stays open between reads; the indices of the shards used last stay in memory.
 """
 
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from em_pipeline.domain.blobs import Blobs
 from em_pipeline.domain.errors import ChunkCorrupt, InputRefused, NotFound
 from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.volumes.codec import crc32c
 from em_pipeline.volumes.ledger import NOTHING_STORED, STORED, ChunkState, Ledger, LedgerRow
-from em_pipeline.volumes.metadata import LevelInfo, VolumeInfo, parse, read_documents
-from em_pipeline.volumes.shard import ShardIndex, read_shard_index
+from em_pipeline.volumes.metadata import LevelInfo, parse, read_documents
+from em_pipeline.volumes.shard import NOT_STORED, ShardIndex, decode_index, index_nbytes
 
 _INDICES_HELD: Final = 1024  # 1 KiB each for 4 × 4 × 4 chunks
 
@@ -53,34 +53,41 @@ class Block:
 class VolumeReader:
     """Reads one volume. Safe to use from several threads. Build with `open`."""
 
-    def __init__(self, volume: Path, ledger: Ledger, info: VolumeInfo) -> None:
+    def __init__(self, volume: Blobs, ledger: Ledger, documents: Mapping[str, bytes]) -> None:
         self.volume = volume
         self.ledger = ledger
-        self.info = info
+        self.info = info = parse(documents)
+        self._document_bytes = sum(map(len, documents.values()))
         shapes = [level.shape for level in info.levels]
         self._missing = ledger.missing.pyramid(shapes) if ledger.missing else None
         self._closed = False
         self._shard_index = lru_cache(maxsize=_INDICES_HELD)(self._read_shard_index)
 
     @classmethod
-    def open(cls, volume: Path, ledger: Path) -> Self:
-        """Check the documents against the ledger, and hold both.
+    def open(cls, volume: Blobs, ledgers: Blobs, name: str) -> Self:
+        """Check the documents of `volume` against its ledger, `name` in `ledgers`, and hold both.
 
         Raises `NotFound` where either is missing, `ChunkCorrupt` where a document is altered or incomplete.
         """
-        book = Ledger.read(ledger)
+        book = Ledger.read(ledgers, name)
         found = read_documents(volume)
         for path, digest in book.documents.items():
             if path not in found or hashlib.sha256(found[path]).hexdigest() != digest:
-                raise ChunkCorrupt(f"Open the volume {volume}", f"{path} is not the one that was written")
-        info = parse(found)
-        if tuple(level.chunk_grid for level in info.levels) != book.grids:
-            raise ChunkCorrupt(f"Open the volume {volume}", "its levels are not those of the ledger")
-        return cls(volume, book, info)
+                raise ChunkCorrupt(f"Open the volume {volume.url}", f"{path} is not the one that was written")
+        reader = cls(volume, book, found)
+        if tuple(level.chunk_grid for level in reader.levels) != book.grids:
+            raise ChunkCorrupt(f"Open the volume {volume.url}", "its levels are not those of the ledger")
+        return reader
 
     @property
     def levels(self) -> tuple[LevelInfo, ...]:
         return self.info.levels
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the volume's documents and shards, without its label images."""
+        shards = sum(self._shard_bytes(level) for level in self.levels)
+        return self._document_bytes + shards
 
     def read_chunk(self, level: int, index: tuple[int, int, int]) -> ChunkRead:
         """One chunk, decoded; where its state is `absent`, its voxels mean nothing.
@@ -160,39 +167,56 @@ class VolumeReader:
     def _payload(self, row: LedgerRow) -> bytes:
         """The stored bytes of a chunk, or `ChunkCorrupt`."""
         if self._closed:
-            raise InputRefused(f"Read a chunk of {self.volume}", "the reader is closed")
+            raise InputRefused(f"Read a chunk of {self.volume.url}", "the reader is closed")
         if row.state not in STORED:
             raise self._corrupt(row, f"the source's voxels were {row.state}")
         info = self.levels[row.level]
         shard, place = info.locate(row.index)
         try:
-            index = self._shard_index(row.level, shard)
+            first = Shape(*(i - p for i, p in zip(row.index, place, strict=True)))
+            index = self._shard_index(row.level, shard, first)
         except ChunkCorrupt as error:
             raise self._corrupt(row, error.found) from error
         entry = index[np.ravel_multi_index(place, info.chunks_per_shard)]
         offset, nbytes = int(entry[0]), int(entry[1])
         if nbytes != row.nbytes:
             raise self._corrupt(row, f"the shard's index gives it {nbytes} bytes, the ledger {row.nbytes}")
-        payload = self._pread(row, shard, offset, nbytes)
+        payload = self._read(row, shard, offset, nbytes)
         if len(payload) != row.nbytes:
             raise self._corrupt(row, f"only {len(payload)} of its {row.nbytes} bytes are there")
         if (found := crc32c(payload)) != row.crc32c:
             raise self._corrupt(row, f"its crc32c is {found:08x}, the ledger's {row.crc32c:08x}")
         return payload
 
-    def _pread(self, row: LedgerRow, shard: str, offset: int, nbytes: int) -> bytes:
+    def _read(self, row: LedgerRow, shard: str, offset: int, nbytes: int) -> bytes:
         try:
-            with (self.volume / shard).open("rb", buffering=0) as file:
-                return os.pread(file.fileno(), nbytes, offset)
-        except (OSError, OverflowError) as error:
-            raise self._corrupt(row, f"the shard cannot be read ({error})") from error
+            return self.volume.read_range(shard, offset, nbytes)
+        except NotFound as error:
+            raise self._corrupt(row, "the shard is missing") from error
 
-    def _read_shard_index(self, level: int, shard: str) -> ShardIndex:
-        return read_shard_index(self.volume / shard, self.levels[level].chunks_per_shard)
+    def _read_shard_index(self, level: int, shard: str, first: Shape) -> ShardIndex:
+        """The index of a shard, whose `first` chunk is given: it follows the chunks that the ledger knows."""
+        info = self.levels[level]
+        box = BoundingBox.at(first, info.chunks_per_shard).clipped(info.chunk_grid)
+        end = int(self.ledger.level_rows(level)["nbytes"][box.slices].sum()) if box else 0
+        tried = f"Read the index of shard {shard} of {self.volume.url}"
+        try:
+            stored = self.volume.read_range(shard, end, index_nbytes(info.chunks_per_shard))
+        except NotFound as error:
+            raise ChunkCorrupt(tried, "the shard is missing") from error
+        index = decode_index(stored, shard)
+        if (index[index[:, 1] != NOT_STORED] > end).any():
+            raise ChunkCorrupt(tried, "it places chunks where none were written")
+        return index
+
+    def _shard_bytes(self, level: LevelInfo) -> int:
+        lengths = self.ledger.level_rows(level.index)["nbytes"]
+        shards = {tuple(place) for place in np.argwhere(lengths) // level.chunks_per_shard}
+        return int(lengths.sum()) + len(shards) * index_nbytes(level.chunks_per_shard)
 
     def _corrupt(self, row: LedgerRow, found: str) -> ChunkCorrupt:
         shard, _ = self.levels[row.level].locate(row.index)
-        where = f"chunk {tuple(row.index)} of level {row.level} in shard {shard} of {self.volume}"
+        where = f"chunk {tuple(row.index)} of level {row.level} in shard {shard} of {self.volume.url}"
         return ChunkCorrupt(f"Read {where}", found, "`em verify` lists every fault; ingest the volume again")
 
 

@@ -6,18 +6,17 @@ volume's label images are volumes of their own: each is verified by itself, with
 """
 
 import hashlib
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from pathlib import Path
 from time import monotonic
 
 import numpy as np
 from numpy.typing import NDArray
 
+from em_pipeline.domain.blobs import Blobs
 from em_pipeline.domain.errors import ChunkCorrupt, NotFound
 from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.domain.progress import Progress
@@ -29,6 +28,8 @@ from em_pipeline.volumes.shard import NOT_STORED, decode_index, encode_index, in
 from em_pipeline.volumes.statistics import measure
 
 STEP = "verify"
+# Read at once: large enough that a request to an object store costs little beside its bytes.
+PIECE = 8 << 20
 
 
 class FaultKind(StrEnum):
@@ -80,129 +81,189 @@ CheckChunk = Callable[[LevelInfo, LedgerRow, bytes], str | None]
 
 
 def verify_stored(
-    volume: Path, ledger: Path, *, threads: int, progress: Progress, ledger_sha256: str | None = None
+    volume: Blobs,
+    ledgers: Blobs,
+    name: str,
+    *,
+    threads: int,
+    progress: Progress,
+    ledger_sha256: str | None = None,
 ) -> VerifyResult:
-    """Compare every stored byte with the ledger, and the ledger with `ledger_sha256` where given.
+    """Compare every stored byte with the ledger `name`, and that with `ledger_sha256` where given.
 
-    Never raises for what it finds: a fault is a result.
+    Never raises for what it finds: a fault is a result. `StorageFailed` where the storage refuses or does
+    not answer, which says nothing of the bytes. Each thread holds about `PIECE` bytes.
     """
-    return _verify(volume, ledger, lambda *_: _accept, threads, progress, ledger_sha256)
+    return _verify(volume, (ledgers, name), lambda *_: None, threads, progress, ledger_sha256)
 
 
 def verify_decoded(
-    volume: Path, ledger: Path, *, threads: int, progress: Progress, ledger_sha256: str | None = None
+    volume: Blobs,
+    ledgers: Blobs,
+    name: str,
+    *,
+    threads: int,
+    progress: Progress,
+    ledger_sha256: str | None = None,
 ) -> VerifyResult:
     """Like `verify_stored`, and decode every chunk: its voxels must have the statistics the ledger holds."""
-    return _verify(volume, ledger, _voxel_check, threads, progress, ledger_sha256)
+    return _verify(volume, (ledgers, name), _voxel_check, threads, progress, ledger_sha256)
 
 
 def _verify(
-    volume: Path,
-    ledger: Path,
-    checker: Callable[[VolumeInfo, Ledger], CheckChunk],
+    volume: Blobs,
+    ledger: tuple[Blobs, str],
+    checker: Callable[[VolumeInfo, Ledger], CheckChunk | None],
     threads: int,
     progress: Progress,
     ledger_sha256: str | None,
 ) -> VerifyResult:
     started = monotonic()
+
+    def ended(faults: Sequence[Fault], chunks: int = 0, nbytes: int = 0) -> VerifyResult:
+        return VerifyResult(chunks, nbytes, monotonic() - started, tuple(faults))
+
     try:
-        book = Ledger.read(ledger)
+        book = Ledger.read(*ledger)
         book.rows  # noqa: B018 - decoded here, where a damaged one is a fault of the ledger
     except (NotFound, ChunkCorrupt) as error:
-        fault = Fault(None, None, None, FaultKind.LEDGER, str(error))
-        return VerifyResult(0, 0, monotonic() - started, (fault,))
+        return ended([_unplaced(FaultKind.LEDGER, str(error))])
     if ledger_sha256 not in (None, book.sha256):
         message = f"its SHA-256 is {book.sha256}, expected {ledger_sha256}"
-        fault = Fault(None, None, None, FaultKind.LEDGER, message)
-        return VerifyResult(0, 0, monotonic() - started, (fault,))
-    faults: list[Fault] = []
+        return ended([_unplaced(FaultKind.LEDGER, message)])
     try:
         found = read_documents(volume)
         info = parse(found)
     except (NotFound, ChunkCorrupt) as error:
-        faults.append(Fault(None, None, None, FaultKind.DOCUMENT, str(error)))
-        return VerifyResult(0, 0, monotonic() - started, tuple(faults))
-    faults += _document_faults(book, found)
+        return ended([_unplaced(FaultKind.DOCUMENT, str(error))])
+    faults = list(_document_faults(book, found))
     if tuple(level.chunk_grid for level in info.levels) != book.grids:
         message = "its levels do not have the chunks that the ledger lists"
-        faults.append(Fault(None, None, None, FaultKind.DOCUMENT, message))
-        return VerifyResult(0, 0, monotonic() - started, tuple(faults))
+        return ended([*faults, _unplaced(FaultKind.DOCUMENT, message)])
     shards = [shard for level in info.levels for shard in _shards(book, level)]
-    faults += _unexpected(volume, {*found, *(shard.path for shard in shards if shard.nbytes)}, labels(found))
-    progress.start(STEP, sum(shard.nbytes for shard in shards), "bytes")
-    check = partial(_check_shard, volume, checker(info, book), progress)
-    with ThreadPoolExecutor(threads, "verify") as pool:
-        for shard_faults in pool.map(check, (shard for shard in shards if shard.nbytes)):
-            faults += shard_faults
-    chunks, nbytes = len(book.rows), sum(shard.nbytes for shard in shards)
-    return VerifyResult(chunks, nbytes, monotonic() - started, tuple(faults))
+    nbytes = sum(shard.nbytes for shard in shards)
+    faults += _unexpected(volume, {*found, *(shard.path for shard in shards)}, labels(found))
+    progress.start(STEP, nbytes, "bytes")
+    check = partial(_check_shard, volume, book, checker(info, book), progress)
+    with ThreadPoolExecutor(threads, STEP) as pool:
+        try:
+            for shard_faults in pool.map(check, shards):
+                faults += shard_faults
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return ended(faults, len(book.rows), nbytes)
 
 
 @dataclass(frozen=True)
 class _Shard:
-    """A shard as the ledger says it was written: its chunks lie one after the other in C order."""
+    """A shard as the ledger says it was written: its chunks lie one after the other in C order.
+
+    `chunks` are positions in the level's chunk grid, `places` in the shard; both flat, of stored chunks only.
+    """
 
     level: LevelInfo
     path: str
-    rows: tuple[LedgerRow, ...]
-    index: NDArray[np.uint64]
+    chunks: NDArray[np.int64]
+    places: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    checksums: NDArray[np.uint32]
     nbytes: int
+
+    def index(self) -> bytes:
+        entries = np.full((self.level.chunks_per_shard.voxels, 2), NOT_STORED, np.uint64)
+        entries[self.places, 0] = np.cumsum(self.lengths) - self.lengths
+        entries[self.places, 1] = self.lengths
+        return encode_index(entries)
+
+    def row(self, ledger: Ledger, nth: int) -> LedgerRow:
+        """The ledger's row of its `nth` stored chunk."""
+        z, y, x = np.unravel_index(self.chunks[nth], self.level.chunk_grid)
+        return ledger.row(self.level.index, (int(z), int(y), int(x)))
 
 
 def _shards(ledger: Ledger, level: LevelInfo) -> Iterator[_Shard]:
+    """The shards of a level that have a chunk stored."""
     rows = ledger.level_rows(level.index)
-    for shard in np.ndindex(*level.shard_grid):
-        first = Shape(*(s * n for s, n in zip(shard, level.chunks_per_shard, strict=True)))
-        index = np.full((level.chunks_per_shard.voxels, 2), NOT_STORED, np.uint64)
-        offset, stored = 0, []
-        box = BoundingBox.at(first, level.chunks_per_shard).clipped(level.chunk_grid)
-        for place in np.argwhere(rows["nbytes"][box.slices]) if box else ():
-            chunk = Shape(*(int(a + b) for a, b in zip(first, place, strict=True)))
-            row = ledger.row(level.index, chunk)
-            index[np.ravel_multi_index(tuple(place), level.chunks_per_shard)] = (offset, row.nbytes)
-            stored.append(row)
-            offset += row.nbytes
-        nbytes = offset + index_nbytes(level.chunks_per_shard) if stored else 0
-        yield _Shard(level, shard_path(level.index, Shape(*shard)), tuple(stored), index, nbytes)
+    in_level = np.arange(level.chunk_grid.voxels).reshape(level.chunk_grid)
+    in_shard = np.arange(level.chunks_per_shard.voxels).reshape(level.chunks_per_shard)
+    for box in BoundingBox.of_shape(level.chunk_grid).tiles(level.chunks_per_shard):
+        lengths = rows["nbytes"][box.slices]
+        stored = lengths > 0
+        if not stored.any():
+            continue
+        shard = Shape(*(a // n for a, n in zip(box.start, level.chunks_per_shard, strict=True)))
+        yield _Shard(
+            level,
+            shard_path(level.index, shard),
+            in_level[box.slices][stored],
+            in_shard[BoundingBox.of_shape(box.shape).slices][stored],
+            lengths[stored],
+            rows["crc32c"][box.slices][stored],
+            int(lengths.sum()) + index_nbytes(level.chunks_per_shard),
+        )
 
 
-def _check_shard(volume: Path, check: CheckChunk, progress: Progress, shard: _Shard) -> list[Fault]:
+def _check_shard(
+    volume: Blobs, ledger: Ledger, check: CheckChunk | None, progress: Progress, shard: _Shard
+) -> list[Fault]:
     """Faults of one shard. Chunks are looked for where they were written, whatever the index says now."""
     try:
-        with (volume / shard.path).open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            faults = list(_frame_faults(shard, size, file.fileno()))
-            for row, (offset, _) in zip(
-                shard.rows, shard.index[shard.index[:, 1] != NOT_STORED], strict=True
-            ):
-                payload = os.pread(file.fileno(), min(row.nbytes, size), int(offset))
-                if (fault := _chunk_fault(shard, row, payload, check)) is not None:
-                    faults.append(fault)
-    except FileNotFoundError:
-        faults = [_lost(shard, row, "its shard is missing") for row in shard.rows]
-    except OSError as error:
-        faults = [_lost(shard, row, f"its shard cannot be read: {error}") for row in shard.rows]
+        faults = _shard_faults(volume, ledger, check, shard)
+    except NotFound:
+        rows = [shard.row(ledger, nth) for nth in range(len(shard.chunks))]
+        faults = [
+            Fault(row.level, row.index, shard.path, FaultKind.MISSING_SHARD, "its shard is missing")
+            for row in rows
+        ]
     progress.advance(STEP, shard.nbytes)
     return faults
 
 
-def _lost(shard: _Shard, row: LedgerRow, message: str) -> Fault:
-    return Fault(row.level, row.index, shard.path, FaultKind.MISSING_SHARD, message)
+def _shard_faults(volume: Blobs, ledger: Ledger, check: CheckChunk | None, shard: _Shard) -> list[Fault]:
+    """Raises `NotFound` without the shard."""
+    faults: list[Fault] = []
+    lengths, checksums = shard.lengths.tolist(), shard.checksums.tolist()
+    stops = np.cumsum(shard.lengths)
+    for first, last in _pieces(stops):
+        start = int(stops[first]) - lengths[first]
+        # The last piece has the index, and would have whatever follows it.
+        stop = int(stops[last - 1]) if last < len(stops) else shard.nbytes + 1
+        piece = np.frombuffer(volume.read_range(shard.path, start, stop - start), np.uint8)
+        at = 0
+        for nth in range(first, last):
+            payload = piece[at : at + lengths[nth]]
+            at += lengths[nth]
+            if check is None and len(payload) == lengths[nth] and crc32c(payload) == checksums[nth]:
+                continue
+            if (fault := _chunk_fault(shard, shard.row(ledger, nth), payload.tobytes(), check)) is not None:
+                faults.append(fault)
+    size = start + len(piece)
+    return [*_frame_faults(volume, shard, size, piece[at : at + shard.nbytes - int(stops[-1])]), *faults]
 
 
-def _frame_faults(shard: _Shard, size: int, descriptor: int) -> Iterator[Fault]:
-    """Faults of a shard's length and of its index."""
+def _pieces(stops: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """First and last (exclusive) chunk of runs of about `PIECE` bytes. `stops` is where each chunk ends."""
+    first = 0
+    while first < len(stops):
+        start = int(stops[first - 1]) if first else 0
+        last = max(first + 1, int(np.searchsorted(stops, start + PIECE, "right")))
+        yield first, last
+        first = last
+
+
+def _frame_faults(volume: Blobs, shard: _Shard, size: int, index: NDArray[np.uint8]) -> Iterator[Fault]:
+    """Faults of a shard's length and of its index. `size` is at most one more than it should be."""
     level = shard.level.index
     if size < shard.nbytes:
         message = f"it has {size} bytes of {shard.nbytes}"
         yield Fault(level, None, shard.path, FaultKind.TRUNCATED_SHARD, message)
         return
     if size > shard.nbytes:
-        message = f"{size - shard.nbytes} bytes follow its {shard.nbytes}"
+        more = (volume.size(shard.path) or size) - shard.nbytes
+        message = f"{more} bytes follow its {shard.nbytes}"
         yield Fault(level, None, shard.path, FaultKind.TRAILING_BYTES, message)
-    expected = encode_index(shard.index)
-    stored = os.pread(descriptor, len(expected), shard.nbytes - len(expected))
-    if stored == expected:
+    if (stored := index.tobytes()) == shard.index():
         return
     try:
         decode_index(stored, shard.path)
@@ -212,20 +273,19 @@ def _frame_faults(shard: _Shard, size: int, descriptor: int) -> Iterator[Fault]:
     yield Fault(level, None, shard.path, FaultKind.INDEX, message)
 
 
-def _chunk_fault(shard: _Shard, row: LedgerRow, payload: bytes, check: CheckChunk) -> Fault | None:
-    kind = FaultKind.CHUNK
-    message: str | None
+def _chunk_fault(shard: _Shard, row: LedgerRow, payload: bytes, check: CheckChunk | None) -> Fault | None:
+    kind, message = FaultKind.CHUNK, None
     if len(payload) != row.nbytes:
         message = f"only {len(payload)} of its {row.nbytes} bytes are there"
     elif (found := crc32c(payload)) != row.crc32c:
         message = f"its crc32c is {found:08x}, the ledger's {row.crc32c:08x}"
-    else:
+    elif check is not None:
         kind, message = FaultKind.VOXELS, check(shard.level, row, payload)
     return None if message is None else Fault(row.level, row.index, shard.path, kind, message)
 
 
-def _accept(level: LevelInfo, row: LedgerRow, payload: bytes) -> str | None:  # noqa: ARG001
-    return None
+def _unplaced(kind: FaultKind, message: str) -> Fault:
+    return Fault(None, None, None, kind, message)
 
 
 def _voxel_check(info: VolumeInfo, ledger: Ledger) -> CheckChunk:
@@ -260,16 +320,14 @@ def _check_voxels(
 def _document_faults(ledger: Ledger, found: dict[str, bytes]) -> Iterator[Fault]:
     for path in sorted({*ledger.documents, *found}):
         if path not in found:
-            yield Fault(None, None, None, FaultKind.DOCUMENT, f"{path} is missing")
+            yield _unplaced(FaultKind.DOCUMENT, f"{path} is missing")
         elif hashlib.sha256(found[path]).hexdigest() != ledger.documents.get(path):
-            yield Fault(None, None, None, FaultKind.DOCUMENT, f"{path} is not the one that was written")
+            yield _unplaced(FaultKind.DOCUMENT, f"{path} is not the one that was written")
 
 
-def _unexpected(volume: Path, expected: Iterable[str], labels: Sequence[str]) -> Iterator[Fault]:
-    """Files that no document and no ledger knows; label images answer for themselves."""
-    known = set(expected)
+def _unexpected(volume: Blobs, expected: Collection[str], labels: Sequence[str]) -> Iterator[Fault]:
+    """Blobs that no document and no ledger knows; label images answer for themselves."""
     theirs = tuple(f"labels/{label}/" for label in labels)
-    for path in sorted(volume.rglob("*")):
-        name = path.relative_to(volume).as_posix()
-        if (path.is_symlink() or not path.is_dir()) and name not in known and not name.startswith(theirs):
+    for name in volume.names():
+        if name not in expected and not name.startswith(theirs):
             yield Fault(None, None, name, FaultKind.UNEXPECTED_FILE, f"{name} is not part of the volume")

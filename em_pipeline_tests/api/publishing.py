@@ -15,6 +15,7 @@ from em_pipeline.domain.progress import Silent
 from em_pipeline.domain.record import DatasetRecord
 from em_pipeline.domain.report import CheckResult, ValidationReport
 from em_pipeline.domain.spec import DatasetSpec
+from em_pipeline.ingest.versions import image_files
 from em_pipeline.storage import keys
 from em_pipeline.storage.store import LocalStore
 from em_pipeline.volumes.plan import plan_rechunk
@@ -59,22 +60,22 @@ def write_volume(
         memory_budget=1 << 28,
         threads=1,
     )
-    staged = store.local_path(keys.staging(dataset_id, version))
+    staged = store.blobs(keys.staging(dataset_id, version))
     box = BoundingBox.of_shape(source.shape)
-    written = rechunk(source, box, plan, staged, name=dataset_id, progress=Silent())
-    for source_path, key in (
-        (written.volume, keys.volume(dataset_id, version)),
-        (written.ledger_path, keys.ledger(dataset_id, version)),
+    rechunk(source, box, plan, staged, name=dataset_id, progress=Silent())
+    for name, key in (
+        ("volume.ome.zarr", keys.volume(dataset_id, version)),
+        ("ledger.parquet", keys.ledger(dataset_id, version)),
     ):
         target = store.local_path(key)
         target.parent.mkdir(parents=True, exist_ok=True)
-        source_path.rename(target)
+        (staged.root / name).rename(target)
 
 
 def publish(catalog: Catalog, store: LocalStore, dataset_id: str, version: str) -> None:
     """Publish a written volume in the catalogue, with a record whose organism two places disagree on."""
-    ledger_path = store.local_path(keys.ledger(dataset_id, version))
-    with VolumeReader.open(store.local_path(keys.volume(dataset_id, version)), ledger_path) as reader:
+    volume_key, ledger_key = keys.volume(dataset_id, version), keys.ledger(dataset_id, version)
+    with VolumeReader.open(*image_files(store, volume_key, ledger_key)) as reader:
         ledger, levels = reader.ledger, reader.levels
     source, accession = dataset_id.split("-", 1)
     statistics = {name: getattr(ledger.statistics, name) for name in ("min", "max", "mean", "p01", "p99")}
@@ -96,8 +97,8 @@ def publish(catalog: Catalog, store: LocalStore, dataset_id: str, version: str) 
             ledger=ledger.table,
             statistics=statistics,
             ledger_sha256=ledger.sha256,
-            volume_key=keys.volume(dataset_id, version),
-            ledger_key=keys.ledger(dataset_id, version),
+            volume_key=volume_key,
+            ledger_key=ledger_key,
             stored_bytes=0,
             writer_version="test",
         )

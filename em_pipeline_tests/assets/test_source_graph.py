@@ -14,7 +14,6 @@ from em_pipeline.demo.replay import Trouble
 from em_pipeline.domain.errors import InputRefused, SourceUnavailable
 from em_pipeline.domain.record import Status
 from em_pipeline.domain.spec import DatasetSpec
-from em_pipeline.ingest.build import current_build
 from em_pipeline.ingest.scrape import scrape
 from em_pipeline.ingest.specs import find_spec
 from em_pipeline.ingest.validate import CHECK_NAMES
@@ -22,6 +21,7 @@ from em_pipeline.ingest.workspace import Workspace, open_catalog
 from em_pipeline.settings import load_settings
 from em_pipeline.sources.registry import load_sources
 from em_pipeline.storage.lock import dataset_lock
+from em_pipeline_tests.ingest.chain import volume_of
 
 ID = "empiar-11759"
 ASSETS = ("record", "raw_files", "ome_zarr", "validation_report", "catalog_entry")
@@ -105,7 +105,7 @@ def test_a_failed_check_stops_the_run_before_the_catalogue(
 ) -> None:
     assert run(workspace, instance, select=list(ASSETS[:3])).success
     spec = find_spec(workspace.catalog, ID)
-    shard = current_build(workspace, spec).files.volume / "0/c/0/0/0"
+    shard = volume_of(workspace, spec) / "0/c/0/0/0"
     shard.write_bytes(shard.read_bytes()[:-1])
     result = run(workspace, instance)
     assert not result.success

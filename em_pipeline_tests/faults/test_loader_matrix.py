@@ -33,10 +33,11 @@ from em_pipeline.sources.base import HeldFile, PortalRecord, Source
 from em_pipeline.sources.epfl import TORRENT
 from em_pipeline.sources.registry import load_sources
 from em_pipeline.storage.download import DownloadPolicy, download
+from em_pipeline.storage.local_blobs import LocalBlobs
 from em_pipeline.volumes.plan import plan_rechunk
 from em_pipeline.volumes.preview import preview_png
-from em_pipeline.volumes.reader import VolumeReader
 from em_pipeline.volumes.rechunk import WrittenVolume, rechunk
+from em_pipeline_tests.volumes.written import open_in
 
 pytestmark = pytest.mark.integration
 
@@ -131,7 +132,7 @@ def written(volume: LazyVolume, box: BoundingBox, folder: Path) -> WrittenVolume
         box.shape, volume.dtype, voxel_size, translation_nm=volume.translation_nm,
         source_chunk=volume.chunk_shape, memory_budget=256 << 20, threads=2,
     )  # fmt: skip
-    return rechunk(volume, box, plan, folder, name="matrix", progress=Silent())
+    return rechunk(volume, box, plan, LocalBlobs(folder), name="matrix", progress=Silent())
 
 
 def change_entry(portal: DemoPortal, change: Callable[[dict[str, Any]], None]) -> None:
@@ -267,7 +268,7 @@ def test_int16_with_narrow_window(organelles: OpenOrganellePortal, tmp_path: Pat
     box = BoundingBox.at((0, 0, 0), (35, 100, 100))
     with opened(organelles, NACC, tmp_path / "raw") as volume:
         tissue, made = volume.read(box), written(volume, box, tmp_path / "out")
-    with VolumeReader.open(made.volume, made.ledger_path) as reader:
+    with open_in(tmp_path / "out") as reader:
         assert reader.levels[0].dtype == np.int16
         np.testing.assert_array_equal(reader.read_block(0, box).data, tissue)
         preview = Image.open(BytesIO(preview_png(reader, made.statistics)))
@@ -280,7 +281,7 @@ def test_half_voxel_translations(organelles: OpenOrganellePortal, tmp_path: Path
     with opened(organelles, NACC, tmp_path / "raw") as volume:
         assert volume.translation_nm == pytest.approx((22.2, 30.0, 30.0))
         made = written(volume, BoundingBox.of_shape(volume.shape), tmp_path / "out")
-    document = json.loads((made.volume / "zarr.json").read_text())
+    document = json.loads(made.volume.read("zarr.json"))
     first, second = document["attributes"]["ome"]["multiscales"][0]["datasets"][:2]
     places = [entry["coordinateTransformations"][1]["translation"] for entry in (first, second)]
     assert places[0] == pytest.approx([22.2, 30.0, 30.0])

@@ -15,7 +15,7 @@ from em_pipeline.demo.replay import Trouble
 from em_pipeline.domain.errors import SourceUnavailable
 from em_pipeline.domain.progress import Silent
 from em_pipeline.domain.spec import DatasetSpec
-from em_pipeline.ingest.build import build, current_build
+from em_pipeline.ingest.build import build
 from em_pipeline.ingest.fetch import fetch
 from em_pipeline.ingest.publish import publish
 from em_pipeline.ingest.scrape import scrape
@@ -24,7 +24,7 @@ from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.sources.base import Source
 from em_pipeline.storage.store import LocalStore
 from em_pipeline_tests.faults.subjects import SUBJECTS, policy
-from em_pipeline_tests.ingest.chain import hashes, run_chain
+from em_pipeline_tests.ingest.chain import hashes, run_chain, volume_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -35,6 +35,7 @@ def workspace_in(folder: Path, database_url: str, source: Source) -> Iterator[Wo
     upgrade(engine)
     try:
         yield Workspace(
+            spool=folder / "spool",
             store=LocalStore(folder),
             catalog=Catalog(engine),
             sources={source.slug: source},
@@ -48,7 +49,7 @@ def workspace_in(folder: Path, database_url: str, source: Source) -> Iterator[Wo
 
 
 def published(workspace: Workspace, spec: DatasetSpec) -> dict[str, str]:
-    return hashes(current_build(workspace, spec).files.volume)
+    return hashes(volume_of(workspace, spec))
 
 
 @pytest.mark.parametrize("name", SUBJECTS)

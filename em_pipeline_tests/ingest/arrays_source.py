@@ -76,6 +76,7 @@ def labelled(folder: Path) -> ArraysSource:
 def workspace_of(source: ArraysSource, store: Path, engine: Engine) -> Workspace:
     """One that knows this source alone."""
     return Workspace(
+        spool=store / "spool",
         store=LocalStore(store),
         catalog=Catalog(engine),
         sources={SLUG: source},

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from em_pipeline.catalog.entries import PublishOutcome
 from em_pipeline.domain.spec import DatasetSpec
-from em_pipeline.ingest.build import build
+from em_pipeline.ingest.build import build, current_build
 from em_pipeline.ingest.fetch import fetch
 from em_pipeline.ingest.publish import publish
 from em_pipeline.ingest.scrape import scrape
@@ -21,6 +21,11 @@ def run_chain(workspace: Workspace, spec: DatasetSpec) -> PublishOutcome:
     build(workspace, spec)
     validate(workspace, spec)
     return publish(workspace, spec)
+
+
+def volume_of(workspace: Workspace, spec: DatasetSpec) -> Path:
+    """Folder of the current volume, staged or published, in a store on a disk."""
+    return workspace.store.local_path(current_build(workspace, spec).files.volume)
 
 
 def hashes(folder: Path) -> dict[str, str]:

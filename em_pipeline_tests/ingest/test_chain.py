@@ -26,7 +26,7 @@ from em_pipeline.ingest.validate import CHECK_NAMES, WARNINGS, validate
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.sources.files import spec_for
 from em_pipeline.storage.store import LocalStore
-from em_pipeline_tests.ingest.chain import STEPS, hashes, run_chain
+from em_pipeline_tests.ingest.chain import STEPS, hashes, run_chain, volume_of
 from em_pipeline_tests.volumes.arrays import ArrayVolume
 from em_pipeline_tests.workspaces import RETINA
 
@@ -69,7 +69,7 @@ def test_empiar_11759_comes_out_true(workspace: Workspace, retina: DatasetSpec) 
 
 def test_the_volume_opens_elsewhere_with_the_raw_voxels(workspace: Workspace, retina: DatasetSpec) -> None:
     run_chain(workspace, retina)
-    path = current_build(workspace, retina).files.volume
+    path = volume_of(workspace, retina)
     expected = raw_voxels(workspace, retina)
     np.testing.assert_array_equal(zarr.open_array(path / "0", mode="r")[:], expected)
     store = ts.open({"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path / "0")}}).result()
@@ -132,7 +132,7 @@ def test_a_damaged_volume_is_not_published(
 ) -> None:
     for step in STEPS[:3]:
         step(workspace, retina)
-    damage(current_build(workspace, retina).files.volume)
+    damage(volume_of(workspace, retina))
     report = validate(workspace, retina)
     assert not report.passed
     assert workspace.catalog.dataset(retina.dataset_id).summary.status is Status.FAILED
@@ -167,7 +167,7 @@ def test_voxels_that_are_not_the_source_s_are_found(
 def test_a_stage_that_was_refused_is_made_anew(workspace: Workspace, retina: DatasetSpec) -> None:
     for step in STEPS[:3]:
         step(workspace, retina)
-    flip_a_chunk_byte(current_build(workspace, retina).files.volume)
+    flip_a_chunk_byte(volume_of(workspace, retina))
     assert not validate(workspace, retina).passed
     assert run_chain(workspace, retina).changed
 
@@ -185,7 +185,7 @@ def test_a_stage_damaged_after_a_killed_publication_is_validated_again(
         patch.setattr(LocalStore, "publish_tree", killed)
         with pytest.raises(KeyboardInterrupt):
             publish(workspace, retina)
-    flip_a_chunk_byte(current_build(workspace, retina).files.volume)
+    flip_a_chunk_byte(volume_of(workspace, retina))
     assert not validate(workspace, retina).passed
     with pytest.raises(NotPublishable):
         publish(workspace, retina)
@@ -214,14 +214,14 @@ def test_damaged_documents_are_made_again(
 ) -> None:
     for step in STEPS[:3]:
         step(workspace, retina)
-    before = hashes(current_build(workspace, retina).files.volume)
+    before = hashes(volume_of(workspace, retina))
     place = "raw" if name == "manifest.json" else "staging"
     (kept,) = workspace.store.local_path(f"{place}/empiar-11759").glob(f"*/{name}")
     kept.write_text(text)
     if name == "preview.png":
         kept.unlink()
     assert run_chain(workspace, retina).changed
-    assert hashes(current_build(workspace, retina).files.volume) == before
+    assert hashes(volume_of(workspace, retina)) == before
 
 
 def test_publishing_without_a_report_is_refused(workspace: Workspace, retina: DatasetSpec) -> None:
@@ -266,7 +266,7 @@ def test_a_damaged_volume_is_written_again_once_it_is_deleted(
     run_chain(workspace, retina)
     root = workspace.store.local_path("volumes")
     before = hashes(root)
-    shutil.rmtree(current_build(workspace, retina).files.volume)
+    shutil.rmtree(volume_of(workspace, retina))
     assert not run_chain(workspace, retina).changed
     assert hashes(root) == before
 
@@ -307,11 +307,11 @@ def test_a_bounding_box_becomes_the_volume(workspace: Workspace, retina: Dataset
     box = BoundingBox(start=Shape(2, 10, 5), stop=Shape(9, 100, 77))
     spec = retina.model_copy(update={"bounding_box": box})
     run_chain(workspace, spec)
-    built = current_build(workspace, spec)
+    built, volume = current_build(workspace, spec), volume_of(workspace, spec)
     assert tuple(built.record.fields.core.volume_shape.model_dump().values()) == (7, 90, 72)
-    stored = zarr.open_array(built.files.volume / "0", mode="r")[:]
+    stored = zarr.open_array(volume / "0", mode="r")[:]
     np.testing.assert_array_equal(stored, raw_voxels(workspace, spec)[box.slices])
-    group = zarr.open_group(built.files.volume, mode="r")
+    group = zarr.open_group(volume, mode="r")
     transforms = group.attrs["ome"]["multiscales"][0]["datasets"][0]["coordinateTransformations"]
     assert transforms[1]["translation"] == pytest.approx([2 * 50, 10 * 7.99825, 5 * 7.99825], rel=1e-4)
 

@@ -38,4 +38,6 @@ def test_empiar_11759_at_full_size(tmp_path: Path, workspace: Workspace) -> None
     built = current_build(full, spec)
     corner = BoundingBox.at((3, 5400, 5390), (13, 100, 106))
     with open_source_volume(full, spec, latest_manifest(full, spec)) as volume:
-        np.testing.assert_array_equal(read_elsewhere(built.files.volume, "0", corner), volume.read(corner))
+        np.testing.assert_array_equal(
+            read_elsewhere(built.files.image().volume, "0", corner), volume.read(corner)
+        )

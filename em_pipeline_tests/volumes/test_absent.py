@@ -15,12 +15,19 @@ from em_pipeline.domain.progress import Silent
 from em_pipeline.storage.local_blobs import LocalBlobs
 from em_pipeline.volumes.ledger import ChunkState, Ledger
 from em_pipeline.volumes.pyramid_check import coarser_faults
-from em_pipeline.volumes.reader import VolumeReader
 from em_pipeline.volumes.rechunk import WrittenVolume, rechunk
 from em_pipeline.volumes.statistics import measure
 from em_pipeline.volumes.verify import FaultKind, verify_decoded
 from em_pipeline_tests.volumes.arrays import ArrayVolume, FailingVolume
-from em_pipeline_tests.volumes.written import hashes, random_voxels, reference_pyramid, small_plan, write
+from em_pipeline_tests.volumes.written import (
+    hashes,
+    open_in,
+    places,
+    random_voxels,
+    reference_pyramid,
+    small_plan,
+    write,
+)
 
 ARRAY = random_voxels((13, 20, 33), "uint16")
 # A whole shard, a part of a chunk, and the far corner with its padding.
@@ -47,10 +54,6 @@ def write_sparse(source: ArrayVolume, folder: Path, **options: Any) -> WrittenVo
     return rechunk(source, box, plan, LocalBlobs(folder), name="test", progress=Silent())
 
 
-def opened(folder: Path) -> VolumeReader:
-    return VolumeReader.open(folder / "volume.ome.zarr", folder / "ledger.parquet")
-
-
 def held_of(shape: tuple[int, int, int], missing: Sequence[BoundingBox]) -> NDArray[np.bool_]:
     held = np.ones(shape, bool)
     for box in missing:
@@ -66,7 +69,7 @@ def test_every_level_tells_absent_voxels_from_data(tmp_path: Path, kind: Any, fi
     plan = small_plan(ARRAY, kind=kind)
     stored = reference_pyramid(np.where(held_of(ARRAY.shape, MISSING), ARRAY, 0).astype(ARRAY.dtype), plan)
     held = held_of(ARRAY.shape, MISSING)
-    with opened(tmp_path) as reader:
+    with open_in(tmp_path) as reader:
         for level, expected in zip(plan.levels, stored, strict=True):
             block = reader.read_block(level.index, BoundingBox.of_shape(level.shape))
             np.testing.assert_array_equal(block.data, expected)
@@ -85,13 +88,13 @@ def test_every_level_tells_absent_voxels_from_data(tmp_path: Path, kind: Any, fi
                 if factor == 2:
                     starts = np.arange(0, held.shape[axis], 2)
                     held = np.logical_or.reduceat(held, starts, axis)
-    assert coarser_faults(tmp_path / "volume.ome.zarr", tmp_path / "ledger.parquet", sample=99, seed="") == []
+    assert coarser_faults(*places(tmp_path), sample=99, seed="") == []
 
 
 def test_an_absent_chunk_is_no_data_and_no_error(tmp_path: Path) -> None:
     written = write_sparse(sparse(ARRAY, MISSING), tmp_path)
     assert written.chunks[ChunkState.ABSENT] > 0
-    with opened(tmp_path) as reader:
+    with open_in(tmp_path) as reader:
         chunk = reader.read_chunk(0, (0, 0, 2))
         assert (chunk.state, chunk.valid_fraction) == (ChunkState.ABSENT, 0)
         assert reader.read_chunk_encoded(0, (0, 0, 2)) == b""
@@ -104,7 +107,7 @@ def test_an_absent_chunk_is_no_data_and_no_error(tmp_path: Path) -> None:
         assert past.absent is not None
         assert past.absent.sum() == 2 * 5 * 3
         assert reader.read_block(0, BoundingBox.at((0, 8, 0), (4, 4, 4))).absent is None
-    ledger = Ledger.read(tmp_path / "ledger.parquet")
+    ledger = Ledger.read(LocalBlobs(tmp_path), "ledger.parquet")
     assert ledger.coverage == pytest.approx(held_of(ARRAY.shape, MISSING).mean())
     assert ledger.statistics.count == held_of(ARRAY.shape, MISSING).sum()
 
@@ -113,7 +116,7 @@ def test_fill_that_the_source_holds_stays_fill(tmp_path: Path) -> None:
     array = np.zeros((4, 4, 12), np.uint8)
     source = sparse(array, [BoundingBox.at((0, 0, 4), (4, 4, 6))])
     write_sparse(source, tmp_path)
-    ledger = Ledger.read(tmp_path / "ledger.parquet")
+    ledger = Ledger.read(LocalBlobs(tmp_path), "ledger.parquet")
     found = [(ledger.row(0, (0, 0, x)).state, ledger.row(0, (0, 0, x)).valid_fraction) for x in range(3)]
     assert found == [(ChunkState.FILL, 1), (ChunkState.ABSENT, 0), (ChunkState.FILL, 0.5)]
     assert not list(tmp_path.rglob("c/*/*/*"))
@@ -125,9 +128,8 @@ def test_a_volume_of_which_the_source_holds_nothing(tmp_path: Path, dtype: str) 
     written = write_sparse(sparse(ARRAY.astype(dtype), [whole]), tmp_path)
     assert {state for state, count in written.chunks.items() if count} == {ChunkState.ABSENT}
     assert (written.statistics.count, written.bytes_stored) == (0, 0)
-    ledger = tmp_path / "ledger.parquet"
-    assert Ledger.read(ledger).coverage == 0
-    assert verify_decoded(written.volume, ledger, threads=1, progress=Silent()).passed
+    assert Ledger.read(LocalBlobs(tmp_path), "ledger.parquet").coverage == 0
+    assert verify_decoded(*places(tmp_path), threads=1, progress=Silent()).passed
 
 
 def test_a_volume_whose_source_holds_everything_is_as_before(tmp_path: Path) -> None:
@@ -140,7 +142,7 @@ def test_a_volume_whose_source_holds_everything_is_as_before(tmp_path: Path) -> 
     write(ARRAY[box.slices], tmp_path / "upper")
     assert hashes(tmp_path / "plain") == hashes(tmp_path / "sparse")
     assert hashes(tmp_path / "cut") == hashes(tmp_path / "upper")
-    ledger = Ledger.read(tmp_path / "cut/ledger.parquet")
+    ledger = Ledger.read(LocalBlobs(tmp_path / "cut"), "ledger.parquet")
     assert (ledger.missing, ledger.coverage) == (None, 1.0)
 
 
@@ -150,12 +152,11 @@ def test_verify_decodes_what_is_held_and_finds_voxels_where_there_are_none(
 ) -> None:
     array = random_voxels((13, 20, 33), dtype)
     write_sparse(sparse(array, MISSING), tmp_path)
-    volume, ledger = tmp_path / "volume.ome.zarr", tmp_path / "ledger.parquet"
-    assert verify_decoded(volume, ledger, threads=2, progress=Silent()).passed
+    assert verify_decoded(*places(tmp_path), threads=2, progress=Silent()).passed
     # A ledger that knows of no absence sees the fill values as voxels.
     write_sparse(sparse(array, MISSING[:1]), tmp_path / "other")
-    (tmp_path / "other/ledger.parquet").replace(ledger)
-    kinds = {fault.kind for fault in verify_decoded(volume, ledger, threads=2, progress=Silent()).faults}
+    (tmp_path / "other/ledger.parquet").replace(tmp_path / "ledger.parquet")
+    kinds = {fault.kind for fault in verify_decoded(*places(tmp_path), threads=2, progress=Silent()).faults}
     assert FaultKind.CHUNK in kinds
 
 

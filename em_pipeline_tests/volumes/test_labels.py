@@ -23,7 +23,7 @@ from em_pipeline.volumes.verify import FaultKind, verify_decoded, verify_stored
 from em_pipeline_tests.volumes.arrays import ArrayVolume, FailingVolume
 from em_pipeline_tests.volumes.written import (
     hashes,
-    path_of,
+    places,
     random_voxels,
     reference_pyramid,
     small_plan,
@@ -68,7 +68,7 @@ def models_accept(volume: Path) -> bool:
 
 def test_outsiders_accept_and_read_them(volume: Path) -> None:
     assert models_accept(volume)
-    assert ngff_faults(volume) == []
+    assert ngff_faults(LocalBlobs(volume)) == []
     levels = reference_pyramid(CELLS, small_plan(CELLS, kind="labels"))
     for level, expected in enumerate(levels):
         path = volume / "labels/cells" / str(level)
@@ -86,7 +86,7 @@ def test_they_have_as_many_levels_as_their_image(tmp_path: Path, shape: tuple[in
     write(RAW, tmp_path, labels=("cells",))
     written = write_label(np.ones(shape, np.uint8), tmp_path, "cells")
     assert len(written.levels) == len(small_plan(RAW).levels)
-    assert ngff_faults(tmp_path / "volume.ome.zarr") == []
+    assert ngff_faults(LocalBlobs(tmp_path / "volume.ome.zarr")) == []
     reader = stored_in(tmp_path, "cells")
     assert reader is not None
     assert reader.info.kind == "labels"
@@ -125,13 +125,13 @@ BREAKS = [one_not_listed, another_source, a_level_too_few, no_longer_there]
 @pytest.mark.parametrize("change", BREAKS)
 def test_what_breaks_the_rules_is_found(volume: Path, change: Callable[[Path], None]) -> None:
     change(volume)
-    assert "labels/" in " ".join(ngff_faults(volume))
+    assert "labels/" in " ".join(ngff_faults(LocalBlobs(volume)))
 
 
 def test_floats_are_no_labels(volume: Path) -> None:
     for document in (volume / "labels/cells").glob("*/zarr.json"):
         document.write_text(document.read_text().replace('"uint64"', '"float64"').replace(": 0,", ": 0.0,"))
-    assert "not integers" in " ".join(ngff_faults(volume))
+    assert "not integers" in " ".join(ngff_faults(LocalBlobs(volume)))
     assert not models_accept(volume)
 
 
@@ -139,21 +139,19 @@ def test_floats_are_no_labels(volume: Path) -> None:
 def test_each_is_verified_with_its_own_ledger(tmp_path: Path, verify: Any) -> None:
     volume = write_all(tmp_path)
 
-    def faults(place: str, ledger: str) -> set[FaultKind]:
-        result = verify(volume / place, tmp_path / ledger, threads=1, progress=Silent())
+    def faults(label: str | None = None) -> set[FaultKind]:
+        result = verify(*places(tmp_path, label), threads=1, progress=Silent())
         return {fault.kind for fault in result.faults}
 
-    image = ("", "ledger.parquet")
-    cells = ("labels/cells", "labels.cells.ledger.parquet")
-    assert faults(*image) == faults(*cells) == set()
+    assert faults() == faults("cells") == set()
     shard = volume / "labels/cells/0/c/0/0/0"
     shard.write_bytes(shard.read_bytes()[:-1] + b"x")
     (volume / "labels/nobody").mkdir()
     (volume / "labels/nobody/notes.txt").write_text("")
-    assert faults(*image) == {FaultKind.UNEXPECTED_FILE}
-    assert faults(*cells) == {FaultKind.INDEX}
+    assert faults() == {FaultKind.UNEXPECTED_FILE}
+    assert faults("cells") == {FaultKind.INDEX}
     (volume / "labels/zarr.json").unlink()
-    assert FaultKind.DOCUMENT in faults(*image)
+    assert FaultKind.DOCUMENT in faults()
 
 
 def test_the_order_and_interruptions_do_not_show(tmp_path: Path) -> None:
@@ -190,5 +188,5 @@ def test_a_volume_begun_anew_takes_its_labels_along(tmp_path: Path) -> None:
 
 
 def test_a_volume_without_labels_has_no_trace_of_them(tmp_path: Path) -> None:
-    written = write(RAW, tmp_path)
-    assert not (path_of(written) / "labels").exists()
+    write(RAW, tmp_path)
+    assert not (tmp_path / "volume.ome.zarr/labels").exists()

@@ -8,13 +8,12 @@ from PIL import Image
 
 from em_pipeline.domain.geometry import VoxelSize
 from em_pipeline.volumes.preview import preview_png
-from em_pipeline.volumes.reader import VolumeReader
-from em_pipeline_tests.volumes.written import write
+from em_pipeline_tests.volumes.written import open_in, write
 
 
 def preview(array: Any, folder: Path, **options: Any) -> Any:
     written = write(array, folder, **options)
-    with VolumeReader.open(written.volume, written.ledger_path) as reader:
+    with open_in(folder) as reader:
         png = preview_png(reader, written.statistics)
         assert png == preview_png(reader, written.statistics)
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))

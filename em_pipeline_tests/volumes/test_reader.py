@@ -12,7 +12,14 @@ from em_pipeline.domain.errors import ChunkCorrupt, InputRefused, NotFound
 from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.volumes.ledger import ChunkState
 from em_pipeline.volumes.reader import VolumeReader
-from em_pipeline_tests.volumes.written import random_voxels, reference_pyramid, small_plan, write
+from em_pipeline_tests.volumes.written import (
+    open_in,
+    places,
+    random_voxels,
+    reference_pyramid,
+    small_plan,
+    write,
+)
 
 ARRAY = random_voxels((13, 20, 33), "uint16")
 REFERENCE = reference_pyramid(ARRAY, small_plan(ARRAY))
@@ -32,10 +39,6 @@ def own(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def opened(folder: Path) -> VolumeReader:
-    return VolumeReader.open(folder / "volume.ome.zarr", folder / "ledger.parquet")
-
-
 def padded(level: int, box: BoundingBox) -> Any:
     """The box of the reference, zero where it reaches past the volume."""
     whole = np.zeros(
@@ -46,7 +49,7 @@ def padded(level: int, box: BoundingBox) -> Any:
 
 
 def test_levels_are_as_written(stored: Path) -> None:
-    with opened(stored) as reader:
+    with open_in(stored) as reader:
         assert [level.shape for level in reader.levels] == [array.shape for array in REFERENCE]
         assert reader.levels[1].voxel_size.z == 16
         assert reader.levels[1].translation_nm == (4, 4, 4)
@@ -54,7 +57,7 @@ def test_levels_are_as_written(stored: Path) -> None:
 
 
 def test_every_chunk_of_every_level(stored: Path) -> None:
-    with opened(stored) as reader:
+    with open_in(stored) as reader:
         for level in reader.levels:
             for index in np.ndindex(*level.chunk_grid):
                 chunk = reader.read_chunk(level.index, index)
@@ -71,7 +74,7 @@ def test_every_chunk_of_every_level(stored: Path) -> None:
 )
 def test_any_block(stored: Path, level: int, start: Any, size: Any) -> None:
     box = BoundingBox.at(start, size)
-    with opened(stored) as reader:
+    with open_in(stored) as reader:
         block = reader.read_block(level, box)
     np.testing.assert_array_equal(block.data, padded(level, box))
     inside = box.clipped(REFERENCE[level].shape)
@@ -81,7 +84,7 @@ def test_any_block(stored: Path, level: int, start: Any, size: Any) -> None:
 
 
 def test_what_does_not_exist_is_not_found(stored: Path) -> None:
-    with opened(stored) as reader:
+    with open_in(stored) as reader:
         for level, index in ((9, (0, 0, 0)), (-1, (0, 0, 0)), (0, (0, 0, 9)), (0, (-1, 0, 0))):
             with pytest.raises(NotFound):
                 reader.read_chunk(level, index)
@@ -89,12 +92,13 @@ def test_what_does_not_exist_is_not_found(stored: Path) -> None:
             reader.read_block(0, BoundingBox.at((13, 0, 0), (1, 1, 1)))
         with pytest.raises(NotFound):
             reader.read_block(9, BoundingBox.at((0, 0, 0), (1, 1, 1)))
+    _, ledgers, name = places(stored)
     with pytest.raises(NotFound):
-        VolumeReader.open(stored / "none.ome.zarr", stored / "ledger.parquet")
+        VolumeReader.open(ledgers.below("none.ome.zarr"), ledgers, name)
 
 
 def test_a_missing_shard_is_an_error_and_never_zeros(own: Path) -> None:
-    with opened(own) as reader:
+    with open_in(own) as reader:
         (own / "volume.ome.zarr/0/c/1/0/0").unlink()
         with pytest.raises(ChunkCorrupt, match=r"chunk \(2, 0, 0\) of level 0 in shard 0/c/1/0/0"):
             reader.read_chunk(0, (2, 0, 0))
@@ -104,7 +108,7 @@ def test_a_missing_shard_is_an_error_and_never_zeros(own: Path) -> None:
 
 
 def test_a_shard_lost_after_its_index_was_read_is_an_error(own: Path) -> None:
-    with opened(own) as reader:
+    with open_in(own) as reader:
         reader.read_chunk(0, (2, 0, 0))
         (own / "volume.ome.zarr/0/c/1/0/0").unlink()
         with pytest.raises(ChunkCorrupt):
@@ -118,7 +122,7 @@ def test_a_flipped_byte_is_never_returned(own: Path, place: int) -> None:
     altered[place] ^= 1
     shard.write_bytes(altered)
     refused = 0
-    with opened(own) as reader:
+    with open_in(own) as reader:
         for index in ((z, y, x) for z in (0, 1) for y in (0, 1) for x in (2, 3)):
             try:
                 chunk = reader.read_chunk(0, index)
@@ -134,13 +138,13 @@ def test_altered_documents_are_refused(own: Path) -> None:
     document = own / "volume.ome.zarr/1/zarr.json"
     document.write_text(document.read_text().replace('"fill_value": 0', '"fill_value": 1'))
     with pytest.raises(ChunkCorrupt, match=r"1/zarr\.json"):
-        opened(own)
+        open_in(own)
 
 
 def test_many_threads_read_the_same_and_hold_no_files(stored: Path) -> None:
     process = psutil.Process()
     before = process.num_fds()
-    with opened(stored) as reader, ThreadPoolExecutor(8) as pool:
+    with open_in(stored) as reader, ThreadPoolExecutor(8) as pool:
         boxes = [BoundingBox.at((z, y, x), (7, 6, 5)) for z in range(6) for y in range(6) for x in range(6)]
         for box, block in zip(boxes, pool.map(lambda b: reader.read_block(0, b), boxes), strict=True):
             np.testing.assert_array_equal(block.data, padded(0, box))
@@ -148,7 +152,7 @@ def test_many_threads_read_the_same_and_hold_no_files(stored: Path) -> None:
 
 
 def test_a_closed_reader_says_so(stored: Path) -> None:
-    reader = opened(stored)
+    reader = open_in(stored)
     reader.close()
     with pytest.raises(InputRefused, match="closed"):
         reader.read_chunk(0, (1, 1, 1))

@@ -11,7 +11,7 @@ from em_pipeline.domain.progress import Silent
 from em_pipeline.volumes.codec import ChunkCodec
 from em_pipeline.volumes.shard import decode_index, encode_index, index_nbytes
 from em_pipeline.volumes.verify import FaultKind, VerifyResult, verify_decoded, verify_stored
-from em_pipeline_tests.volumes.written import random_voxels, stored_in, write
+from em_pipeline_tests.volumes.written import places, random_voxels, stored_in, write
 
 ARRAY = random_voxels((13, 20, 33), "uint16")
 Verify = Callable[..., VerifyResult]
@@ -32,8 +32,7 @@ def folder(pristine: Path, tmp_path: Path) -> Path:
 
 
 def run(verify: Verify, folder: Path, **options: Any) -> VerifyResult:
-    volume, ledger = folder / "volume.ome.zarr", folder / "ledger.parquet"
-    return verify(volume, ledger, threads=2, progress=Silent(), **options)
+    return verify(*places(folder), threads=2, progress=Silent(), **options)
 
 
 def flip(path: Path, place: int) -> None:

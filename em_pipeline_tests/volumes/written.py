@@ -15,7 +15,6 @@ from em_pipeline.volumes.codec import Kind
 from em_pipeline.volumes.plan import RechunkPlan, plan_rechunk
 from em_pipeline.volumes.reader import VolumeReader
 from em_pipeline.volumes.rechunk import WrittenVolume, rechunk
-from em_pipeline.volumes.workspace import Workspace
 from em_pipeline_tests.volumes.arrays import ArrayVolume
 
 CHUNK, SHARD = Shape(4, 4, 4), Shape(8, 8, 8)
@@ -38,22 +37,29 @@ def small_plan(array: NDArray[Any], **options: Any) -> RechunkPlan:
 def write(array: NDArray[Any], folder: Path, **options: Any) -> WrittenVolume:
     """All of `array` as a volume in `folder`."""
     box = BoundingBox.of_shape(array.shape)
+    place = LocalBlobs(folder)
     return rechunk(
-        ArrayVolume(array),
-        box,
-        small_plan(array, **options),
-        LocalBlobs(folder),
-        name="test",
-        progress=Silent(),
+        ArrayVolume(array), box, small_plan(array, **options), place, name="test", progress=Silent()
     )
 
 
 def stored_in(folder: Path, label: str | None = None) -> VolumeReader | None:
     """The complete volume in `folder`, or its label image; None where none is complete."""
-    workspace = Workspace(LocalBlobs(folder), label)
-    if not workspace.is_complete():
-        return None
-    return VolumeReader.open(workspace.volume, workspace.place, workspace.ledger)
+    ledger = "ledger.parquet" if label is None else f"labels.{label}.ledger.parquet"
+    return open_in(folder, label) if (folder / ledger).exists() else None
+
+
+def open_in(folder: Path, label: str | None = None) -> VolumeReader:
+    """The volume in `folder`, or its label image."""
+    return VolumeReader.open(*places(folder, label))
+
+
+def places(folder: Path, label: str | None = None) -> tuple[LocalBlobs, LocalBlobs, str]:
+    """Where the volume in `folder`, or its label image, and its ledger lie."""
+    ledgers = LocalBlobs(folder)
+    if label is None:
+        return ledgers.below("volume.ome.zarr"), ledgers, "ledger.parquet"
+    return ledgers.below(f"volume.ome.zarr/labels/{label}"), ledgers, f"labels.{label}.ledger.parquet"
 
 
 def path_of(written: WrittenVolume) -> Path:

@@ -1,0 +1,85 @@
+"""Where the raw files of one revision are downloaded, kept and read.
+
+A store on a disk holds them itself. Downloads into an object store go through the *spool*, a folder of this
+machine: ranges are written and resumed there, and each whole file is uploaded. What a later step does not
+find in the spool it brings back. Files that the user gave in place stay where they are.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from em_pipeline.domain.files import Manifest, RawFile
+from em_pipeline.ingest.workspace import Workspace
+from em_pipeline.sources.base import HeldFile
+from em_pipeline.storage import keys
+from em_pipeline.storage.download import changed_since
+from em_pipeline.storage.local_blobs import LocalBlobs
+from em_pipeline.storage.local_files import path_of_file_url
+from em_pipeline.storage.object_blobs import ObjectBlobs
+from em_pipeline.storage.spool import Spool
+
+
+class RawFiles(Protocol):
+    """Every method raises `StorageFailed` where the storage refuses."""
+
+    @property
+    def folder(self) -> Path:
+        """Where a download puts them."""
+        ...
+
+    def keep(self, manifest: Manifest) -> None:
+        """Make the store hold what was downloaded. Raises `ChecksumMismatch` where that changed since."""
+        ...
+
+    def changed(self, manifest: Manifest) -> list[str]:
+        """Paths of the manifest's files that are gone or no longer what it says."""
+        ...
+
+    def bring(self, manifest: Manifest) -> None:
+        """Make this machine hold them, below `folder`. Raises `ChecksumMismatch`, `NotFound`."""
+        ...
+
+    def let_go(self, manifest: Manifest) -> None:
+        """Delete what this machine holds beside the store."""
+        ...
+
+
+def raw_files(workspace: Workspace, dataset_id: str, revision: str) -> RawFiles:
+    """Those of a revision, in the workspace's store."""
+    place = workspace.store.blobs(keys.raw_files(dataset_id, revision))
+    if isinstance(place, ObjectBlobs):
+        documents = workspace.store.blobs(keys.raw_folder(dataset_id, revision))
+        folder = workspace.spool / dataset_id / revision
+        return Spool(folder, place, documents, workspace.progress)
+    if isinstance(place, LocalBlobs):
+        return _InStore(place.root)
+    raise TypeError(f"{place} is neither on a disk nor in an object store")
+
+
+def held_by(raw: RawFiles, manifest: Manifest) -> Sequence[HeldFile]:
+    """The manifest's files, on this machine."""
+    raw.bring(manifest)
+    return [HeldFile(file, _path(file, raw.folder)) for file in manifest.files]
+
+
+class _InStore:
+    """Files that lie in the store on a disk of this machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def keep(self, manifest: Manifest) -> None: ...
+
+    def bring(self, manifest: Manifest) -> None: ...
+
+    def let_go(self, manifest: Manifest) -> None: ...
+
+    def changed(self, manifest: Manifest) -> list[str]:
+        if not self.folder.exists():
+            return [file.path for file in manifest.files]
+        return changed_since(manifest, self.folder)
+
+
+def _path(file: RawFile, folder: Path) -> Path:
+    return path_of_file_url(file.url) if file.in_place else folder / file.path
