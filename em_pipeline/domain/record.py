@@ -10,9 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from em_pipeline.domain.errors import RecordInvalid
 from em_pipeline.domain.evidence import RANK, Claim, Conflict
-
-# Values this close are the same measurement written with fewer digits (8.0 and 7.998 nm).
-RELATIVE_TOLERANCE = 5e-3
+from em_pipeline.domain.geometry import RELATIVE_TOLERANCE
 
 
 class Status(StrEnum):

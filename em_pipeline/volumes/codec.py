@@ -59,7 +59,7 @@ _BLOSC_HEADER: Final = struct.Struct("<4xI4xI")
 
 
 def crc32c(payload: bytes | NDArray[np.uint8]) -> int:
-    """CRC-32C (Castagnoli, RFC 3720, appendix B.4) of the bytes."""
+    """CRC-32C (Castagnoli, RFC 3720, appendix B.4) of the bytes, contiguous."""
     return int(google_crc32c.value(payload))
 
 
@@ -99,22 +99,37 @@ class ChunkCodec:
 
     def encode(self, chunk: NDArray[Any]) -> bytes:
         """Bytes of a C-contiguous chunk (z, y, x): the same for the same voxels, always."""
+        return self.encode_into(chunk, np.empty(self.bound(chunk.nbytes), np.uint8)).tobytes()
+
+    def encode_into(self, chunk: NDArray[Any], out: Any) -> NDArray[np.uint8]:
+        """Like `encode`, into the bytes `out` (uint8, `bound` of them); the part of it that was taken."""
         stored: Any = np.ascontiguousarray(chunk, dtype=self.dtype.newbyteorder("<"))
         recipe = self._recipe
         if recipe.compressor == "none":
-            return bytes(stored.tobytes())
+            out[: stored.nbytes] = stored.reshape(-1).view(np.uint8)
+            taken: NDArray[np.uint8] = out[: stored.nbytes]
+            return taken
         if recipe.compressor == "zstd":
-            return bytes(imagecodecs.zstd_encode(stored, level=recipe.level))
-        return bytes(
-            imagecodecs.blosc_encode(
-                stored,
-                level=recipe.level,
-                compressor=recipe.inner,
-                shuffle=recipe.shuffle,
-                typesize=self.dtype.itemsize,
-                numthreads=1,
-            )
+            encoded: Any = imagecodecs.zstd_encode(stored, level=recipe.level, out=out)
+            return encoded  # type: ignore[no-any-return] # a part of `out`, whatever the stubs say
+        blosc: Any = imagecodecs.blosc_encode(
+            stored,
+            level=recipe.level,
+            compressor=recipe.inner,
+            shuffle=recipe.shuffle,
+            typesize=self.dtype.itemsize,
+            numthreads=1,
+            out=out,
         )
+        return blosc  # type: ignore[no-any-return]
+
+    @staticmethod
+    def bound(nbytes: int) -> int:
+        """Bytes that a chunk of `nbytes` may take at most once encoded.
+
+        ZSTD_COMPRESSBOUND (zstd.h: n + n/256, 64 KiB more for small n) exceeds BLOSC_MAX_OVERHEAD (16 bytes).
+        """
+        return nbytes + (nbytes >> 8) + (64 << 10)
 
     def decode(self, payload: bytes, dtype: DTypeLike, shape: tuple[int, int, int]) -> NDArray[Any]:
         """Writable voxels (z, y, x), native byte order. Raises `ChunkCorrupt` for anything else."""

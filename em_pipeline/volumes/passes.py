@@ -1,260 +1,186 @@
-"""One pass over one level: read a slab ahead, and for each chunk measure, downsample and encode.
+"""One pass over one level: read slabs ahead, and for each chunk measure, downsample and encode.
 
-The voxels of a slab are read once and everything that needs them happens while they are in the cache; what
-comes out is appended to the shards in one thread, in one order.
+The voxels of a slab are read once and everything that needs them happens while they are near; what comes
+out is appended to the shards in one thread, in one order, whatever order it was worked out in.
 """
 
-import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import astuple, dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from em_pipeline.domain.geometry import BoundingBox, Shape
+from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.domain.progress import Progress
-from em_pipeline.volumes.codec import crc32c
-from em_pipeline.volumes.downsample import reduction
-from em_pipeline.volumes.ledger import ROW, STATES, ChunkState
-from em_pipeline.volumes.metadata import level_info, shard_path
+from em_pipeline.volumes.allocator import keep_freed_memory
+from em_pipeline.volumes.encode import ChunkEncoder, Encoded, Slot
+from em_pipeline.volumes.feed import Feed
 from em_pipeline.volumes.missing import Missing
-from em_pipeline.volumes.plan import LevelPlan, RechunkPlan, Unit, grid
-from em_pipeline.volumes.scratch import Scratch
-from em_pipeline.volumes.shard import ShardWriter
-from em_pipeline.volumes.statistics import Counts, Summary, bin_count, measure
-from em_pipeline.volumes.workspace import UnitRecord, Workspace
-
-Read = Callable[[BoundingBox, NDArray[Any]], NDArray[Any]]
-"""Voxels of a box into a C-contiguous array."""
+from em_pipeline.volumes.output import UnitOutput
+from em_pipeline.volumes.plan import SLABS_HELD, LevelPlan, RechunkPlan, Unit, chunks_of, grid
+from em_pipeline.volumes.workspace import Workspace
 
 STEP = "rechunk"
 
 
-@dataclass(frozen=True)
-class _Encoded:
-    """A chunk ready to be stored; `payload` is None where no voxel of the source is in it but fill values."""
+@dataclass
+class _Slab:
+    """A slab on its way: being read into `tiles`, then its chunks encoded one by one."""
 
-    index: Shape
-    payload: bytes | None
-    valid_fraction: float
-    summary: Summary
-    counts: Counts
+    output: UnitOutput
+    box: BoundingBox
+    ends_unit: bool
+    tiles: NDArray[Any]
+    reading: list[Future[None]]
+    chunks_left: int = 0
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """A chunk on its way."""
+
+    slab: _Slab
+    slot: Slot
+    encoding: Future[Encoded]
 
 
 class LevelPass:
-    """Writes the units of one level. `read` gives its voxels, `coarser` takes those of the next level.
-
-    `missing` are the level's voxels that the source does not hold.
-    """
+    """Writes units of one level. `feed` gives its voxels; `missing` are those the source does not hold."""
 
     def __init__(
         self,
         plan: RechunkPlan,
         level: LevelPlan,
         workspace: Workspace,
-        read: Read,
-        read_granule: int,
+        feed: Feed,
         missing: Missing | None,
-        coarser: Scratch | None,
         progress: Progress,
     ) -> None:
         self._plan = plan
         self._level = level
-        self._info = level_info(plan, level)
-        self._codec = plan.chunk_codec
         self._workspace = workspace
-        self._read = read
-        self._granule = read_granule
-        self._missing = missing
-        self._coarser = coarser
+        self._feed = feed
+        self._encoder = ChunkEncoder(plan, level, missing)
         self._progress = progress
-        self._reduce = reduction(plan.kind)
-        self._local = threading.local()
+        self._waiting: deque[_Chunk] = deque()
+        self._slots: list[Slot] = []
+        self._buffers: list[NDArray[Any]] = []
 
     def run(self, units: Sequence[Unit]) -> None:
-        """Write `units`. Raises `StorageFailed`, and whatever reading raises."""
-        boxes = [slab for unit in units for slab in unit.slabs]
-        slabs = prefetched(self._read, boxes, self._plan.dtype, self._plan.threads, self._granule)
-        with closing(slabs), ThreadPoolExecutor(self._plan.threads, "encode") as encoders:
-            for unit in units:
-                self._write_unit(unit, slabs, encoders)
+        """Write `units`, which come in any order. Raises `StorageFailed`, and whatever reading raises."""
+        if not units:
+            return
+        keep_freed_memory()
+        self._make_buffers(units)
+        with ExitStack() as stack:
+            pools = (
+                stack.enter_context(ThreadPoolExecutor(self._plan.threads, name))
+                for name in ("read", "encode")
+            )
+            self._readers, self._encoders = pools
+            self._closer = stack.enter_context(ThreadPoolExecutor(1, "close"))
+            self._closing: Future[None] | None = None
+            stack.callback(self._stop)
+            self._work(units)
 
-    def _write_unit(self, unit: Unit, slabs: Iterator[NDArray[Any]], encoders: ThreadPoolExecutor) -> None:
-        output = _UnitOutput(self._plan, self._level, unit, self._workspace)
+    def _work(self, units: Sequence[Unit]) -> None:
+        self._opened: list[UnitOutput] = []
+        self._todo = self._slabs(units)
+        self._ahead: deque[_Slab] = deque()
         try:
-            for box in unit.slabs:
-                coarse = self._write_slab(box, next(slabs), output, encoders)
-                if self._coarser is not None and coarse is not None:
-                    self._coarser.write(self._level.coarse_box(box), coarse)
-                    output.left_for_coarser(coarse)
-                self._progress.advance(STEP, box.shape.voxels * self._plan.dtype.itemsize)
-            if self._coarser is not None:
-                self._coarser.sync()
-            output.publish()
+            self._read_ahead()
+            while self._ahead or self._waiting:
+                if not self._ahead:
+                    self._drain_one()
+                    continue
+                slab = self._ahead.popleft()
+                for piece in slab.reading:
+                    piece.result()
+                self._encode(slab)
+            self._finish_closing()
         except BaseException:
-            output.abandon()
+            self._stop()
+            self._abandon()
             raise
 
-    def _write_slab(
-        self, box: BoundingBox, voxels: NDArray[Any], output: "_UnitOutput", encoders: ThreadPoolExecutor
-    ) -> NDArray[Any] | None:
-        """Encode the chunks of a slab; its voxels for the next level, None where there is none."""
-        shape = grid(box.shape, self._level.factors)
-        coarse = np.empty(shape, self._plan.dtype) if self._coarser else None
-        waiting: deque[Future[_Encoded]] = deque()
-        for tile in box.tiles(self._level.chunk_shape):
-            if len(waiting) > 2 * self._plan.threads:
-                output.add(waiting.popleft().result())
-            waiting.append(encoders.submit(self._encode, box, voxels, tile, coarse))
-        while waiting:
-            output.add(waiting.popleft().result())
-        return coarse
+    def _slabs(self, units: Sequence[Unit]) -> Iterator[tuple[UnitOutput, BoundingBox, bool]]:
+        for unit in units:
+            output = UnitOutput(self._plan, self._level, unit, self._workspace)
+            self._opened.append(output)
+            for number, box in enumerate(unit.slabs, 1):
+                yield output, box, number == len(unit.slabs)
 
-    def _encode(
-        self, box: BoundingBox, voxels: NDArray[Any], tile: BoundingBox, coarse: NDArray[Any] | None
-    ) -> _Encoded:
-        """Everything one chunk needs, in one thread. Its part of `coarse` belongs to no other chunk."""
-        chunk_shape, factors = self._level.chunk_shape, self._level.factors
-        origin = Shape(*(a - b for a, b in zip(tile.start, box.start, strict=True)))
-        chunk = self._chunk_buffer()
-        if tile.shape != chunk_shape:
-            chunk.fill(0)
-        valid = chunk[BoundingBox.of_shape(tile.shape).slices]
-        valid[...] = voxels[BoundingBox.at(origin, tile.shape).slices]
-        gone = self._missing.within(tile) if self._missing else None
-        if gone is not None:
-            valid[gone] = 0  # the source's own fill value may be another
-        held = valid if gone is None else valid[~gone]
-        summary, counts = measure(held)
-        if coarse is not None:
-            part = self._reduce(valid, factors)
-            start = Shape(*(a // f for a, f in zip(origin, factors, strict=True)))
-            coarse[BoundingBox.at(start, Shape(*part.shape)).slices] = part
-        return _Encoded(
-            index=Shape(*(a // c for a, c in zip(tile.start, chunk_shape, strict=True))),
-            payload=None if not held.size or _is_fill(summary, chunk) else self._codec.encode(chunk),
-            valid_fraction=held.size / chunk_shape.voxels,
-            summary=summary,
-            counts=counts,
-        )
+    def _read_ahead(self) -> None:
+        """Begin to read as many slabs as there are buffers for."""
+        while self._buffers and (found := next(self._todo, None)):
+            output, box, ends_unit = found
+            buffer = self._buffers.pop()
+            tiles = self._tiles(buffer, box)
+            pieces = self._feed.pieces(box, self._plan.threads)
+            reading = [self._readers.submit(piece, tiles) for piece in pieces]
+            self._ahead.append(_Slab(output, box, ends_unit, tiles, reading))
 
-    def _chunk_buffer(self) -> NDArray[Any]:
-        """This thread's own, used again for every chunk: fresh pages cost more than the copy into them."""
-        if not hasattr(self._local, "chunk"):
-            self._local.chunk = np.empty(self._level.chunk_shape, self._plan.dtype)
-        chunk: NDArray[Any] = self._local.chunk
-        return chunk
+    def _tiles(self, buffer: NDArray[Any], box: BoundingBox) -> NDArray[Any]:
+        shape = (*grid(box.shape, self._level.chunk_shape), *self._level.chunk_shape)
+        return buffer[: int(np.prod(shape))].reshape(shape)
 
+    def _encode(self, slab: _Slab) -> None:
+        tiles = slab.tiles.reshape(-1, *self._level.chunk_shape)
+        slab.chunks_left = len(tiles)
+        for (index, box), tile in zip(chunks_of(slab.box, self._level.chunk_shape), tiles, strict=True):
+            while not self._slots:
+                self._drain_one()
+            slot = self._slots.pop()
+            encoding = self._encoders.submit(self._encoder.encode, index, box, tile, slot)
+            self._waiting.append(_Chunk(slab, slot, encoding))
 
-class _UnitOutput:
-    """The shards and the record of a unit being written. Used by one thread."""
+    def _drain_one(self) -> None:
+        """Store the oldest chunk, and let go of what it was the last to need."""
+        chunk = self._waiting.popleft()
+        slab = chunk.slab
+        slab.output.add(chunk.encoding.result())
+        self._slots.append(chunk.slot)
+        slab.chunks_left -= 1
+        if slab.chunks_left:
+            return
+        base = slab.tiles.base
+        assert isinstance(base, np.ndarray)  # noqa: S101 - every slab is a view of one of our buffers
+        self._buffers.append(base)
+        if slab.ends_unit:
+            self._close(slab.output)
+        self._read_ahead()
+        self._progress.advance(STEP, slab.box.shape.voxels * self._plan.dtype.itemsize)
 
-    def __init__(self, plan: RechunkPlan, level: LevelPlan, unit: Unit, workspace: Workspace) -> None:
-        self._info = level_info(plan, level)
-        self._unit = unit
-        self._workspace = workspace
-        self._rows: list[tuple[Any, ...]] = []
-        self._counts = np.zeros(bin_count(plan.dtype) if level.index == 0 else 0, np.int64)
-        self._coarse: list[int] = []
-        self._shards: dict[str, ShardWriter] = {}
-        for tile in unit.box.tiles(level.shard_shape):
-            shard = Shape(*(a // s for a, s in zip(tile.start, level.shard_shape, strict=True)))
-            path = shard_path(level.index, shard)
-            # Published by a run that was killed before it could record the unit.
-            (workspace.volume / path).unlink(missing_ok=True)
-            self._shards[path] = ShardWriter(workspace.blobs(), path, self._info.chunks_per_shard)
+    def _close(self, output: UnitOutput) -> None:
+        """Publish a unit beside the work on the next one; only one at a time."""
+        self._finish_closing()
+        self._opened.remove(output)
+        self._closing = self._closer.submit(output.publish)
 
-    def add(self, chunk: _Encoded) -> None:
-        if self._counts.size:
-            self._counts += chunk.counts
-        path, place = self._info.locate(chunk.index)
-        nbytes, checksum = 0, 0
-        state = ChunkState.FILL if chunk.valid_fraction else ChunkState.ABSENT
-        if chunk.payload is not None:
-            self._shards[path].append(place, chunk.payload)
-            nbytes, checksum = len(chunk.payload), crc32c(chunk.payload)
-            state = ChunkState.DATA if chunk.valid_fraction == 1 else ChunkState.PADDED
-        self._rows.append(
-            (
-                self._info.index,
-                *chunk.index,
-                nbytes,
-                checksum,
-                STATES.index(state),
-                chunk.valid_fraction,
-                *astuple(chunk.summary),
-            )
-        )
+    def _finish_closing(self) -> None:
+        if self._closing is not None:
+            closing, self._closing = self._closing, None
+            closing.result()
 
-    def left_for_coarser(self, voxels: NDArray[Any]) -> None:
-        """Remember what a slab left in the next level's scratch, for a resumed run to compare."""
-        self._coarse.append(crc32c(voxels.tobytes()))
+    def _make_buffers(self, units: Sequence[Unit]) -> None:
+        chunk = self._level.chunk_shape
+        most = max(grid(box.shape, chunk).voxels for unit in units for box in unit.slabs)
+        count = min(SLABS_HELD, sum(len(unit.slabs) for unit in units))
+        self._buffers = [np.empty(most * chunk.voxels, self._plan.dtype) for _ in range(count)]
+        chunks = sum(grid(unit.box.shape, chunk).voxels for unit in units)
+        slots = min(3 * self._plan.threads, chunks)
+        self._slots = [Slot.of(self._plan, self._level) for _ in range(slots)]
 
-    def publish(self) -> None:
-        """Give the shards their names, make them durable, then say that the unit is done."""
-        for shard in self._shards.values():
-            shard.publish()
-        record = UnitRecord(np.array(self._rows, ROW), self._counts, np.array(self._coarse, np.uint32))
-        self._workspace.write_record(self._info.index, self._unit.index, record)
+    def _stop(self) -> None:
+        """Let no task begin that has not yet."""
+        self._readers.shutdown(wait=True, cancel_futures=True)
+        self._encoders.shutdown(wait=True, cancel_futures=True)
+        self._closer.shutdown(wait=True)
 
-    def abandon(self) -> None:
-        for shard in self._shards.values():
-            shard.abandon()
-
-
-def prefetched(
-    read: Read, boxes: Sequence[BoundingBox], dtype: np.dtype[Any], threads: int, granule: int
-) -> Generator[NDArray[Any], None, None]:
-    """Voxels of each box in turn, the next box being read meanwhile: valid until the next is asked for.
-
-    A box is read in up to `threads` pieces along z, cut at multiples of `granule` planes so that no stored
-    chunk is decoded twice. Raises what `read` raises.
-    """
-    if not boxes:
-        return
-    buffers = [np.empty(max(box.shape.voxels for box in boxes), dtype) for _ in boxes[:2]]
-
-    def submit(turn: int) -> tuple[NDArray[Any], list[Future[NDArray[Any]]]]:
-        box = boxes[turn]
-        voxels = buffers[turn % 2][: box.shape.voxels].reshape(box.shape)
-        pieces = _pieces(box, threads, granule)
-        first = box.start.z
-        return voxels, [
-            readers.submit(_read_piece, read, piece, voxels[piece.start.z - first : piece.stop.z - first])
-            for piece in pieces
-        ]
-
-    readers = ThreadPoolExecutor(threads, "read")
-    try:
-        ahead = submit(0)
-        for turn in range(len(boxes)):
-            voxels, reading = ahead
-            for piece in reading:
-                piece.result()
-            if turn + 1 < len(boxes):
-                ahead = submit(turn + 1)
-            yield voxels
-    finally:
-        readers.shutdown(cancel_futures=True)
-
-
-def _read_piece(read: Read, box: BoundingBox, out: NDArray[Any]) -> NDArray[Any]:
-    found = read(box, out)
-    if found is not out:
-        out[...] = found
-    return out
-
-
-def _pieces(box: BoundingBox, threads: int, granule: int) -> list[BoundingBox]:
-    planes = -(-box.shape.z // threads)
-    planes = -(-planes // granule) * granule
-    return list(box.tiles((planes, box.stop.y, box.stop.x)))
-
-
-def _is_fill(summary: Summary, chunk: NDArray[Any]) -> bool:
-    """Whether every byte is zero; negative zeros are data."""
-    return summary.min == summary.max == 0 and not summary.nonfinite and not chunk.view(np.uint8).any()
+    def _abandon(self) -> None:
+        for output in self._opened:
+            output.abandon()

@@ -26,8 +26,11 @@ SHARD: Final = Shape(512, 512, 512)
 WRITER: Final = 1
 """Counts changes of the bytes written for the same voxels and plan."""
 
-_SLABS_HELD: Final = 2.5  # one read ahead, one being encoded, and its downsampled half
-_CHUNKS_PER_THREAD: Final = 6  # gathered, wide sums, encoded, waiting to be written
+SLABS_HELD: Final = 3
+"""Slabs in memory: one being encoded, one that is read and one being read."""
+
+_SLABS_COUNTED: Final = SLABS_HELD + 1  # what readers hold before it is dealt out to chunks
+_CHUNKS_PER_THREAD: Final = 6  # three encoded, and the wide sums of one
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,11 @@ class Unit:
     index: int
     box: BoundingBox
     slabs: tuple[BoundingBox, ...]
+
+    def chunks(self, chunk_shape: Shape) -> Iterator[tuple[Shape, BoundingBox]]:
+        """Index and box (voxels of the level, clipped to it) of each chunk, in the order they are written."""
+        for slab in self.slabs:
+            yield from chunks_of(slab, chunk_shape)
 
 
 @dataclass(frozen=True)
@@ -73,13 +81,21 @@ class LevelPlan:
 
     def units(self) -> Iterator[Unit]:
         """Every unit of the level, in C order."""
-        for index, box in enumerate(BoundingBox.of_shape(self.shape).tiles(self.unit_shape)):
-            yield Unit(index, box, tuple(box.tiles(self.slab_shape)))
+        return (self.unit(index) for index in range(self.unit_count))
 
-    def coarse_box(self, box: BoundingBox) -> BoundingBox:
-        """Where the downsampled voxels of `box`, which starts at a chunk, lie in the next level."""
-        start = Shape(*(a // f for a, f in zip(box.start, self.factors, strict=True)))
-        return BoundingBox.at(start, grid(box.shape, self.factors))
+    def unit(self, index: int) -> Unit:
+        """The unit of that index, in C order."""
+        place = np.unravel_index(index, grid(self.shape, self.unit_shape))
+        start = [int(i) * n for i, n in zip(place, self.unit_shape, strict=True)]
+        stop = (min(a + n, end) for a, n, end in zip(start, self.unit_shape, self.shape, strict=True))
+        box = BoundingBox(start=Shape(*start), stop=Shape(*stop))
+        return Unit(index, box, tuple(box.tiles(self.slab_shape)))
+
+    def unit_of(self, chunk: Shape) -> int:
+        """Index of the unit that writes a chunk (index z, y, x)."""
+        units = grid(self.shape, self.unit_shape)
+        z, y, x = (i * c // u for i, c, u in zip(chunk, self.chunk_shape, self.unit_shape, strict=True))
+        return (z * units.y + y) * units.x + x
 
     @property
     def chunk_grid(self) -> Shape:
@@ -104,6 +120,10 @@ class RechunkPlan:
     levels: tuple[LevelPlan, ...]
     threads: int
     labels: tuple[str, ...] = ()
+
+    def is_last(self, level: LevelPlan) -> bool:
+        """Whether no coarser level is made from it."""
+        return level.index + 1 == len(self.levels)
 
     @property
     def chunk_codec(self) -> ChunkCodec:
@@ -139,6 +159,13 @@ class RechunkPlan:
         if missing is not None:
             content.append({"missing": missing.to_json()})
         return content
+
+
+def chunks_of(box: BoundingBox, chunk_shape: Shape) -> Iterator[tuple[Shape, BoundingBox]]:
+    """Index and box of each chunk that `box`, which starts at one, is cut into; C order."""
+    for tile in box.tiles(chunk_shape):
+        z, y, x = (a // c for a, c in zip(tile.start, chunk_shape, strict=True))
+        yield Shape(z, y, x), tile
 
 
 def grid(shape: tuple[int, int, int], tile: tuple[int, int, int]) -> Shape:
@@ -190,8 +217,8 @@ def plan_rechunk(
         shard = Shape(
             *(min(s, math.ceil(n / c) * c) for n, c, s in zip(shape, chunk_shape, shard_shape, strict=True))
         )
-        # Coarser levels come from a raw file of our own: rows.
-        stored = source_chunk if not levels else Shape(1, 1, shape.x)
+        # Coarser levels come from raw parts of chunks, of which none is read for another's sake.
+        stored = source_chunk if not levels else Shape(1, 1, 1)
         slab, decoded = _choose_slab(shape, chunk_shape, shard, stored, slab_voxels, threads)
         levels.append(
             LevelPlan(
@@ -236,8 +263,8 @@ def _slab_limit(memory_budget: int, threads: int, chunk: Shape, itemsize: int) -
     """Voxels that one slab may have. Raises `InputRefused` where that is less than a chunk."""
     chunk_bytes = chunk.voxels * itemsize
     working = threads * _CHUNKS_PER_THREAD * chunk_bytes
-    if (limit := int((memory_budget - working) / _SLABS_HELD)) < chunk_bytes:
-        needed = working + math.ceil(_SLABS_HELD * chunk_bytes)
+    if (limit := int((memory_budget - working) / _SLABS_COUNTED)) < chunk_bytes:
+        needed = working + _SLABS_COUNTED * chunk_bytes
         raise InputRefused(
             f"Plan a volume within {memory_budget / 2**20:.0f} MiB on {threads} threads",
             f"chunks of {chunk_bytes / 2**20:.1f} MiB need {needed / 2**20:.0f} MiB",
@@ -259,13 +286,14 @@ def _choose_slab(
     def decoded(slab: Shape) -> int:
         return math.prod(_decoded(n, s, c) for n, s, c in zip(shape, slab, stored, strict=True))
 
-    fitting = (slab for slab in _slabs(shape, chunk, shard) if _held(slab, shape) <= limit)
+    fitting = (slab for slab in _slabs(shape, chunk, shard) if _held(slab, shape, chunk) <= limit)
     best = min(fitting, key=score)
     return best, decoded(best)
 
 
-def _held(slab: Shape, shape: Shape) -> int:
-    return math.prod(min(a, n) for a, n in zip(slab, shape, strict=True))
+def _held(slab: Shape, shape: Shape, chunk: Shape) -> int:
+    """Voxels in memory: a slab is held in whole chunks."""
+    return math.prod(min(a, math.ceil(n / c) * c) for a, n, c in zip(slab, shape, chunk, strict=True))
 
 
 def _slabs(shape: Shape, chunk: Shape, shard: Shape) -> Iterator[Shape]:

@@ -1,89 +1,98 @@
-"""The downsampled voxels of a level, kept raw until the next level is made from them."""
+"""The downsampled voxels of a level, kept raw until the next coarser level is made from them.
 
-import os
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Self
+Each unit leaves one blob: the downsampled part of each of its chunks, one after the other, in the order in
+which it writes them. Nothing else is needed to find a part, and units never share a blob.
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from itertools import product
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from em_pipeline.domain.errors import ChunkCorrupt
-from em_pipeline.domain.geometry import BoundingBox, Shape
-from em_pipeline.volumes.durable import storage_errors, write_fully
+from em_pipeline.domain.errors import ChunkCorrupt, NotFound
+from em_pipeline.domain.geometry import Shape
+from em_pipeline.volumes.codec import crc32c
+from em_pipeline.volumes.plan import LevelPlan, Unit, grid
+from em_pipeline.volumes.workspace import Workspace
+
+_MAPS_HELD: Final = 64
 
 
-class Scratch:
-    """A raw, sparse file of voxels in C order (z, y, x), read and written box by box.
+class ScratchReader:
+    """Chunks of a level, assembled from what the units of the finer level `finer` left. Thread-safe."""
 
-    Plain pread and pwrite, not a memory map: a full disk then is an error and not a killed process.
-    Several threads may read and write boxes that do not overlap.
-    """
-
-    def __init__(self, path: Path, shape: Shape, dtype: np.dtype[Any], descriptor: int) -> None:
-        self.path = path
-        self._shape = shape
+    def __init__(self, finer: LevelPlan, dtype: np.dtype[Any], workspace: Workspace) -> None:
+        self.finer = finer
         self._dtype = dtype
-        self._descriptor = descriptor
+        self._workspace = workspace
+        self._parts = lru_cache(maxsize=_MAPS_HELD)(self._find_parts)
 
-    @classmethod
-    def prepare(cls, path: Path, shape: Shape, dtype: np.dtype[Any]) -> Self:
-        """One to write to: what an older one of the name holds stays. Raises `StorageFailed`."""
-        with storage_errors(f"Create {path}"):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            os.ftruncate(descriptor, shape.voxels * dtype.itemsize)
-        return cls(path, shape, dtype, descriptor)
+    def read_chunk(self, index: Shape, out: NDArray[Any]) -> None:
+        """The voxels of chunk `index` (z, y, x) of the coarser level into `out`, of a whole chunk's shape.
 
-    @classmethod
-    def reopen(cls, path: Path, shape: Shape, dtype: np.dtype[Any]) -> Self:
-        """The one that finished units wrote to. Raises `ChunkCorrupt` where it is missing or truncated."""
-        expected = shape.voxels * dtype.itemsize
-        if not path.exists() or path.stat().st_size != expected:
-            raise ChunkCorrupt(
-                f"Resume from {path}",
-                f"it is missing or does not have {expected} bytes, though finished units wrote to it",
-                "Run the same again: the units that wrote to it are repeated",
+        Past the level's edge `out` is left as it is. Raises `ChunkCorrupt` where a part is missing.
+        """
+        finer = self.finer
+        grid_shape = finer.chunk_grid
+        ranges = [
+            range(i * f, min(i * f + f, n)) for i, f, n in zip(index, finer.factors, grid_shape, strict=True)
+        ]
+        for child in product(*ranges):
+            unit = finer.unit_of(Shape(*child))
+            offset, shape = self._parts(unit)[Shape(*child)]
+            place = tuple(
+                (c - r.start) * (n // f)
+                for c, r, n, f in zip(child, ranges, finer.chunk_shape, finer.factors, strict=True)
             )
-        with storage_errors(f"Open {path}"):
-            return cls(path, shape, dtype, os.open(path, os.O_RDWR))
+            target = out[tuple(slice(a, a + n) for a, n in zip(place, shape, strict=True))]
+            target[...] = self._read(unit, offset, shape)
 
-    def read(self, box: BoundingBox, out: NDArray[Any]) -> NDArray[Any]:
-        """Voxels of `box` into the C-contiguous `out`. Raises `ChunkCorrupt` where the file ends early."""
-        with storage_errors(f"Read {self.path}"):
-            for offset, run in self._runs(box, out):
-                view = run.data.cast("B")
-                while view:
-                    if not (count := os.preadv(self._descriptor, [view], offset)):
-                        raise ChunkCorrupt(f"Read {self.path}", f"it ends at byte {offset}")
-                    view, offset = view[count:], offset + count
-        return out
+    def _read(self, unit: int, offset: int, shape: Shape) -> NDArray[Any]:
+        name = self._workspace.scratch(self.finer.index, unit)
+        nbytes = shape.voxels * self._dtype.itemsize
+        try:
+            payload = self._workspace.place.read_range(name, offset, nbytes)
+        except NotFound:
+            payload = b""
+        if len(payload) != nbytes:
+            raise _lost(self._workspace, name, f"it ends before byte {offset + nbytes}")
+        return np.frombuffer(payload, self._dtype).reshape(shape)
 
-    def write(self, box: BoundingBox, values: NDArray[Any]) -> None:
-        """Store C-contiguous `values` as the voxels of `box`. Raises `StorageFailed`."""
-        with storage_errors(f"Write {self.path}"):
-            for offset, run in self._runs(box, values):
-                write_fully(self._descriptor, run.data.cast("B"), offset)
+    def _find_parts(self, unit: int) -> Mapping[Shape, tuple[int, Shape]]:
+        """Offset and shape of the part of each chunk of a unit."""
+        return parts_of(self.finer, self.finer.unit(unit), self._dtype.itemsize)
 
-    def sync(self) -> None:
-        """Everything written so far survives a power cut. Raises `StorageFailed`."""
-        with storage_errors(f"Write {self.path}"):
-            os.fsync(self._descriptor)
 
-    def close(self) -> None:
-        os.close(self._descriptor)
+def parts_of(level: LevelPlan, unit: Unit, itemsize: int) -> dict[Shape, tuple[int, Shape]]:
+    """Where in the unit's blob the part of each chunk lies: byte offset, and shape in coarser voxels."""
+    found, offset = {}, 0
+    for chunk, box in unit.chunks(level.chunk_shape):
+        shape = grid(box.shape, level.factors)
+        found[chunk] = (offset, shape)
+        offset += shape.voxels * itemsize
+    return found
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+def check_scratch(
+    level: LevelPlan, unit: Unit, dtype: np.dtype[Any], workspace: Workspace, coarse: NDArray[np.uint32]
+) -> None:
+    """Raises `ChunkCorrupt` unless what the unit left is as its record says (`UnitRecord.coarse`)."""
+    name = workspace.scratch(level.index, unit.index)
+    checksums = []
+    for offset, shape in parts_of(level, unit, dtype.itemsize).values():
+        try:
+            payload = workspace.place.read_range(name, offset, shape.voxels * dtype.itemsize)
+        except NotFound as error:
+            raise _lost(workspace, name, "it is missing, though its unit was finished") from error
+        checksums.append(crc32c(payload))
+    if checksums != coarse.tolist():
+        raise _lost(workspace, name, "it has changed since its unit was finished")
 
-    def _runs(self, box: BoundingBox, values: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
-        """Offset and voxels of each contiguous run of the box: planes where it spans x, else rows."""
-        _, height, width = self._shape
-        z0, y0, x0 = box.start
-        whole_rows = box.shape.x == width
-        for z, plane in enumerate(values, z0):
-            parts = [plane] if whole_rows else plane
-            for y, run in enumerate(parts, y0):
-                yield ((z * height + y) * width + x0) * self._dtype.itemsize, run
+
+def _lost(workspace: Workspace, name: str, found: str) -> ChunkCorrupt:
+    return ChunkCorrupt(
+        f"Read {workspace.place.url}/{name}", found, "Run the same again: the unit that wrote it is repeated"
+    )

@@ -98,6 +98,17 @@ def measure(values: NDArray[Any]) -> tuple[Summary, Counts]:
     return Summary(finite.size, nonfinite, low, high, mean, std, p01, p99), counts
 
 
+def measure_padded(chunk: NDArray[Any], valid: tuple[int, int, int]) -> tuple[Summary, Counts]:
+    """`measure` of the `valid` first voxels per axis of a C-contiguous chunk (z, y, x) padded with zeros."""
+    padding = chunk.size - math.prod(valid)
+    if not padding or not _exact(chunk.dtype):
+        return measure(chunk[tuple(slice(n) for n in valid)])
+    # Counting the padding too and taking it off again needs no contiguous copy.
+    counts = _value_counts(chunk.reshape(-1))
+    counts[-np.iinfo(chunk.dtype).min] -= padding
+    return _from_counts(counts, chunk.dtype), counts
+
+
 def combine(parts: NDArray[Any], counts: Counts, dtype: np.dtype[Any]) -> VolumeStatistics:
     """Statistics of a volume from its chunks' summaries (`SUMMARY_FIELDS`) and the sum of their counts.
 
@@ -168,14 +179,14 @@ def _from_counts(counts: Counts, dtype: np.dtype[Any]) -> Summary:
     bins = np.flatnonzero(counts)
     if not bins.size:
         return _nothing(0)
-    # Python integers: the sum of squares of a large 16-bit volume exceeds 64 bits.
-    number = [int(n) for n in counts[bins]]
-    value = [int(b) + int(np.iinfo(dtype).min) for b in bins]
-    count = sum(number)
-    first = sum(n * v for n, v in zip(number, value, strict=True))
-    second = sum(n * v * v for n, v in zip(number, value, strict=True))
+    number, value = counts[bins], bins + int(np.iinfo(dtype).min)
+    rank = np.cumsum(number)
+    count = int(rank[-1])
+    if count >= 1 << 31:
+        # The squares of a large 16-bit volume sum up to more than 64 bits: Python integers.
+        number, value = number.astype(object), value.astype(object)
+    first, second = int(number @ value), int(number @ (value * value))
     std = math.sqrt((count * second - first * first) / (count * count))
-    rank = np.cumsum(counts[bins])
     p01, p99 = (float(value[int(np.searchsorted(rank, _rank(count, q)))]) for q in (0.01, 0.99))
     return Summary(count, 0, float(value[0]), float(value[-1]), first / count, std, p01, p99)
 

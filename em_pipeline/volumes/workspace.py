@@ -1,46 +1,45 @@
-"""The folder a volume is written in.
+"""The place a volume is written in, on a disk or in an object store.
 
-    volume.ome.zarr/                 the volume: shards appear whole, documents last
-    volume.ome.zarr/labels/L/        its label image L, written the same way
-    ledger.parquet                   written after everything else: its presence means complete
-    labels.L.ledger.parquet          the label image's
-    work/begun.json                  digest of the plan this work belongs to
-    work/level-N.raw                 voxels of level N waiting to be written
-    work/level-N/unit-NNNNNN.npz     record of a finished unit: arrays, then their CRC-32C
-    work.labels.L/                   the same for the label image
-
-Only one process works in a folder at a time (flock on the folder itself, which a killed process releases).
+volume.ome.zarr/                 the volume: shards appear whole, documents last
+volume.ome.zarr/labels/L/        its label image L, written the same way
+ledger.parquet                   written after everything else: its presence means complete
+labels.L.ledger.parquet          the label image's
+work/begun.json                  digest of the plan this work belongs to
+work/level-N/unit-NNNNNN.npz     record of a finished unit: arrays, then their CRC-32C
+work/scratch-N/unit-NNNNNN.raw   what that unit left for the next coarser level
+work.labels.L/                   the same for the label image
 """
 
-import fcntl
 import io
 import json
-import os
-import shutil
+import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from em_pipeline.domain.errors import Busy, ChunkCorrupt
+from em_pipeline.domain.blobs import Blobs, BlobSink
+from em_pipeline.domain.errors import ChunkCorrupt, NotFound
 from em_pipeline.domain.progress import Progress
 from em_pipeline.volumes.codec import crc32c
-from em_pipeline.volumes.durable import storage_errors, sync_folders, write_whole
 from em_pipeline.volumes.statistics import Counts
 
+VOLUME: Final = "volume.ome.zarr"
 _CHECKSUM_BYTES: Final = 4
+_PARSING: Final = threading.Lock()
+_RECORD: Final = re.compile(r"level-(\d+)/unit-(\d+)\.npz")
 
 
 @dataclass(frozen=True)
 class UnitRecord:
     """What a finished unit leaves: rows of the ledger (`ROW`) and the histogram of its voxels.
 
-    `coarse` holds, slab by slab, the CRC-32C (uint32) of the voxels it left for the next level, none at the
-    last.
+    `coarse` holds, chunk by chunk, the CRC-32C (uint32) of the voxels it left for the next level, none at
+    the last.
     """
 
     rows: NDArray[Any]
@@ -49,116 +48,115 @@ class UnitRecord:
 
 
 class Workspace:
-    """Paths and records of one folder: of its volume or, with `label`, of that label image of it."""
+    """Names and records of one place: of its volume or, with `label`, of that label image of it."""
 
-    def __init__(self, folder: Path, label: str | None = None) -> None:
-        volume = folder / "volume.ome.zarr"
-        self.folder = folder
-        self.volume = volume if label is None else volume / "labels" / label
-        self.ledger = folder / ("ledger.parquet" if label is None else f"labels.{label}.ledger.parquet")
-        self.work = folder / ("work" if label is None else f"work.labels.{label}")
+    def __init__(self, place: Blobs, label: str | None = None) -> None:
+        self.place = place
+        self.label = label
+        self.volume = place.below(VOLUME if label is None else f"{VOLUME}/labels/{label}")
+        self.ledger = "ledger.parquet" if label is None else f"labels.{label}.ledger.parquet"
+        self.work = "work" if label is None else f"work.labels.{label}"
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the folder, made if need be. Raises `Busy` where another process does."""
-        with storage_errors(f"Open {self.folder}"):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise Busy(
-                    f"Write a volume in {self.folder}", "another process is writing it", "Wait for it to end"
-                ) from error
+    def held(self) -> Iterator[None]:
+        """Hold the place. Raises `Busy` where another process does."""
+        with self.place.hold():
+            self.place.clear_unfinished()
             yield
-        finally:
-            os.close(descriptor)
-
-    def blobs(self) -> Any:
-        from em_pipeline.storage.local_blobs import LocalBlobs
-
-        return LocalBlobs(self.folder).below(self.volume.relative_to(self.folder).as_posix())
 
     def begin(self, digest: str, progress: Progress) -> None:
         """Keep the work of the same plan; clear away that of any other. Raises `StorageFailed`."""
-        begun = self.work / "begun.json"
-        found = begun.read_bytes() if begun.exists() else None
+        name = f"{self.work}/begun.json"
         text = (json.dumps({"plan": digest}) + "\n").encode()
-        if found == text:
-            return
-        if self.work.exists() or self.volume.exists() or self.ledger.exists():
-            reason = "does not say how it was begun" if found is None else "was begun with another plan"
-            progress.note(f"{self.folder} {reason}: starting afresh")
-        with storage_errors(f"Clear {self.folder}"):
-            # The ledgers first: without them nothing here counts as complete.
-            for place in [self, *self._labels()]:
-                place.forget_ledger()
-            for tree in (self.work, *(place.work for place in self._labels()), self.volume):
-                if tree.exists():
-                    shutil.rmtree(tree)
-        write_whole(begun, text)
-
-    def _labels(self) -> list["Workspace"]:
-        """Label images whose voxels lie in this volume, begun or complete."""
-        if self.volume.parent != self.folder:
-            return []
-        names = {path.name.removeprefix("work.labels.") for path in self.folder.glob("work.labels.*")}
-        names |= {path.name for path in self.volume.glob("labels/*") if path.is_dir()}
-        return [Workspace(self.folder, name) for name in sorted(names)]
+        try:
+            if self.place.read(name) == text:
+                return
+            reason = "was begun with another plan"
+        except NotFound:
+            reason = "does not say how it was begun"
+        mine = [other for other in self.place.names() if self._is_mine(other)]
+        if mine:
+            progress.note(f"{self.place.url} {reason}: starting afresh")
+        # The ledgers first: without them nothing here counts as complete.
+        for other in mine:
+            if other.endswith(".parquet"):
+                self.place.delete(other)
+        for tree in sorted({_tree(other, self) for other in mine if not other.endswith(".parquet")}):
+            self.place.delete_all(tree)
+        self.place.write(name, text)
 
     def finish(self) -> None:
         """Remove what only the writing needed."""
-        if self.work.exists():
-            with storage_errors(f"Clear {self.work}"):
-                shutil.rmtree(self.work)
+        self.place.delete_all(self.work)
 
-    def scratch(self, level: int) -> Path:
-        return self.work / f"level-{level}.raw"
+    def is_complete(self) -> bool:
+        """Whether there is a ledger."""
+        return self.place.size(self.ledger) is not None
 
-    def partial(self, shard: str) -> Path:
-        """Where a shard grows until it is whole."""
-        return self.work / f"{shard.replace('/', '.')}.partial"
+    def finished(self) -> set[tuple[int, int]]:
+        """Level and index of every unit that has a record."""
+        names = self.place.names(self.work)
+        found = (_RECORD.fullmatch(name.removeprefix(f"{self.work}/")) for name in names)
+        return {(int(match[1]), int(match[2])) for match in found if match}
 
     def write_record(self, level: int, unit: int, record: UnitRecord) -> None:
         """Raises `StorageFailed`."""
         sink = io.BytesIO()
         np.savez_compressed(sink, rows=record.rows, counts=record.counts, coarse=record.coarse)
         arrays = sink.getvalue()
-        write_whole(self._record(level, unit), arrays + _checksum(arrays))
-
-    def is_done(self, level: int, unit: int) -> bool:
-        return self._record(level, unit).exists()
+        self.place.write(self._record(level, unit), arrays + _checksum(arrays))
 
     def read_record(self, level: int, unit: int) -> UnitRecord:
         """The record of a finished unit. Raises `ChunkCorrupt` where it is damaged."""
-        path = self._record(level, unit)
-        with storage_errors(f"Read {path}"):
-            payload = path.read_bytes()
+        name = self._record(level, unit)
+        payload = self.place.read(name)
         arrays, stored = payload[:-_CHECKSUM_BYTES], payload[-_CHECKSUM_BYTES:]
         if stored != _checksum(arrays):
             raise ChunkCorrupt(
-                f"Read {path}", "its checksum differs", "Run the same again to repeat the unit"
+                f"Read {self.place.url}/{name}",
+                "its checksum differs",
+                "Run the same again to repeat the unit",
             )
-        # Bytes that are as they were written: there is nothing left that could fail to load.
-        with np.load(io.BytesIO(arrays), allow_pickle=False) as found:
+        # Bytes that are as they were written: there is nothing left that could fail to load, but for
+        # numpy's parser of headers, which CPython 3.11 lets only one thread at a time use.
+        with _PARSING, np.load(io.BytesIO(arrays), allow_pickle=False) as found:
             return UnitRecord(found["rows"], found["counts"], found["coarse"])
 
     def forget(self, level: int, unit: int) -> None:
         """Make a unit count as not done, also after a power cut. Raises `StorageFailed`."""
-        path = self._record(level, unit)
-        with storage_errors(f"Remove {path}"):
-            path.unlink(missing_ok=True)
-            sync_folders([path.parent])
+        self.place.delete(self._record(level, unit))
 
     def forget_ledger(self) -> None:
         """Make the volume count as not complete. Raises `StorageFailed`."""
-        with storage_errors(f"Remove {self.ledger}"):
-            self.ledger.unlink(missing_ok=True)
-            sync_folders([self.folder])
+        self.place.delete(self.ledger)
 
-    def _record(self, level: int, unit: int) -> Path:
-        return self.work / f"level-{level}" / f"unit-{unit:06d}.npz"
+    def scratch(self, level: int, unit: int) -> str:
+        """Name of what a unit of `level` leaves for the next coarser level."""
+        return f"{self.work}/scratch-{level}/unit-{unit:06d}.raw"
+
+    def create_scratch(self, level: int, unit: int) -> BlobSink:
+        return self.place.create_scratch(self.scratch(level, unit))
+
+    def drop_scratch(self, level: int) -> None:
+        """Remove what the units of `level` left."""
+        self.place.delete_all(f"{self.work}/scratch-{level}")
+
+    def _record(self, level: int, unit: int) -> str:
+        return f"{self.work}/level-{level}/unit-{unit:06d}.npz"
+
+    def _is_mine(self, name: str) -> bool:
+        """Whether a blob belongs to this image; to a volume belong its label images too."""
+        if self.label is None:
+            return name.startswith((f"{VOLUME}/", f"{self.work}/", "work.labels.")) or name.endswith(
+                "ledger.parquet"
+            )
+        return name == self.ledger or name.startswith((f"{self.work}/", f"{VOLUME}/labels/{self.label}/"))
+
+
+def _tree(name: str, workspace: Workspace) -> str:
+    """The folder that is deleted with `name`."""
+    image = VOLUME if workspace.label is None else f"{VOLUME}/labels/{workspace.label}"
+    return image if name.startswith(f"{image}/") else name.partition("/")[0]
 
 
 def _checksum(payload: bytes) -> bytes:

@@ -15,6 +15,7 @@ from ome_zarr_models.v05 import Image
 from em_pipeline.domain.errors import InputRefused, StorageFailed, UnsupportedFormat
 from em_pipeline.domain.geometry import BoundingBox, Shape, VoxelSize
 from em_pipeline.domain.progress import Silent
+from em_pipeline.storage.local_blobs import LocalBlobs
 from em_pipeline.volumes.codec import RECIPES
 from em_pipeline.volumes.ledger import ChunkState, Ledger
 from em_pipeline.volumes.rechunk import WrittenVolume, rechunk
@@ -23,6 +24,7 @@ from em_pipeline_tests.volumes.written import (
     DTYPES,
     hashes,
     kinds_for,
+    path_of,
     random_voxels,
     reference_pyramid,
     small_plan,
@@ -36,7 +38,7 @@ VOXEL_SIZES = st.sampled_from([VoxelSize(z=8, y=8, x=8), VoxelSize(z=40, y=4, x=
 
 
 def levels_of(written: WrittenVolume) -> list[Any]:
-    return [zarr.open_array(written.volume / str(lv.index), mode="r")[...] for lv in written.levels]
+    return [zarr.open_array(path_of(written) / str(lv.index), mode="r")[...] for lv in written.levels]
 
 
 @settings(max_examples=60, deadline=None)
@@ -77,7 +79,7 @@ def test_real_chunk_and_shard_sizes(tmp_path: Path, extent: int, dtype: str) -> 
 def test_tensorstore_and_zarr_python_read_the_same(tmp_path: Path, dtype: str, codec: str | None) -> None:
     written = write(random_voxels((9, 17, 12), dtype), tmp_path, codec=codec)
     for level, stored in enumerate(levels_of(written)):
-        spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{written.volume}/{level}/"}}
+        spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{path_of(written)}/{level}/"}}
         opened = tensorstore.open(spec).result()
         assert opened.domain.labels == ("z", "y", "x")
         np.testing.assert_array_equal(opened.read().result(), stored)
@@ -88,7 +90,7 @@ def test_the_documents_are_ome_zarr_0_5(tmp_path: Path, kind: str) -> None:
     array = random_voxels((9, 20, 33), "uint16")
     size = VoxelSize(z=16, y=4, x=4)
     written = write(array, tmp_path, voxel_size=size, translation_nm=(10.0, 0.0, -2.0), kind=kind)
-    image = Image.from_zarr(zarr.open_group(written.volume, mode="r"))
+    image = Image.from_zarr(zarr.open_group(path_of(written), mode="r"))
     (multiscale,) = image.ome_attributes.multiscales
     assert image.ome_attributes.version == "0.5"
     assert [(axis.name, axis.type, axis.unit) for axis in multiscale.axes] == [
@@ -102,7 +104,7 @@ def test_the_documents_are_ome_zarr_0_5(tmp_path: Path, kind: str) -> None:
         assert tuple(scale.scale) == tuple(level.voxel_size)
         halves = [(v - v0) / 2 for v, v0 in zip(level.voxel_size, size, strict=True)]
         assert translation.translation == [10.0 + halves[0], halves[1], -2.0 + halves[2]]
-        group = json.loads((written.volume / str(level.index) / "zarr.json").read_text())
+        group = json.loads((path_of(written) / str(level.index) / "zarr.json").read_text())
         assert group["dimension_names"] == ["z", "y", "x"]
 
 
@@ -131,14 +133,18 @@ def test_a_box_of_the_source_is_written(tmp_path: Path) -> None:
     array = random_voxels((20, 20, 20), "uint8")
     box = BoundingBox.at((3, 5, 7), (10, 11, 12))
     part = array[box.slices]
-    written = rechunk(ArrayVolume(array), box, small_plan(part), tmp_path, name="part", progress=Silent())
+    written = rechunk(
+        ArrayVolume(array), box, small_plan(part), LocalBlobs(tmp_path), name="part", progress=Silent()
+    )
     np.testing.assert_array_equal(levels_of(written)[0], part)
 
 
 def test_the_finest_level_is_read_once(tmp_path: Path) -> None:
     source = ArrayVolume(random_voxels((17, 20, 33), "uint8"))
     box = BoundingBox.of_shape(source.shape)
-    written = rechunk(source, box, small_plan(source.array), tmp_path, name="x", progress=Silent())
+    written = rechunk(
+        source, box, small_plan(source.array), LocalBlobs(tmp_path), name="x", progress=Silent()
+    )
     assert sum(read.shape.voxels for read in source.reads) == source.shape.voxels == written.bytes_read
 
 
@@ -148,7 +154,7 @@ def test_chunk_states_and_statistics(tmp_path: Path) -> None:
     array[:4, :4, 8:] = 0
     array[7, 7, 7] = 200
     written = write(array, tmp_path)
-    ledger = Ledger.read(written.ledger_path)
+    ledger = Ledger.read(LocalBlobs(tmp_path), written.ledger)
     assert ledger.row(0, (0, 0, 0)).state is ChunkState.FILL
     assert ledger.row(0, (0, 0, 2)).state is ChunkState.FILL
     assert ledger.row(0, (0, 0, 2)).valid_fraction == 0.5
@@ -164,7 +170,7 @@ def test_chunk_states_and_statistics(tmp_path: Path) -> None:
 
 def test_a_volume_of_fill_has_no_shard(tmp_path: Path) -> None:
     written = write(np.zeros((9, 9, 9), np.uint8), tmp_path)
-    assert not [path for path in written.volume.rglob("*") if path.is_file() and path.name != "zarr.json"]
+    assert not [path for path in path_of(written).rglob("*") if path.is_file() and path.name != "zarr.json"]
     assert written.chunks[ChunkState.DATA] == written.chunks[ChunkState.PADDED] == 0
     for stored in levels_of(written):
         assert not stored.any()
@@ -188,7 +194,6 @@ def test_nan_and_infinity_survive(tmp_path: Path) -> None:
 def test_only_the_volume_and_the_ledger_remain(tmp_path: Path) -> None:
     write(random_voxels((17, 20, 33), "uint8"), tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"volume.ome.zarr", "ledger.parquet"}
-    assert all("partial" not in name for name in hashes(tmp_path))
 
 
 def test_a_complete_volume_is_returned_at_once(tmp_path: Path) -> None:
@@ -196,7 +201,7 @@ def test_a_complete_volume_is_returned_at_once(tmp_path: Path) -> None:
     first = write(array, tmp_path)
     broken = FailingVolume(array, AssertionError("read"), reads_allowed=0)
     box = BoundingBox.of_shape(array.shape)
-    again = rechunk(broken, box, small_plan(array), tmp_path, name="test", progress=Silent())
+    again = rechunk(broken, box, small_plan(array), LocalBlobs(tmp_path), name="test", progress=Silent())
     assert again.ledger_sha256 == first.ledger_sha256
     assert (again.units_done, again.bytes_read) == (0, 0)
     opened = stored_in(tmp_path)
@@ -210,10 +215,12 @@ def test_a_source_that_fails_is_heard_and_leaves_nothing_visible(tmp_path: Path)
     source = FailingVolume(array, UnsupportedFormat("Read page 3", "it is truncated"), reads_allowed=3)
     plan = small_plan(array, memory_budget=8_000, threads=1)
     with pytest.raises(UnsupportedFormat, match="page 3"):
-        rechunk(source, BoundingBox.of_shape(array.shape), plan, tmp_path, name="x", progress=Silent())
+        rechunk(
+            source, BoundingBox.of_shape(array.shape), plan, LocalBlobs(tmp_path), name="x", progress=Silent()
+        )
     assert stored_in(tmp_path) is None
     assert not list(tmp_path.rglob("zarr.json"))
-    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.rglob(".em-tmp-*"))
 
 
 def test_a_full_disk_is_a_clear_error_and_the_rest_can_follow(tmp_path: Path, monkeypatch: Any) -> None:
@@ -222,7 +229,7 @@ def test_a_full_disk_is_a_clear_error_and_the_rest_can_follow(tmp_path: Path, mo
 
     def pwrite(descriptor: int, payload: Any, offset: int) -> int:
         calls.append(offset)
-        if len(calls) > 400:
+        if len(calls) > 150:
             raise OSError(28, "No space left on device")
         return int(real(descriptor, payload, offset))
 
@@ -231,7 +238,7 @@ def test_a_full_disk_is_a_clear_error_and_the_rest_can_follow(tmp_path: Path, mo
         with pytest.raises(StorageFailed, match="No space left"):
             write(array, tmp_path / "full", memory_budget=8_000, threads=1)
     assert stored_in(tmp_path / "full") is None
-    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.rglob(".em-tmp-*"))
     resumed = write(array, tmp_path / "full", memory_budget=8_000, threads=1)
     assert resumed.units_resumed > 0
     write(array, tmp_path / "clean")
@@ -247,4 +254,4 @@ def test_a_plan_that_does_not_fit_the_source_is_refused(tmp_path: Path) -> None:
         (ArrayVolume(array), box.shifted((1, 0, 0))),
     ):
         with pytest.raises(InputRefused):
-            rechunk(source, asked, small_plan(array), tmp_path, name="x", progress=Silent())
+            rechunk(source, asked, small_plan(array), LocalBlobs(tmp_path), name="x", progress=Silent())

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from em_pipeline.domain.errors import Busy
 from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.domain.progress import Silent
+from em_pipeline.storage.local_blobs import LocalBlobs
 from em_pipeline.volumes.pyramid_check import coarser_faults
 from em_pipeline.volumes.rechunk import WrittenVolume, rechunk
 from em_pipeline.volumes.workspace import UnitRecord, Workspace
@@ -82,7 +83,7 @@ def test_runs_that_fail_add_up_to_the_same_bytes(reads: list[int], threads: int)
             source = FailingVolume(ARRAY, RuntimeError("unplugged"), reads_allowed=allowed)
             before = finished_shards(Path(broken))
             try:
-                rechunk(source, box, plan, Path(broken), name="test", progress=Silent())
+                rechunk(source, box, plan, LocalBlobs(Path(broken)), name="test", progress=Silent())
             except RuntimeError:
                 assert stored_in(Path(broken)) is None
             assert before.items() <= shards(Path(broken)).items()
@@ -118,10 +119,10 @@ def test_what_was_finished_is_counted_and_not_read_again(tmp_path: Path) -> None
     reads = sum(len(unit.slabs) for unit in units[:2])
     source = FailingVolume(ARRAY, RuntimeError("unplugged"), reads_allowed=reads + 1)
     with pytest.raises(RuntimeError):
-        rechunk(source, box, plan, tmp_path, name="test", progress=Silent())
+        rechunk(source, box, plan, LocalBlobs(tmp_path), name="test", progress=Silent())
     notes = Notes()
     source = FailingVolume(ARRAY, AssertionError(), reads_allowed=10**6)
-    written = rechunk(source, box, plan, tmp_path, name="test", progress=notes)
+    written = rechunk(source, box, plan, LocalBlobs(tmp_path), name="test", progress=notes)
     assert written.units_resumed == 2
     assert written.units_done == sum(level.unit_count for level in plan.levels) - 2
     assert written.bytes_read == sum(unit.box.shape.voxels for unit in units[2:]) * ARRAY.itemsize
@@ -133,11 +134,18 @@ def test_another_plan_starts_afresh_and_says_so(tmp_path: Path) -> None:
     source = FailingVolume(ARRAY, RuntimeError("unplugged"), reads_allowed=10)
     box = BoundingBox.of_shape(ARRAY.shape)
     with pytest.raises(RuntimeError):
-        rechunk(source, box, small_plan(ARRAY, **SCARCE), tmp_path / "a", name="test", progress=Silent())
+        rechunk(
+            source,
+            box,
+            small_plan(ARRAY, **SCARCE),
+            LocalBlobs(tmp_path / "a"),
+            name="test",
+            progress=Silent(),
+        )
     notes = Notes()
     source = FailingVolume(ARRAY, AssertionError(), reads_allowed=10**6)
     plan = small_plan(ARRAY, codec="none")
-    written = rechunk(source, box, plan, tmp_path / "a", name="test", progress=notes)
+    written = rechunk(source, box, plan, LocalBlobs(tmp_path / "a"), name="test", progress=notes)
     assert written.units_resumed == 0
     assert any("afresh" in note for note in notes.notes)
     write(ARRAY, tmp_path / "b", codec="none")
@@ -170,10 +178,12 @@ def resumed(folder: Path, clean: Path) -> tuple[WrittenVolume, Notes]:
     notes = Notes()
     source = ArrayVolume(ARRAY)
     box = BoundingBox.of_shape(ARRAY.shape)
-    written = rechunk(source, box, small_plan(ARRAY, **SCARCE), folder, name="test", progress=notes)
+    written = rechunk(
+        source, box, small_plan(ARRAY, **SCARCE), LocalBlobs(folder), name="test", progress=notes
+    )
     write(ARRAY, clean, **SCARCE)
     assert hashes(folder) == hashes(clean)
-    assert coarser_faults(written.volume, written.ledger_path, sample=10**6, seed="") == []
+    assert coarser_faults(written.volume, LocalBlobs(folder), written.ledger, sample=10**6, seed="") == []
     assert notes.left == 0
     assert "pickle" not in " ".join(notes.notes)
     return written, notes
@@ -216,15 +226,15 @@ def test_damaged_scratch_is_never_taken_for_voxels(
     tmp_path: Path, damage: Callable[[Path], None], level: int
 ) -> None:
     stopped(tmp_path / "a", level=level)
-    damage(tmp_path / "a" / "work" / f"level-{level}.raw")
+    damage(tmp_path / "a" / "work" / f"scratch-{level - 1}" / "unit-000000.raw")
     _, notes = resumed(tmp_path / "a", tmp_path / "b")
-    assert any("done again" in note and f"level-{level}.raw" in note for note in notes.notes)
+    assert any("done again" in note and f"scratch-{level - 1}" in note for note in notes.notes)
 
 
 def test_only_the_units_whose_scratch_changed_are_done_again(tmp_path: Path) -> None:
     stopped(tmp_path / "a", level=1)
     units = small_plan(ARRAY, **SCARCE).levels[0].unit_count
-    flip_first(tmp_path / "a" / "work" / "level-1.raw")
+    flip_first(tmp_path / "a" / "work" / "scratch-0" / "unit-000001.raw")
     written, notes = resumed(tmp_path / "a", tmp_path / "b")
     assert written.units_resumed == units  # all but one of level 0, and one of level 1
     assert any("level 0: 1 finished units are done again" in note for note in notes.notes)
@@ -239,11 +249,11 @@ def test_sound_scratch_is_kept(tmp_path: Path) -> None:
 
 def test_a_unit_to_be_repeated_is_not_done_until_it_is(tmp_path: Path) -> None:
     stopped(tmp_path / "a", level=1)
-    zero_half(tmp_path / "a" / "work" / "level-1.raw")
+    zero_half(tmp_path / "a" / "work" / "scratch-0" / "unit-000000.raw")
     source = FailingVolume(ARRAY, RuntimeError("unplugged"), reads_allowed=1)
     plan, box = small_plan(ARRAY, **SCARCE), BoundingBox.of_shape(ARRAY.shape)
     with pytest.raises(RuntimeError):
-        rechunk(source, box, plan, tmp_path / "a", name="test", progress=Silent())
+        rechunk(source, box, plan, LocalBlobs(tmp_path / "a"), name="test", progress=Silent())
     resumed(tmp_path / "a", tmp_path / "b")
 
 

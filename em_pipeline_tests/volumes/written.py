@@ -62,6 +62,11 @@ def places(folder: Path, label: str | None = None) -> tuple[LocalBlobs, LocalBlo
     return ledgers.below(f"volume.ome.zarr/labels/{label}"), ledgers, f"labels.{label}.ledger.parquet"
 
 
+def path_of(written: WrittenVolume) -> Path:
+    """The folder of a volume that was written on this machine."""
+    return Path(written.volume.url)
+
+
 def random_voxels(shape: tuple[int, int, int], dtype: str, seed: int = 0) -> NDArray[Any]:
     """Voxels over the whole range of an integer type, or normal floats; one corner is zero."""
     rng = np.random.default_rng(seed)

@@ -1,0 +1,96 @@
+"""Everything that happens to one chunk: measured, downsampled, encoded, in one thread."""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from em_pipeline.domain.geometry import BoundingBox, Shape
+from em_pipeline.volumes.codec import ChunkCodec, crc32c
+from em_pipeline.volumes.downsample import reduction
+from em_pipeline.volumes.missing import Missing
+from em_pipeline.volumes.plan import LevelPlan, RechunkPlan
+from em_pipeline.volumes.statistics import Counts, Summary, measure, measure_padded
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Memory for what comes out of one chunk, used again and again: fresh pages cost more than a copy."""
+
+    payload: NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, plan: RechunkPlan, level: LevelPlan) -> Self:
+        nbytes = level.chunk_shape.voxels * plan.dtype.itemsize
+        return cls(np.empty(ChunkCodec.bound(nbytes), np.uint8))
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A chunk ready to be stored; `payload` is None where no voxel of the source is in it but fill values.
+
+    `coarse` are its voxels downsampled for the next level, None at the last; the checksums are CRC-32C.
+    """
+
+    index: Shape
+    payload: NDArray[np.uint8] | None
+    checksum: int
+    valid_fraction: float
+    summary: Summary
+    counts: Counts
+    coarse: NDArray[Any] | None
+    coarse_checksum: int
+
+
+class ChunkEncoder:
+    """Encodes chunks of one level. Safe in several threads. `missing` is what the source does not hold."""
+
+    def __init__(self, plan: RechunkPlan, level: LevelPlan, missing: Missing | None) -> None:
+        self._codec = plan.chunk_codec
+        self._chunk_shape = level.chunk_shape
+        self._factors = None if plan.is_last(level) else level.factors
+        self._reduce = reduction(plan.kind)
+        self._missing = missing
+
+    def encode(self, index: Shape, box: BoundingBox, chunk: NDArray[Any], slot: Slot) -> Encoded:
+        """`chunk` holds the voxels of `box` at its start; past them it may hold anything, and is cleared."""
+        valid = self._padded(chunk, box.shape)
+        gone = self._missing.within(box) if self._missing else None
+        if gone is None:
+            held = valid.size
+            summary, counts = measure_padded(chunk, box.shape)
+        else:
+            valid[gone] = 0  # the source's own fill value may be another
+            held = valid.size - int(np.count_nonzero(gone))
+            summary, counts = measure(valid[~gone])
+        payload = None
+        if held and not _is_fill(summary, chunk):
+            payload = self._codec.encode_into(chunk, slot.payload)
+        coarse = None if self._factors is None else np.ascontiguousarray(self._reduce(valid, self._factors))
+        return Encoded(
+            index=index,
+            payload=payload,
+            checksum=0 if payload is None else crc32c(payload),
+            valid_fraction=held / chunk.size,
+            summary=summary,
+            counts=counts,
+            coarse=coarse,
+            coarse_checksum=0 if coarse is None else crc32c(coarse.reshape(-1).view(np.uint8)),
+        )
+
+    def _padded(self, chunk: NDArray[Any], valid: Shape) -> NDArray[Any]:
+        """Clear what lies past the valid voxels; a view of those."""
+        if valid == self._chunk_shape:
+            return chunk
+        chunk[valid.z :] = 0
+        chunk[: valid.z, valid.y :] = 0
+        chunk[: valid.z, : valid.y, valid.x :] = 0
+        return chunk[: valid.z, : valid.y, : valid.x]
+
+
+def _is_fill(summary: Summary, chunk: NDArray[Any]) -> bool:
+    """Whether every byte is zero; negative zeros are data."""
+    if not summary.min == summary.max == 0 or summary.nonfinite:
+        return False
+    return chunk.dtype.kind != "f" or not chunk.view(np.uint8).any()
