@@ -16,6 +16,7 @@ import numpy as np
 from em_pipeline.domain.blobs import Blobs
 from em_pipeline.domain.errors import ChunkCorrupt, NotFound
 from em_pipeline.domain.geometry import BoundingBox
+from em_pipeline.volumes.places import is_remote
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -72,17 +73,13 @@ def read_elsewhere(volume: Blobs, level: str, box: BoundingBox) -> "NDArray[Any]
     """
     try:
         array = _open(volume, level)
-        if _is_remote(volume):
+        if is_remote(volume):
             array = _open(volume, level, _shards(array, box))
         voxels: NDArray[Any] = array[box.slices].read().result()
     except ValueError as error:
         tried = f"Read {box} of level {level} in {volume.url} with tensorstore"
         raise ChunkCorrupt(tried, str(error)) from error
     return voxels
-
-
-def _is_remote(volume: Blobs) -> bool:
-    return bool(volume.kvstore()["driver"] != "file")
 
 
 def _open(volume: Blobs, level: str, shards: Iterable[str] = ()) -> Any:
@@ -93,7 +90,7 @@ def _open(volume: Blobs, level: str, shards: Iterable[str] = ()) -> Any:
     import tensorstore
 
     place = volume.below(level)
-    if not _is_remote(volume):
+    if not is_remote(volume):
         spec = {"driver": "zarr3", "kvstore": place.kvstore()}
         return tensorstore.open(spec, open=True, read=True).result()
     context = tensorstore.Context()
