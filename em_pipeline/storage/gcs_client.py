@@ -153,6 +153,9 @@ class GcsClient:
     def abort_unfinished(self, prefix: str) -> None:
         """Nothing to do: what was sent of an upload is neither listed nor charged, and ends after a week."""
 
+    def close(self) -> None:
+        self._http.close()
+
     def _media(
         self, key: str, headers: dict[str, str] | None = None, accept: Sequence[int] = ()
     ) -> httpx.Response:

@@ -201,6 +201,9 @@ class S3Client:
 
         self.ask("Abort the upload of", key, aborted)
 
+    def close(self) -> None:
+        self.s3.close()
+
     def named(self, key: str) -> dict[str, str]:
         return {"Bucket": self.access.bucket, "Key": key}
 
@@ -334,6 +337,16 @@ def _connected(access: ObjectAccess) -> Any:
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
+    try:
+        return _client(session, access, config)
+    except BotoCoreError as error:
+        raise InputRefused(
+            f"Reach {access.url('')}", f"AWS's settings: {error}", "Correct AWS_PROFILE and ~/.aws/config"
+        ) from error
+
+
+def _client(session: Any, access: ObjectAccess, config: Config) -> Any:
+    endpoints = access.endpoints
     region = endpoints.s3_region or session.get_config_variable("region") or DEFAULT_REGION
     return session.create_client("s3", region_name=region, endpoint_url=endpoints.s3 or None, config=config)
 

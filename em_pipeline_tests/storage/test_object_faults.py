@@ -418,3 +418,9 @@ def test_listings_of_many_pages_are_whole(
 def test_a_policy_that_no_store_would_take_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(InputRefused):
         ObjectPolicy(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_profile_that_is_not_there_is_said(s3_blobs: ObjectBlobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(InputRefused, match=r"nobody.*Correct AWS_PROFILE"):
+        ObjectBlobs(replace(s3_blobs.access, bucket="em-unknown"), "x").read("y")
