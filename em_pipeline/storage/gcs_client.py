@@ -202,7 +202,8 @@ class GcsClient:
         if status in (401, 403):
             raise no_permission(tried, found)
         if status == 404 and key is not None:
-            self.send("GET", self._objects, None, params={"maxResults": "1", "fields": "nextPageToken"})
+            asked = {"prefix": key, "maxResults": "1", "fields": "nextPageToken"}
+            self.send("GET", self._objects, None, params=asked)
             raise NotFound(tried, "there is no such object")
         if status == 404:
             raise no_bucket(tried, self.access)

@@ -92,7 +92,7 @@ class S3Client:
                 if _status(error) != 404:
                     raise
             # The answer to HEAD has no body that would tell an absent object from an absent bucket.
-            self.s3.head_bucket(Bucket=self.access.bucket)
+            self.s3.list_objects_v2(Bucket=self.access.bucket, Prefix=key, MaxKeys=1)
             return None
 
         return self.ask("Look at", key, told)
@@ -232,7 +232,7 @@ class S3Client:
     def _meant(self, tried: str, error: ClientError) -> Exception:
         status, code = _status(error), _code(error)
         found = f"HTTP {status}, {code}: {error.response['Error'].get('Message', '')}"
-        if code == "NoSuchBucket" or (status == 404 and error.operation_name == "HeadBucket"):
+        if code == "NoSuchBucket":
             return no_bucket(tried, self.access)
         if code == "NoSuchKey":
             return NotFound(tried, "there is no such object")
