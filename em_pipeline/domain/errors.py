@@ -122,7 +122,7 @@ class Busy(EmError):
 
 
 class StorageFailed(EmError):
-    """Our own disk refused a write (full, read-only, no permission). Nothing half-written is visible."""
+    """Our own disk or object store refused, or does not answer. Nothing half-written is visible."""
 
     exit_code = 11
     status = 507

@@ -153,6 +153,9 @@ class GcsClient:
     def abort_unfinished(self, prefix: str) -> None:
         """Nothing to do: what was sent of an upload is neither listed nor charged, and ends after a week."""
 
+    def close(self) -> None:
+        self._http.close()
+
     def _media(
         self, key: str, headers: dict[str, str] | None = None, accept: Sequence[int] = ()
     ) -> httpx.Response:
@@ -199,7 +202,8 @@ class GcsClient:
         if status in (401, 403):
             raise no_permission(tried, found)
         if status == 404 and key is not None:
-            self.send("GET", self._objects, None, params={"maxResults": "1", "fields": "nextPageToken"})
+            asked = {"prefix": key, "maxResults": "1", "fields": "nextPageToken"}
+            self.send("GET", self._objects, None, params=asked)
             raise NotFound(tried, "there is no such object")
         if status == 404:
             raise no_bucket(tried, self.access)

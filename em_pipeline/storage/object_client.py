@@ -3,6 +3,7 @@
 `em_pipeline.storage.objects` reads portals' public buckets; this is for the bucket that we write.
 """
 
+import atexit
 import os
 import random
 import threading
@@ -165,6 +166,10 @@ class ObjectClient(Protocol):
         """Forget what killed writers had sent of objects whose keys begin with `prefix`."""
         ...
 
+    def close(self) -> None:
+        """Close its connections."""
+        ...
+
 
 def repeated(policy: ObjectPolicy, tried: str, ask: Callable[[], T]) -> T:
     """What `ask` returns, repeated while it raises `Fault`. Raises `StorageFailed` after the last attempt."""
@@ -222,6 +227,12 @@ def _forget_clients() -> None:
     """A forked child shares no connection with its parent."""
     global _clients, _clients_lock
     _clients, _clients_lock = {}, threading.Lock()
+
+
+@atexit.register
+def _close_clients() -> None:
+    for client in _clients.values():
+        client.close()
 
 
 os.register_at_fork(after_in_child=_forget_clients)

@@ -92,7 +92,7 @@ class S3Client:
                 if _status(error) != 404:
                     raise
             # The answer to HEAD has no body that would tell an absent object from an absent bucket.
-            self.s3.head_bucket(Bucket=self.access.bucket)
+            self.s3.list_objects_v2(Bucket=self.access.bucket, Prefix=key, MaxKeys=1)
             return None
 
         return self.ask("Look at", key, told)
@@ -201,6 +201,9 @@ class S3Client:
 
         self.ask("Abort the upload of", key, aborted)
 
+    def close(self) -> None:
+        self.s3.close()
+
     def named(self, key: str) -> dict[str, str]:
         return {"Bucket": self.access.bucket, "Key": key}
 
@@ -229,7 +232,7 @@ class S3Client:
     def _meant(self, tried: str, error: ClientError) -> Exception:
         status, code = _status(error), _code(error)
         found = f"HTTP {status}, {code}: {error.response['Error'].get('Message', '')}"
-        if code == "NoSuchBucket" or (status == 404 and error.operation_name == "HeadBucket"):
+        if code == "NoSuchBucket":
             return no_bucket(tried, self.access)
         if code == "NoSuchKey":
             return NotFound(tried, "there is no such object")
@@ -334,6 +337,16 @@ def _connected(access: ObjectAccess) -> Any:
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
+    try:
+        return _client(session, access, config)
+    except BotoCoreError as error:
+        raise InputRefused(
+            f"Reach {access.url('')}", f"AWS's settings: {error}", "Correct AWS_PROFILE and ~/.aws/config"
+        ) from error
+
+
+def _client(session: Any, access: ObjectAccess, config: Config) -> Any:
+    endpoints = access.endpoints
     region = endpoints.s3_region or session.get_config_variable("region") or DEFAULT_REGION
     return session.create_client("s3", region_name=region, endpoint_url=endpoints.s3 or None, config=config)
 

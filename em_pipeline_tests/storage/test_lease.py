@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from em_pipeline.domain.errors import Busy, StorageFailed
+from em_pipeline.domain.errors import Busy, InputRefused, StorageFailed
 from em_pipeline.storage import lease as module
 from em_pipeline.storage.lease import Holder, lease
 from em_pipeline.storage.object_blobs import ObjectBlobs
@@ -150,6 +150,21 @@ def test_a_holder_who_lost_the_lock_is_told_and_leaves_it_to_the_other(blobs: Ob
     with pytest.raises(StorageFailed, match="could not be renewed"):
         work()
     assert holder(blobs) == theirs
+
+
+def test_a_lock_that_may_no_longer_be_renewed_is_lost_and_said_so(
+    blobs: ObjectBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise InputRefused("Write", "the credentials have expired")
+
+    def work() -> None:
+        with lease(client(blobs), key(blobs), "Work", seconds=0.4):
+            monkeypatch.setattr(type(client(blobs)), "put_if", refuse)
+            time.sleep(0.7)
+
+    with pytest.raises(StorageFailed, match="could not be renewed"):
+        work()
 
 
 PROCESS = """
