@@ -129,6 +129,14 @@ class StorageFailed(EmError):
     slug = "storage-failed"
 
 
+class StoreUnavailable(StorageFailed):
+    """The object store did not answer, however often it was asked. Says nothing of what it holds."""
+
+    transient = True
+    status = 503
+    slug = "store-unavailable"
+
+
 class BudgetSpent(EmError):
     """To know more would take more bytes or requests than were allowed; what was found until then holds."""
 

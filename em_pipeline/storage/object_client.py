@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeVar
 
-from em_pipeline.domain.errors import InputRefused, StorageFailed
+from em_pipeline.domain.errors import InputRefused, StorageFailed, StoreUnavailable
 from em_pipeline.storage.faults import Fault
 from em_pipeline.storage.object_urls import PUBLIC, ObjectEndpoints
 
@@ -172,14 +172,14 @@ class ObjectClient(Protocol):
 
 
 def repeated(policy: ObjectPolicy, tried: str, ask: Callable[[], T]) -> T:
-    """What `ask` returns, repeated while it raises `Fault`. Raises `StorageFailed` after the last attempt."""
+    """What `ask` returns, repeated while it raises `Fault`. Raises `StoreUnavailable` after the last."""
     for attempt in range(1, policy.attempts + 1):
         try:
             return ask()
         except Fault as fault:
             if attempt == policy.attempts:
                 found = f"{attempt} attempts failed, the last with: {fault}"
-                raise StorageFailed(tried, found, TRY_AGAIN) from fault
+                raise StoreUnavailable(tried, found, TRY_AGAIN) from fault
             wait = min(policy.longest_wait_s, policy.backoff_s * 2 ** (attempt - 1))
             time.sleep(max(wait * _jitter.uniform(0.5, 1.0), min(fault.wait_s or 0.0, policy.longest_wait_s)))
     raise AssertionError("attempts are at least one")

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from em_pipeline.domain.errors import ChunkCorrupt, StorageFailed
+from em_pipeline.domain.errors import ChunkCorrupt, StoreUnavailable
 from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.domain.progress import Silent
 from em_pipeline.storage.local_blobs import LocalBlobs
@@ -98,7 +98,8 @@ def test_damage_is_found_and_an_outage_is_none(place: ObjectBlobs, bucket: Store
             with pytest.raises(ChunkCorrupt):
                 reader.read_chunk(0, chunk)
         bucket.proxy.fail("GET", "/0/c/1/", Break(status=503), times=10**6)
-        with pytest.raises(StorageFailed):
+        with pytest.raises(StoreUnavailable) as outage:
             reader.read_chunk(0, (2, 0, 0))
-    with pytest.raises(StorageFailed):
+        assert (outage.value.status, outage.value.transient) == (503, True)
+    with pytest.raises(StoreUnavailable):
         verify_stored(volume, place, NAME, threads=2, progress=Silent())
