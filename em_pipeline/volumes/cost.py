@@ -5,12 +5,12 @@ begins when the one below is complete, from whose shards it is read. Within a un
 chunks each) go through three stages that overlap: read, compute, write. With `r`, `c` and `w` the seconds
 that each stage needs for a step, a unit of `s` steps takes
 
-    t = r + c + w + (s − 1) · max(r, c, w) + 3 · request
+    t = r + c + w + (s − 1) · max(r, c, w) + 2 · request
 
-(the fill of a linear pipeline, and the requests that nothing hides: begin and complete the upload, say that
-the unit is done). `g` requests over `k` connections take `⌈g / k⌉ · request` besides their bytes' time on the
-network. The units of a level on `N` machines take, by Graham's bound for list scheduling (R. L. Graham,
-Bounds on multiprocessing timing anomalies, SIAM J. Appl. Math. 17, 1969),
+(the fill of a linear pipeline, and the requests that nothing hides: complete the upload, say that the unit
+is done). `g` requests over `k` connections take `⌈g / k⌉ · request` besides their bytes' time on the network.
+The units of a level on `N` machines take, by Graham's bound for list scheduling (R. L. Graham, Bounds on
+multiprocessing timing anomalies, SIAM J. Appl. Math. 17, 1969),
 
     max(Σt / N, t_max)  ≤  seconds  ≤  Σt / N + (1 − 1/N) · t_max
 
@@ -282,7 +282,7 @@ def _unit_seconds(
         voxel_bytes / steps / (machine.cores * machine.core_rate),
         stage(written, requests.part + requests.put - 1),
     )
-    return sum(stages) + (steps - 1) * max(stages) + 3 * machine.request
+    return sum(stages) + (steps - 1) * max(stages) + 2 * machine.request
 
 
 def _uploads(shape: Shape, shard_shape: Shape, itemsize: int, stored_ratio: float) -> tuple[int, Requests]:
