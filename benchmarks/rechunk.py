@@ -11,14 +11,13 @@ as missing.
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rechunking.measure import Run, machine, run_once, warm
+from rechunking.measure import Run, machine, remove, run_once, warm
 from rechunking.report import RowResult, as_json, summary, table
 from rechunking.rows import Contender, Row, chosen, rows
 
@@ -74,7 +73,7 @@ def measure_row(row: Row, asked: argparse.Namespace, pythons: Mapping[str, Path]
     """Make the input, run the contenders in turn, delete both."""
     source, output = asked.folder / row.kind, asked.folder / "output"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(_paths())}
-    shutil.rmtree(output, ignore_errors=True)
+    remove(output)
     missing = {c.name: why for c in row.contenders if (why := reason_missing(c, pythons[c.python]))}
     runs: dict[str, list[Run]] = {c.name: [] for c in row.contenders if c.name not in missing}
     try:
@@ -85,18 +84,17 @@ def measure_row(row: Row, asked: argparse.Namespace, pythons: Mapping[str, Path]
                     continue
                 warm(source)
                 command = contender.command(pythons[contender.python], source, output, asked.threads)
-                run = run_once(
-                    command, output, environment, reports=bool(contender.limit), limit_s=asked.limit_s
-                )
+                reports = bool(contender.limit)
+                run = run_once(command, output, environment, reports=reports, limit_s=asked.limit_s)
                 runs[contender.name].append(run)
     finally:
-        shutil.rmtree(source, ignore_errors=True) if source.is_dir() else source.unlink(missing_ok=True)
+        remove(source)
     return RowResult(row, voxel_bytes, runs, missing)
 
 
 def make_input(kind: str, path: Path, size_mib: int, environment: dict[str, str]) -> int:
     """Write the input, in a process of its own; bytes of its voxels."""
-    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    remove(path)
     command = [sys.executable, str(INPUTS), kind, str(path), str(size_mib)]
     made = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
     said = json.loads(made.stdout.splitlines()[-1])

@@ -58,7 +58,7 @@ def run_once(
     if reports and not failure:
         seconds = float(json.loads(stdout.strip().splitlines()[-1])["seconds"])
     stored, files = tree_size(output)
-    _remove(output)
+    remove(output)
     return Run(
         seconds=seconds,
         rss_bytes=usage.ru_maxrss * 1024,
@@ -84,6 +84,14 @@ def tree_size(path: Path) -> tuple[int, int]:
     return sum(sizes), len(sizes)
 
 
+def remove(path: Path) -> None:
+    """A file, a folder and all in it, or nothing."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def machine() -> dict[str, Any]:
     """What the figures depend on."""
     name = next(
@@ -107,13 +115,6 @@ def _files(path: Path) -> Iterator[Path]:
         yield path
     elif path.is_dir():
         yield from (file for file in path.rglob("*") if file.is_file())
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _text(file: Any) -> str:

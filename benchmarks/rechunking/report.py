@@ -112,8 +112,8 @@ def summary(results: Sequence[RowResult]) -> str:
             lines.append("| " + " | ".join(cells) + " |")
         if ours:
             peak, most = _peak(result.runs[OURS]), result.row.rss_at_most
-            cells = (f"≤ {most / 1e6:,.0f} MB", f"{peak / 1e6:,.0f} MB", _reached(peak <= most))
-            lines.append(f"| {result.row.title} | {speed} | peak RSS | " + " | ".join(cells) + " |")
+            memory = (f"≤ {most / 1e6:,.0f} MB", f"{peak / 1e6:,.0f} MB", _reached(peak <= most))
+            lines.append(f"| {result.row.title} | {speed} | peak RSS | " + " | ".join(memory) + " |")
     return "\n".join(lines)
 
 

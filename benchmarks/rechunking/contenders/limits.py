@@ -58,7 +58,10 @@ def decode(source: Path, threads: int) -> float:
         pages = list(file.pages)
         compression = file.pages.first.compression.name
         rows, columns = file.pages.first.rowsperstrip, file.pages.first.imagewidth
-        decoder = {"LZW": imagecodecs.lzw_decode, "ADOBE_DEFLATE": imagecodecs.deflate_decode}[compression]
+        decoder: Callable[..., Any] = {
+            "LZW": imagecodecs.lzw_decode,
+            "ADOBE_DEFLATE": imagecodecs.deflate_decode,
+        }[compression]
         local = threading.local()
 
         def one(strip: bytes) -> None:
