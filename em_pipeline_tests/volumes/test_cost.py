@@ -41,14 +41,14 @@ def plan(*shape: int) -> RechunkPlan:
     )
 
 
-PLANS = (plan(600, 700, 800), plan(1000, 3000, 5000), plan(4096, 4096, 2048))
+PLANS = (plan(600, 700, 800), plan(1000, 3000, 5000), plan(4096, 2048, 2048))
 
 
 @pytest.mark.parametrize("work", PLANS, ids=lambda each: "×".join(map(str, each.shape)))
 @pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
 def test_a_simulated_cluster_takes_what_the_formula_says(work: RechunkPlan, machine: Machine) -> None:
     levels = unit_costs(work, machine, Ratios())
-    for machines in (1, 2, 3, 8, 17, 64, 256):
+    for machines in (1, 2, 3, 8, 17, 256):
         cluster = Cluster(work, machine, machines, Ratios(), seed=machines)
         seconds = cluster.run()
         least = sum(least_seconds(level, machines) for level in levels)
@@ -58,13 +58,13 @@ def test_a_simulated_cluster_takes_what_the_formula_says(work: RechunkPlan, mach
 
 
 @pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
-@pytest.mark.parametrize("losses", [1, 2, 5])
+@pytest.mark.parametrize("losses", [1, 5])
 def test_a_cluster_that_loses_machines_stays_below_the_bound(machine: Machine, losses: int) -> None:
-    work = plan(4096, 4096, 2048)
+    work = PLANS[-1]
     levels = unit_costs(work, machine, Ratios())
-    for machines in (6, 8, 17):
+    for machines in (6, 17):
         whole = Cluster(work, machine, machines, Ratios()).run()
-        for seed in range(4):
+        for seed in range(3):
             deaths = tuple(whole * (0.1 + 0.8 * ((seed + n) % 7) / 7) for n in range(losses))
             cluster = Cluster(work, machine, machines, Ratios(), deaths, seed)
             seconds = cluster.run()
