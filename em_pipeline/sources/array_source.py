@@ -23,7 +23,7 @@ from em_pipeline.formats.mirror import folder_fetch, open_layout
 from em_pipeline.formats.multiscale import read_multiscale
 from em_pipeline.sources.array_source_container import Container, FolderContainer, Stored, as_nested
 from em_pipeline.sources.base import HeldFile
-from em_pipeline.sources.region_size import LARGEST_GB, check_bytes, check_extent
+from em_pipeline.sources.region_size import check_bytes, check_extent
 
 IMAGE = "image"
 # Share of a voxel by which rounded translations may miss the grid.
@@ -107,7 +107,7 @@ def label_image_at(container: Container, path: str, name: str, image: HeldImage)
     return HeldImage(container, _keyed(container, layout, box), box, f"labels/{name}")
 
 
-def survey(images: Sequence[HeldImage], largest_gb: float = LARGEST_GB) -> Survey:
+def survey(images: Sequence[HeldImage], largest_gb: float) -> Survey:
     """Every file of the images: metadata documents, and the objects that there are or may be.
 
     The revision is of the documents' content and the objects' sizes and validators, where they are known.
@@ -143,7 +143,7 @@ def survey(images: Sequence[HeldImage], largest_gb: float = LARGEST_GB) -> Surve
 
 
 def files_at(
-    revision: str, images: Sequence[HeldImage], dataset_id: str, largest_gb: float = LARGEST_GB
+    revision: str, images: Sequence[HeldImage], dataset_id: str, largest_gb: float
 ) -> list[RemoteFile]:
     """The files of the images. Raises `RecordInvalid` where they are no longer at `revision`."""
     now = survey(images, largest_gb)
