@@ -117,8 +117,9 @@ class IdrSource:
         ]
         if (info := idr_claims.study_info(annotations)) is not None:
             claims += idr_claims.rights_claims(info)
+        listed = _listed(project.name if project else "", dataset.name if dataset else "", image.name, info)
         return PortalRecord(
-            revision=_revision(answer, info, place),
+            revision=_revision(listed, answer, place),
             claims=(*claims, *place.claims),
             documents={"image.json": answer.text},
             facts={
@@ -261,8 +262,7 @@ def _volumes(api: IdrApi, project: Thing, info: Annotation) -> Iterator[DatasetR
             resliced = RESLICED.sub("_xy", name)
             if depth == 1 or (resliced != name and resliced in names):
                 continue
-            content = short_hash(project.name, dataset.name, name, *(f"{k}={v}" for k, v in info.values))
-            revision = f"{day.isoformat() if day else 'undated'}-{content}"
+            revision = _listed(project.name, dataset.name, name, info)
             yield DatasetRef(str(image["@id"]), revision, day, f"{name} ({project.name})")
 
 
@@ -270,9 +270,13 @@ def _is_zarr(files: Sequence[HeldFile]) -> bool:
     return any(held.file.path.startswith(f"{array_source.IMAGE}/") for held in files)
 
 
-def _revision(answer: JsonDocument, info: Annotation | None, place: Place) -> str:
-    """Changes with the image's description, its study's and the voxels' files."""
+def _listed(project: str, dataset: str, image: str, info: Annotation | None) -> str:
+    """The revision of a listed image: changes with its names and what is said of its study."""
     day = idr_claims.released(info) if info else None
     pairs = [f"{key}={value}" for key, value in info.values] if info else []
-    content = short_hash(answer.text, *pairs, place.mark)
-    return check_revision(f"{day.isoformat() if day else 'undated'}-{content}")
+    return f"{day.isoformat() if day else 'undated'}-{short_hash(project, dataset, image, *pairs)}"
+
+
+def _revision(listed: str, answer: JsonDocument, place: Place) -> str:
+    """Changes with the image as listed, its description and the voxels' files."""
+    return check_revision(f"{listed}-{short_hash(answer.text, place.mark)}")
