@@ -107,6 +107,9 @@ CHECK_NAMES = (
     "agreement",
 )
 WARNINGS = frozenset({"contrast", "coverage", "agreement"})
+NOT_STORED = (
+    "Their chunks are not there: writers leave out chunks that are all fill value, and lost ones look alike"
+)
 
 
 def _made(name: str, check: Callable[[], CheckResult]) -> CheckResult:
@@ -180,7 +183,7 @@ def _coverage(ledgers: Ledgers) -> CheckResult:
         name="coverage",
         passed=not lacking,
         severity=Severity.WARNING,
-        message="; ".join(lacking) or "the source holds every voxel",
+        message=f"{'; '.join(lacking)}. {NOT_STORED}" if lacking else "the source holds every voxel",
         details=shares,
     )
 
