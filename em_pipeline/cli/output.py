@@ -128,7 +128,13 @@ def table(
         shown.add_column(column, width=width, overflow="fold")
     for row in cells:
         shown.add_row(*map(Text, row))
-    screen.print(shown)
+    if screen.width < UNBROKEN:
+        screen.print(shown)
+        return
+    with screen.capture() as captured:
+        screen.print(shown)
+    # A line ends where its text does: one long cell would fill all the others up.
+    screen.out(*(line.rstrip() for line in captured.get().splitlines()), sep="\n", highlight=False)
 
 
 def _widths(

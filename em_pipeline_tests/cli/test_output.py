@@ -104,6 +104,7 @@ def test_no_line_is_broken_where_no_terminal_reads_it(piped: io.StringIO) -> Non
     assert headings.split()[-3:] == ["organism", "modality", "licence"]
     assert row.split()[0] == long["dataset_id"]
     assert row.split()[-1] == "CC0-1.0"
+    assert all(line == line.rstrip() for line in piped.getvalue().splitlines())
     output.console.print("word " * 100, markup=False)
     assert len(piped.getvalue().splitlines()) == len([title, headings, row, message]) + 1
 
