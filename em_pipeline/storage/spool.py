@@ -75,6 +75,9 @@ class Spool:
         receipt = self._receipt()
         there = self._files.entries()
         missing = [file for file in _moved(manifest) if not _is_held(file, receipt, there)]
+        if not missing:
+            return
+        self._files.clear_unfinished()
         self._progress.start(STEP, sum(file.size for file in missing), "bytes")
         sent: list[RawFile] = []
         since = time.monotonic()

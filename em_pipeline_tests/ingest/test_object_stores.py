@@ -184,8 +184,12 @@ def test_a_damaged_volume_is_discarded_and_written_again(remote: Workspace) -> N
         stored(remote)
     assert not run_chain(remote, CORNER).changed
     assert {key: remote.store.read(key) for key in remote.store.list(published.volume_key)} == before
+    spooled = remote.spool / ID / "revision" / "a.dm3"
+    spooled.parent.mkdir(parents=True)
+    spooled.write_bytes(b"half")
     forget(remote, ID, set(Kept))
     assert list(remote.store.list("")) == []
+    assert not spooled.exists()
 
 
 @on_s3
