@@ -121,6 +121,11 @@ class Spool:
             self._documents.delete(RECEIPT)
             raise
 
+    def recall(self, manifest: Manifest) -> None:
+        """Bring what the store still holds of the manifest's files, so that the others alone are downloaded."""
+        lost = set(self.changed(manifest))
+        self.bring(_only(manifest, [file for file in _moved(manifest) if file.path not in lost]))
+
     def let_go(self, manifest: Manifest) -> None:
         """Empty the folder, but for what it knows of files that stay in place."""
         with storage_errors(f"Delete {self.folder}"):

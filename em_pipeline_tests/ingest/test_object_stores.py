@@ -105,7 +105,9 @@ def test_one_raw_file_that_changed_in_the_bucket_is_fetched_again(
     with pytest.raises(NotFound, match="not all held"):
         latest_manifest(remote, CORNER)
     assert moved(bucket) == []
+    before = portal.bytes_served
     assert not fetch(remote, CORNER).already_held
+    assert portal.bytes_served - before < 2 * len(whole)
     assert remote.store.read(key) == whole
     assert latest_manifest(remote, CORNER) == manifest
     assert sum(one.startswith("PUT ") for one in moved(bucket)) == 1
