@@ -46,6 +46,9 @@ def fetch(workspace: Workspace, spec: DatasetSpec) -> Fetched:
             files = source.list_files(spec, portal)
             _look_first(workspace, spec, files)
             raw = raw_files(workspace, spec.dataset_id, portal.revision)
+            earlier = read_kept(Manifest, workspace.store, keys.manifest(spec.dataset_id, portal.revision))
+            if earlier is not None:
+                raw.recall(earlier)
             manifest = download(
                 files,
                 raw.folder,
