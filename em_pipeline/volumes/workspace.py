@@ -95,7 +95,7 @@ class Workspace:
         if found != self._begun:
             raise Busy(
                 f"Write in {self.place.url}",
-                "the work there was begun by another plan" if found else "the work there is not begun, or over",
+                "another plan's work was begun there" if found else "no work was begun there, or it is over",
                 "Leave it to the process that is at it now",
             )
 
