@@ -40,7 +40,7 @@ _SHARES: Final = 4
 """While units are left, a worker gets at most this part (1/4) of its share of them: all end together."""
 
 DEATHS_BORNE: Final = 3
-"""Workers that may end while they write one unit: some machines are taken away, but more is the unit's doing."""
+"""Workers that may end while they write one unit. Machines are taken away; more than that is no accident."""
 
 _SAME: Final = ("em-pipeline", "distributed", "dask", "msgpack", "cloudpickle", "numpy", "imagecodecs")
 """Packages of one version everywhere: to understand one another, and the last two for equal bytes."""
@@ -49,8 +49,8 @@ _SAME: Final = ("em-pipeline", "distributed", "dask", "msgpack", "cloudpickle", 
 class DaskCluster:
     """Implements `Compute` with the workers of `scheduler` (tcp://host:port), which come and go as they like.
 
-    Connects when it is first needed. A worker is awaited for `patience_s` seconds where there is none or where
-    it says nothing; `deaths_borne` workers may end while they write one unit.
+    Connects when it is first needed. It waits `patience_s` seconds for a worker where there is none, or for
+    one that says nothing; `deaths_borne` workers may end while they write one unit.
     """
 
     def __init__(self, scheduler: str, *, patience_s: float = 60.0, deaths_borne: int = DEATHS_BORNE) -> None:
@@ -165,9 +165,9 @@ class _Crew:
 def difference(here: dict[str, str | None], there: dict[str, str | None]) -> str:
     ours, theirs = ({**found, "python": _minor(found["python"])} for found in (here, there))
     return ", ".join(
-        f"{package} {theirs.get(package) or 'is missing'} (here {ours[package]})"
+        f"{package} {theirs.get(package) or 'is missing'} (here {ours.get(package) or 'missing'})"
         for package in ("python", *_SAME)
-        if theirs.get(package) != ours[package]
+        if theirs.get(package) != ours.get(package)
     )
 
 
