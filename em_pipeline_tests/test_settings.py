@@ -42,7 +42,7 @@ def test_an_unset_reference_is_refused(tmp_path: Path) -> None:
         ("", {"EM_STORE_ULR": "x"}, "nearest is EM_STORE_URL"),
         ("executor: multiproces\n", {}, "nearest is multiprocess"),
         ("compute: dusk\n", {}, "nearest is dask"),
-        ("compute: dask\n", {}, r"dask_scheduler.*needs one.*tcp://"),
+        ("compute: dask\n", {}, "compute is dask, which needs one. dask_scheduler: tcp://<host>"),
         ("dask_scheduler: localhost:8786\n", {}, "it is not tcp://<host>:<port>"),
         ("threads: many\n", {}, "'many' does not fit"),
         ("threads: 0\n", {}, "greater than or equal to 1"),

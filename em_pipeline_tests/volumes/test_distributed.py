@@ -1,4 +1,4 @@
-"""Units written by Dask workers in processes of their own, some of which end badly."""
+"""Whoever writes the units, the bytes are the same: threads, processes, Dask workers that may end badly."""
 
 import os
 import pickle
@@ -8,10 +8,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from distributed import LocalCluster
 from numpy.typing import NDArray
@@ -23,6 +26,7 @@ from em_pipeline.storage.local_blobs import LocalBlobs
 from em_pipeline.volumes.compute import Job
 from em_pipeline.volumes.distributed import DaskCluster, difference
 from em_pipeline.volumes.hand import check_memory, packed
+from em_pipeline.volumes.plan import LevelPlan, Unit
 from em_pipeline.volumes.rechunk import WrittenVolume, rechunk
 from em_pipeline.volumes.workspace import Workspace
 from em_pipeline_tests.volumes.arrays import ArrayVolume, FailingVolume
@@ -32,6 +36,9 @@ from em_pipeline_tests.volumes.written import hashes, random_voxels, small_plan,
 BOX = BoundingBox.of_shape(ARRAY.shape)
 PLAN = small_plan(ARRAY, **SCARCE)
 UNITS = sum(level.unit_count for level in PLAN.levels)
+CHANGES = ("open", "os.rename", "os.remove", "os.truncate", "os.mkdir")
+FORKING = get_context("forkserver")  # each process is a copy of one that has imported everything
+FORKING.set_forkserver_preload(["em_pipeline_tests.volumes.test_distributed"])
 
 
 class DeadlyVolume(ArrayVolume):
@@ -79,6 +86,30 @@ class Interrupting(Notes):
         raise KeyboardInterrupt
 
 
+class TwoProcesses:
+    """Half of the units of each level in each of two processes, which know nothing of each other."""
+
+    def run(self, job: Job, level: LevelPlan, units: Sequence[Unit], progress: Progress) -> None:
+        halves = [units[::2], units[1::2]]
+        with ProcessPoolExecutor(2, FORKING) as pool:
+            for done in [pool.submit(job.write, level, half, Silent()) for half in halves]:
+                done.result(120)
+
+
+def killed_after(events: int, folder: Path) -> None:
+    """Write the volume in a process that ends without a chance to clean up, unless it ends before."""
+
+    def hook(event: str, args: tuple[Any, ...]) -> None:
+        nonlocal events
+        if event in CHANGES and str(folder) in str(args[0]):
+            events -= 1
+            if events == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+    write(ARRAY, folder, **SCARCE)
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
     with LocalCluster(
@@ -104,6 +135,41 @@ def rechunked(
     dask: DaskCluster, place: LocalBlobs, source: ArrayVolume, progress: Progress | None = None
 ) -> WrittenVolume:
     return rechunk(source, BOX, PLAN, place, name="test", progress=progress or Silent(), compute=dask)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_do_not_show_in_the_bytes(tmp_path: Path, clean: dict[str, str], threads: int) -> None:
+    write(ARRAY, tmp_path, memory_budget=20_000, threads=threads)
+    assert hashes(tmp_path) == clean
+
+
+@pytest.mark.integration
+def test_two_processes_write_the_same_bytes(tmp_path: Path, clean: dict[str, str]) -> None:
+    rechunk(
+        ArrayVolume(ARRAY),
+        BOX,
+        PLAN,
+        LocalBlobs(tmp_path),
+        name="test",
+        progress=Silent(),
+        compute=TwoProcesses(),
+    )
+    assert hashes(tmp_path) == clean
+
+
+@pytest.mark.integration
+def test_a_run_killed_ten_times_ends_with_the_same_bytes(tmp_path: Path, clean: dict[str, str]) -> None:
+    rng = np.random.default_rng(7)
+    for _ in range(10):
+        run = FORKING.Process(target=killed_after, args=(int(rng.integers(20, 60)), tmp_path))
+        run.start()
+        run.join(60)
+        assert run.exitcode == -signal.SIGKILL
+    notes = Notes()
+    written = rechunk(ArrayVolume(ARRAY), BOX, PLAN, LocalBlobs(tmp_path), name="test", progress=notes)
+    assert 0 < written.units_resumed < UNITS
+    assert notes.left == 0
+    assert hashes(tmp_path) == clean
 
 
 @pytest.mark.integration
