@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -72,6 +72,24 @@ class HereOnly(ArrayVolume):
         return super().read(box, out)
 
 
+class FirstComer(ArrayVolume):
+    """A source that the first process to ask has, once the others were refused."""
+
+    def __init__(self, array: NDArray[Any], folder: Path) -> None:
+        super().__init__(array)
+        self.folder = folder
+
+    def read(self, box: BoundingBox, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        mine = self.folder / f"has-it-{os.getpid()}"
+        if not list(self.folder.glob("has-it-*")):
+            mine.touch()
+        elif not mine.exists():
+            raise NotFound("Open slice_0001.tif", "there is no such file")
+        else:
+            await_true((self.folder / "refused").exists)
+        return super().read(box, out)
+
+
 class Elsewhere(LocalBlobs):
     """A folder that other machines have, too, but another one."""
 
@@ -84,6 +102,23 @@ class Interrupting(Notes):
 
     def advance(self, step: str, amount: int) -> None:
         raise KeyboardInterrupt
+
+
+class Growing(Notes):
+    """Has a first worker started when there is none, and a second one when the first is at work."""
+
+    def __init__(self, cluster: LocalCluster, folder: Path) -> None:
+        super().__init__()
+        self.cluster, self.folder = cluster, folder
+
+    def note(self, message: str) -> None:
+        super().note(message)
+        if "waiting" in message:
+            self.cluster.scale(1)
+        elif "write, with" in message:
+            self.cluster.scale(2)
+        elif "left out" in message:
+            (self.folder / "refused").touch()
 
 
 class TwoProcesses:
@@ -113,7 +148,11 @@ def killed_after(events: int, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
     with LocalCluster(
-        n_workers=2, threads_per_worker=2, memory_limit="1GiB", dashboard_address=None, silence_logs=50
+        n_workers=2,
+        threads_per_worker=2,
+        memory_limit="1GiB",
+        dashboard_address="127.0.0.1:0",
+        silence_logs=50,
     ) as cluster:
         yield cluster
 
@@ -218,10 +257,7 @@ def test_an_interrupted_run_leaves_no_tasks_behind(
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
         rechunked(dask, LocalBlobs(tmp_path), ArrayVolume(ARRAY), Interrupting())
-    deadline = time.monotonic() + 30
-    while cluster.scheduler.tasks and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not cluster.scheduler.tasks
+    await_true(lambda: not cluster.scheduler.tasks)
     rechunked(dask, LocalBlobs(tmp_path), ArrayVolume(ARRAY))
     assert hashes(tmp_path) == clean
 
@@ -235,6 +271,28 @@ def test_what_a_worker_cannot_reach_is_refused_before_anything_is_written(
     with pytest.raises(InputRefused, match=r"Dask worker tcp://.*not seen from here.*same store"):
         rechunked(dask, Elsewhere(tmp_path / "b"), ArrayVolume(ARRAY))
     assert not list(tmp_path.rglob("c/*/*/*"))
+
+
+@pytest.mark.integration
+def test_workers_may_come_late_and_those_of_no_use_are_left_out(
+    tmp_path: Path, clean: dict[str, str]
+) -> None:
+    with (
+        LocalCluster(
+            n_workers=0, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50
+        ) as cluster,
+        DaskCluster(cluster.scheduler_address) as dask,
+    ):
+        notes = Growing(cluster, tmp_path)
+        rechunked(dask, LocalBlobs(tmp_path / "v"), FirstComer(ARRAY, tmp_path), notes)
+    assert [note.split(" tcp")[0] for note in notes.notes] == [
+        "waiting 60 s for a Dask worker",
+        "1 Dask workers write, with 1 threads in all",
+        "Have the Dask worker",
+    ]
+    assert "slice_0001.tif: there is no such file; it is left out" in notes.notes[-1]
+    assert notes.left == 0
+    assert hashes(tmp_path / "v") == clean
 
 
 @pytest.mark.integration
@@ -258,7 +316,15 @@ def test_a_scheduler_without_workers_and_one_that_is_gone(tmp_path: Path) -> Non
     with DaskCluster(address) as dask, pytest.raises(ServiceUnavailable, match="EM_DASK_SCHEDULER"):
         rechunked(dask, LocalBlobs(tmp_path), ArrayVolume(ARRAY))
     assert time.monotonic() - began < 20
-    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--no-dashboard", "--host", address]
+    command = [
+        sys.executable,
+        "-m",
+        "distributed.cli.dask_scheduler",
+        "--dashboard-address",
+        "127.0.0.1:0",
+        "--host",
+        address,
+    ]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as scheduler:
 
         class Unplugging(Silent):
@@ -267,7 +333,7 @@ def test_a_scheduler_without_workers_and_one_that_is_gone(tmp_path: Path) -> Non
                     scheduler.kill()
 
         try:
-            await_port(port)
+            await_true(lambda: listens(port))
             unplug = False
             with DaskCluster(address, patience_s=1) as dask:
                 with pytest.raises(ServiceUnavailable, match=r"there was none for 1 s.*dask worker"):
@@ -279,14 +345,16 @@ def test_a_scheduler_without_workers_and_one_that_is_gone(tmp_path: Path) -> Non
             scheduler.kill()
 
 
-def await_port(port: int) -> None:
+def listens(port: int) -> bool:
+    with socket.socket() as attempt:
+        return attempt.connect_ex(("127.0.0.1", port)) == 0
+
+
+def await_true(is_so: Callable[[], object]) -> None:
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        with socket.socket() as attempt:
-            if attempt.connect_ex(("127.0.0.1", port)) == 0:
-                return
+    while not is_so():
+        assert time.monotonic() < deadline
         time.sleep(0.05)
-    raise TimeoutError
 
 
 def test_a_worker_too_small_for_the_voxels_in_flight_is_refused() -> None:
