@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from em_pipeline.domain.errors import EmError, InputRefused, NotFound, ServiceUnavailable, UnsupportedFormat
 from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.domain.progress import Progress, Silent
+from em_pipeline.ingest.workspace import open_compute
+from em_pipeline.settings import load_settings
 from em_pipeline.storage.local_blobs import LocalBlobs
 from em_pipeline.volumes.compute import Job
 from em_pipeline.volumes.distributed import DaskCluster, difference
@@ -380,6 +382,13 @@ def test_other_versions_are_named() -> None:
     assert difference(here, there) == (
         "python 3.12 (here 3.11), em-pipeline is missing (here 1), numpy 2.3.0 (here 2.3.1)"
     )
+
+
+def test_settings_choose_the_scheduler_and_do_not_ask_it_yet() -> None:
+    chosen = {"EM_COMPUTE": "dask", "EM_DASK_SCHEDULER": "tcp://nowhere.invalid:1"}
+    with open_compute(load_settings(Path("/"), chosen).settings) as compute:
+        assert isinstance(compute, DaskCluster)
+        assert compute.scheduler == "tcp://nowhere.invalid:1"
 
 
 def subclasses(of: type[EmError]) -> list[type[EmError]]:
