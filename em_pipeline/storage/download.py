@@ -41,7 +41,8 @@ from em_pipeline.storage.transport import HttpPolicy, Transport
 
 STEP = "download"
 MAX_WORKERS = 32
-EACH_SECOND = 1.0
+# How often connections are compared; what arrived is written down as often as `Holdings` wants.
+LOOK_EACH_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -165,11 +166,11 @@ def _fetch(
     try:
         with Transport(policy, progress.note) as transport:
 
-            def each_second() -> None:
-                holdings.flush()
-                transport.rest()
+            def meanwhile() -> None:
+                holdings.flush_if_due()
+                transport.look()
 
-            _work(first_units(transport), workers, transport.stop, each_second)
+            _work(first_units(transport), workers, transport.stop, meanwhile)
     finally:
         holdings.flush()
 
@@ -189,7 +190,7 @@ def _addresses(file: RemoteFile, places: Places) -> tuple[str, ...]:
 
 
 def _work(
-    first: Iterator[Unit], workers: int, stop: Callable[[], None], each_second: Callable[[], None]
+    first: Iterator[Unit], workers: int, stop: Callable[[], None], meanwhile: Callable[[], None]
 ) -> None:
     """Run units and what they return, the latter first, until none is left or one fails."""
     following: deque[Unit] = deque()
@@ -205,9 +206,9 @@ def _work(
                     pending.add(pool.submit(_guarded, unit))
                 if not pending:
                     return
-                done, pending = wait(pending, timeout=EACH_SECOND, return_when=FIRST_COMPLETED)
-                if time.monotonic() - last > EACH_SECOND:
-                    each_second()
+                done, pending = wait(pending, timeout=LOOK_EACH_S, return_when=FIRST_COMPLETED)
+                if time.monotonic() - last >= LOOK_EACH_S:
+                    meanwhile()
                     last = time.monotonic()
                 for future in done:
                     following.extend(future.result())

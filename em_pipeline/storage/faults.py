@@ -12,3 +12,7 @@ class Fault(Exception):
         super().__init__(message)
         self.wait_s = wait_s
         self.lasting = lasting
+
+
+class Behind(Fault):
+    """The host leaves this request far behind others: worth asking again at once, on a new connection."""

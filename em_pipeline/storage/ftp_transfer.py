@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from em_pipeline.domain.errors import InputRefused, NotFound, RecordInvalid
 from em_pipeline.storage.journal import Plan, Validators
+from em_pipeline.storage.pace import Line
 from em_pipeline.storage.transfer import Restart, Task, Transfer, Unit
 from em_pipeline.storage.transport import Fault
 
@@ -36,7 +37,7 @@ class FtpTransfer(Transfer):
         # The stream of the first part went on through all that followed; here one is resumed.
         return [partial(self._fetch, min(self._left))] if self._left else []
 
-    def _ask(self, part: int, attempts: int) -> None:
+    def _ask(self, part: int, attempts: int, line: Line | None) -> None:  # noqa: ARG002
         with self._connected(self._patience_s(attempts)) as ftp:
             plan = self._compared_or_pinned(ftp)
             start = plan.span(part)[0] + self._got.get(part, 0)

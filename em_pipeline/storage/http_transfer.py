@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING
 from em_pipeline.domain.errors import NotFound, RecordInvalid
 from em_pipeline.storage.journal import Plan, Validators
 from em_pipeline.storage.object_urls import https_url
+from em_pipeline.storage.pace import Line
 from em_pipeline.storage.transfer import WEB_PAGE, Absent, Restart, Task, Transfer, Unit
 from em_pipeline.storage.transport import Fault
 
 if TYPE_CHECKING:
     import httpx
 
-FIRST_BYTES = 64 * 1024
+# What comes in one round trip, as a connection begins slowly (RFC 6928): others follow when it is there.
+FIRST_BYTES = 8 * 1024
+# Connections take this part of a file first, then the rest: while that comes, what came is hashed.
+FIRST_ROUND = 0.75
 # Parts that a connection must have left for another to take half of them: the first of them is on its way.
 LEAST_TO_SHARE = 2
 MAX_ERROR_BYTES = 16 * 1024
@@ -38,26 +42,32 @@ class HttpTransfer(Transfer):
         self._ranged = True
         # One request asks for consecutive parts: the part each began at → the part it is to end before.
         self._ends: dict[int, int] = {}
+        # Of these, the parts of requests that wait for a connection to be done with another.
+        self._waiting: set[int] = set()
 
     def _next(self, part: int, first: bool) -> list[Unit]:
         if first:
             with self._lock:
                 self._ends = self._shares()
+                self._waiting = set(self._ends)
                 return [partial(self._fetch, start) for start in self._ends]
         following = self._following(part)
         return [] if following is None else [partial(self._fetch, following)]
 
     def _shares(self) -> dict[int, int]:
-        """What is left, cut so that each connection has a share and no request is for too much."""
+        """What is left, cut so that each connection has a share of each round, no request for too much."""
         plan, left = self._plan, sorted(self._left)
         if plan is None:
             return {}
+        connections = self._transport.policy.connections
         most = max(1, self._task.request_size // plan.part_size)
-        most = min(most, -(-len(left) // self._transport.policy.connections))
+        early = int(FIRST_ROUND * len(left)) // connections * connections
+        late = max(1, -(-(len(left) - early) // connections))
         shares: dict[int, int] = {}
         start = -1
-        for part in left:
-            if start < 0 or part != shares[start] or part - start >= most:
+        for number, part in enumerate(left):
+            share = min(most, early // connections if number < early else late)
+            if start < 0 or number == early or part != shares[start] or part - start >= share:
                 start = part
             shares[start] = part + 1
         return shares
@@ -65,12 +75,15 @@ class HttpTransfer(Transfer):
     def _following(self, part: int) -> int | None:
         """The next part for a connection that has done with what began at `part`, None where there is none.
 
-        That is the rest of it after a failure, else the later half of what another has most left of: a
-        connection that fell behind, or got no answer, keeps the others waiting no longer than they help it.
+        That is the rest of it after a failure, else, once no request waits, the later half of what another
+        has most left of: a connection that fell behind keeps the others waiting no longer than they help it.
         """
         with self._lock:
+            self._waiting.discard(part)
             end = self._ends.pop(part, part)
             rest = [other for other in range(part, end) if other in self._left]
+            if not rest and self._waiting:
+                return None
             if not rest:
                 open_parts = {
                     start: [other for other in range(start, stop) if other in self._left]
@@ -84,7 +97,9 @@ class HttpTransfer(Transfer):
             self._ends[rest[0]] = end
             return rest[0]
 
-    def _ask(self, part: int, attempts: int) -> None:
+    def _ask(self, part: int, attempts: int, line: Line | None) -> None:
+        with self._lock:
+            self._waiting.discard(part)
         start, stop = 0, self._first_bytes()
         if self._plan:
             start, stop = self._plan.span(part)[0], self._plan.span(self._end(part) - 1)[1]
@@ -101,7 +116,7 @@ class HttpTransfer(Transfer):
         accept = frozenset({200, 206, 416} | absence)
         patience = self._patience_s(attempts)
         with self._transport.exchange(
-            "GET", self._url, headers, accept=accept, patience_s=patience
+            "GET", self._url, headers, accept=accept, patience_s=patience, line=line
         ) as response:
             if response.status_code == 404:
                 self._miss(response)
@@ -170,6 +185,8 @@ class HttpTransfer(Transfer):
         plan = self._plan or self._planned(response, total)
         if self._plan is None:
             self._pin(plan)
+            with self._lock:
+                self._ends[part] = -(-(last + 1 - base) // plan.part_size)
         length = last + 1 - first
         _check_length(response, length)
         received = self._receive_parts(response, plan, part, start, start + length)
@@ -179,7 +196,7 @@ class HttpTransfer(Transfer):
     def _receive_parts(
         self, response: "httpx.Response", plan: Plan, began: int, start: int, stop: int
     ) -> int | None:
-        """Write bytes `start` to `stop` as they come, holding each part but the last that they complete.
+        """Write bytes `start` to `stop` as they come, holding each part that they complete.
 
         Returns how many came; None where another connection took over the rest meanwhile.
         """
@@ -201,6 +218,8 @@ class HttpTransfer(Transfer):
                         if part + 1 >= self._end(began):
                             return None
                         part += 1
+        if at == stop == plan.span(part)[1] and self._hold(part, plan) is None:
+            raise Restart("another part found it changed")
         return at - start
 
     def _planned(self, response: "httpx.Response", total: int) -> Plan:

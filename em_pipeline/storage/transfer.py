@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,9 +15,11 @@ from em_pipeline.domain.errors import ChecksumMismatch, EmError, RecordInvalid, 
 from em_pipeline.domain.files import RawFile, RemoteFile
 from em_pipeline.domain.progress import Progress
 from em_pipeline.storage.digests import RunningDigest, promised_checksum
+from em_pipeline.storage.faults import Behind
 from em_pipeline.storage.holdings import Arrived, Holdings
-from em_pipeline.storage.journal import Places, Plan, Validators, append_part, begin_journal, resume_journal
-from em_pipeline.storage.transport import Fault, Transport, looks_like_html
+from em_pipeline.storage.journal import Places, Plan, Validators, append_parts, begin_journal, resume_journal
+from em_pipeline.storage.pace import Line
+from em_pipeline.storage.transport import Fault, Stopped, Transport, looks_like_html
 
 # One piece of work of a pool's thread; what it returns is to be done next.
 Unit: TypeAlias = Callable[[], "list[Unit]"]
@@ -26,9 +29,15 @@ WEB_PAGES = frozenset({".html", ".htm", ".xhtml"})
 MAX_RESTARTS = 3
 # An attempt that gained this much counts as progress: failures before it are forgotten.
 PROGRESS_BYTES = 64 * 1024
-# Parts are what is kept at a kill, and what one connection takes over from another: many, but not tiny.
-PARTS_PER_CONNECTION = 32
-SMALLEST_PART = 1024 * 1024
+# Parts are what one connection takes over from another: many, so that all are done at about the same time.
+PARTS_PER_CONNECTION = 256
+SMALLEST_PART = 128 * 1024
+# Files up to this size have one part; of a file of unknown size, so much is asked for first.
+SMALL_FILE = 1024 * 1024
+# What is whole is flushed and noted together this often: a kill costs what came since.
+NOTED_EACH_S = 0.5
+# How often in a row a request that is far behind others is asked again; then it is borne.
+MAX_HURRIES = 3
 # EBI's servers never answer one in thirty range requests; those that answer do so well within this.
 QUICK_PATIENCE_S = 3.0
 
@@ -102,14 +111,19 @@ class Transfer(ABC):
         self._got: dict[int, int] = {}
         self._count = 0
         self._left: set[int] = {0}
+        # Parts that are whole and not noted yet, when some were last, and before which part all are whole.
+        self._unnoted: list[int] = []
+        self._noted = time.monotonic()
+        self._front = 0
         # Held wherever files are opened by name: after a restart the names are the next transfer's.
         self._lock = threading.Lock()
+        self._noting = threading.Lock()
         self._superseded = False
         self._finishing = False
 
     @abstractmethod
-    def _ask(self, part: int, attempts: int) -> None:
-        """One attempt at the rest of a part, after `attempts` that failed.
+    def _ask(self, part: int, attempts: int, line: Line | None) -> None:
+        """One attempt at the rest of a part, after `attempts` that failed; cut by `line` where it is behind.
 
         Raises `Fault`, `Restart`, `Absent`, and lasting errors.
         """
@@ -167,7 +181,11 @@ class Transfer(ABC):
             self._task.holdings.miss(self._remote.path)
             return []
         except EmError as error:
+            self._note_whole()
             return self._elsewhere(error)
+        except Stopped:
+            self._note_whole()
+            raise
         if left:
             return self._next(part, first)
         return self._finish(plan) if left is not None and self._finishes() else []
@@ -180,13 +198,16 @@ class Transfer(ABC):
 
     def _asked(self, part: int, first: bool) -> Plan:
         """Ask for a part until it is whole; for the first one, until it is known what there is."""
-        attempts = 0
+        attempts = hurries = 0
         while self._plan is None or not (first or self._is_whole(part, self._plan)):
             if self._superseded:
                 raise Restart("another part found it changed")
             before = self._got.get(part, 0)
             try:
-                self._ask(part, attempts)
+                self._ask(part, attempts, Line() if hurries < MAX_HURRIES else None)
+            except Behind as behind:
+                hurries = 0 if self._got.get(part, 0) - before >= PROGRESS_BYTES else hurries + 1
+                self._tally.note(f"{self._address}: {behind}; asking again on a new connection")
             except Fault as fault:
                 attempts = 1 if self._got.get(part, 0) - before >= PROGRESS_BYTES else attempts + 1
                 self._transport.wait_after(self._address, attempts, fault)
@@ -195,15 +216,48 @@ class Transfer(ABC):
     def _is_whole(self, part: int, plan: Plan) -> bool:
         return self._got.get(part, 0) == plan.length(part)
 
-    def _hold(self, part: int, plan: Plan) -> set[int] | None:
-        """Flush a whole part and say what is left; None where another transfer has taken over."""
+    def _hold(self, part: int, plan: Plan) -> int | None:
+        """Count a part as whole and say how many are left; None where another transfer has taken over."""
         with self._lock:
             # Held already: where it was the last, the file may have its own name by now.
             if part not in self._left:
-                return None if self._superseded else set(self._left)
+                return None if self._superseded else len(self._left)
         with self._part_file() as descriptor:
-            os.fsync(descriptor)
-            head = os.pread(descriptor, 512, 0) if part == 0 else b""
+            if part == 0:
+                self._refuse_web_page(os.pread(descriptor, 512, 0))
+            with self._lock:
+                if self._superseded:
+                    return None
+                self._left.discard(part)
+                self._unnoted.append(part)
+                while self._front < len(plan.parts) and self._front not in self._left:
+                    self._front += 1
+                left, whole = len(self._left), min(self._front * plan.part_size, plan.size)
+                due = time.monotonic() - self._noted >= NOTED_EACH_S
+                due = due or len(self._unnoted) * plan.part_size >= self._task.part_size
+            self._digest.catch_up(descriptor, whole)
+        if due or not left:
+            self._note_whole()
+        return left
+
+    def _note_whole(self) -> None:
+        """Flush the parts that are whole, and note that they are held."""
+        with self._noting:
+            with self._lock:
+                parts, plan = self._unnoted, self._plan
+                if not parts or plan is None or self._superseded:
+                    return
+                self._unnoted, self._noted = [], time.monotonic()
+            try:
+                with self._part_file() as descriptor:
+                    os.fsync(descriptor)
+            except Restart:
+                return
+            with self._lock:
+                if len(plan.parts) > 1 and not self._superseded:
+                    append_parts(self._places.journal, parts)
+
+    def _refuse_web_page(self, head: bytes) -> None:
         if self._is_web_page(None, head):
             self._places.discard()
             raise SourceUnavailable(
@@ -211,13 +265,6 @@ class Transfer(ABC):
                 WEB_PAGE,
                 "Open the URL in a browser: it may be a login, consent or maintenance page",
             )
-        with self._lock:
-            if self._superseded:
-                return None
-            if len(plan.parts) > 1:
-                append_part(self._places.journal, part)
-            self._left.discard(part)
-            return set(self._left)
 
     @contextmanager
     def _part_file(self) -> Iterator[int]:
@@ -245,6 +292,7 @@ class Transfer(ABC):
             if len(plan.parts) > 1:
                 begin_journal(self._places.journal, plan)
             self._plan, self._left = plan, set(plan.parts)
+            self._unnoted, self._front = [], 0
 
     def _restart(self, why: str) -> list[Unit]:
         with self._lock:
@@ -283,9 +331,10 @@ class Transfer(ABC):
     def _part_size(self, size: int | None) -> int:
         """How many bytes a part has of a file of `size` bytes, if that is known."""
         largest = self._task.part_size
-        smallest = min(SMALLEST_PART, largest)
+        if size is None or size <= SMALL_FILE:
+            return min(SMALL_FILE, largest)
         shares = PARTS_PER_CONNECTION * self._transport.policy.connections
-        return max(smallest, min(largest, -(-(size or 0) // shares)))
+        return min(largest, max(SMALLEST_PART, -(-size // shares)))
 
     def _patience_s(self, attempts: int) -> float:
         """Seconds of silence to bear: little at first, and in the end all that the policy has."""
@@ -325,6 +374,7 @@ class Transfer(ABC):
         return suffix not in WEB_PAGES and looks_like_html(content_type, head)
 
     def _finish(self, plan: Plan) -> list[Unit]:
+        self._note_whole()
         sha256, other = self._digest.finish(self._places.part, lambda _: self._transport.check_running())
         if self._promised and other != self._promised.value:
             self._places.discard()
