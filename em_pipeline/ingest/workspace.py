@@ -15,7 +15,7 @@ from em_pipeline.settings import Settings
 from em_pipeline.sources.base import Source
 from em_pipeline.sources.registry import load_sources
 from em_pipeline.storage.download import DownloadPolicy
-from em_pipeline.storage.object_urls import ObjectEndpoints
+from em_pipeline.storage.object_urls import endpoints_of
 from em_pipeline.storage.store import Store, open_store
 
 
@@ -81,7 +81,8 @@ def open_catalog(settings: Settings) -> Iterator[Catalog]:
 @contextmanager
 def open_workspace(settings: Settings, progress: Progress) -> Iterator[Workspace]:
     """Everything an ingest needs, as the settings say. Raises like `open_catalog` and `open_store`."""
-    sources = load_sources(settings.sources)
+    endpoints = endpoints_of(settings)
+    sources = load_sources(settings.sources, endpoints=endpoints)
     store = open_store(settings.store)
     with open_catalog(settings) as catalog:
         yield Workspace(
@@ -92,12 +93,7 @@ def open_workspace(settings: Settings, progress: Progress) -> Iterator[Workspace
                 connections=settings.download_connections,
                 read_timeout_s=settings.download_timeout_s,
                 retries=settings.download_retries,
-                endpoints=ObjectEndpoints(
-                    s3=settings.s3_endpoint,
-                    s3_region=settings.s3_region,
-                    gs=settings.gs_endpoint,
-                    s3_anonymous=settings.s3_anonymous,
-                ),
+                endpoints=endpoints,
             ),
             memory_budget=int(settings.memory_budget),
             threads=settings.threads,
