@@ -14,5 +14,9 @@ class Fault(Exception):
         self.lasting = lasting
 
 
+class Trickle(Fault):
+    """Bytes came, and so few that it counts as a stall: more patience would not help."""
+
+
 class Behind(Fault):
     """The host leaves this request far behind others: worth asking again at once, on a new connection."""

@@ -37,8 +37,8 @@ class FtpTransfer(Transfer):
         # The stream of the first part went on through all that followed; here one is resumed.
         return [partial(self._fetch, min(self._left))] if self._left else []
 
-    def _ask(self, part: int, attempts: int, line: Line | None) -> None:  # noqa: ARG002
-        with self._connected(self._patience_s(attempts)) as ftp:
+    def _ask(self, part: int, silences: int, line: Line | None) -> None:  # noqa: ARG002
+        with self._connected(self._patience_s(silences)) as ftp:
             plan = self._compared_or_pinned(ftp)
             start = plan.span(part)[0] + self._got.get(part, 0)
             if start < plan.size:

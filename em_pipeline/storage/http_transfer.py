@@ -97,7 +97,7 @@ class HttpTransfer(Transfer):
             self._ends[rest[0]] = end
             return rest[0]
 
-    def _ask(self, part: int, attempts: int, line: Line | None) -> None:
+    def _ask(self, part: int, silences: int, line: Line | None) -> None:
         with self._lock:
             self._waiting.discard(part)
         start, stop = 0, self._first_bytes()
@@ -114,7 +114,7 @@ class HttpTransfer(Transfer):
             headers["If-Range"] = condition
         absence = {404} if self._remote.may_be_absent and self._address == self._remote.url else set()
         accept = frozenset({200, 206, 416} | absence)
-        patience = self._patience_s(attempts)
+        patience = self._patience_s(silences)
         with self._transport.exchange(
             "GET", self._url, headers, accept=accept, patience_s=patience, line=line
         ) as response:

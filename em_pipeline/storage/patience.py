@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from em_pipeline.storage.faults import Behind, Fault
+from em_pipeline.storage.faults import Behind, Fault, Trickle
 from em_pipeline.storage.pace import Line
 
 # A server that sends less than this for as long as a read may take is stalling.
@@ -66,7 +66,7 @@ class HeaderDeadline:
 
 
 class Paced(httpx.SyncByteStream):
-    """A body as it is sent; `Fault` where less than `SLOWEST_BYTES_PER_S` comes for `patience_s` of waiting.
+    """A body as it is sent; `Trickle` where less than `SLOWEST_BYTES_PER_S` comes in `patience_s` of waiting.
 
     The time its reader takes does not count. `check` is called for each piece; it may raise. `line` is told
     of each; a body that was cut because it is behind never ends as if it were whole.
@@ -86,7 +86,7 @@ class Paced(httpx.SyncByteStream):
             waited += time.monotonic() - since
             if waited > self._patience_s:
                 if arrived < SLOWEST_BYTES_PER_S * self._patience_s:
-                    raise Fault(f"only {arrived} bytes in {waited:.1f} s")
+                    raise Trickle(f"only {arrived} bytes in {waited:.1f} s")
                 waited, arrived = 0.0, 0
             yield piece
             since = time.monotonic()

@@ -15,7 +15,7 @@ from em_pipeline.domain.errors import ChecksumMismatch, EmError, RecordInvalid, 
 from em_pipeline.domain.files import RawFile, RemoteFile
 from em_pipeline.domain.progress import Progress
 from em_pipeline.storage.digests import RunningDigest, promised_checksum
-from em_pipeline.storage.faults import Behind
+from em_pipeline.storage.faults import Behind, Trickle
 from em_pipeline.storage.holdings import Arrived, Holdings
 from em_pipeline.storage.journal import Places, Plan, Validators, append_parts, begin_journal, resume_journal
 from em_pipeline.storage.pace import Line
@@ -122,8 +122,8 @@ class Transfer(ABC):
         self._finishing = False
 
     @abstractmethod
-    def _ask(self, part: int, attempts: int, line: Line | None) -> None:
-        """One attempt at the rest of a part, after `attempts` that failed; cut by `line` where it is behind.
+    def _ask(self, part: int, silences: int, line: Line | None) -> None:
+        """One attempt at the rest of a part, after so many silences; cut by `line` where it is behind.
 
         Raises `Fault`, `Restart`, `Absent`, and lasting errors.
         """
@@ -198,20 +198,24 @@ class Transfer(ABC):
 
     def _asked(self, part: int, first: bool) -> Plan:
         """Ask for a part until it is whole; for the first one, until it is known what there is."""
-        attempts = hurries = 0
+        attempts = silences = hurries = 0
         while self._plan is None or not (first or self._is_whole(part, self._plan)):
             if self._superseded:
                 raise Restart("another part found it changed")
             before = self._got.get(part, 0)
             try:
-                self._ask(part, attempts, Line() if hurries < MAX_HURRIES else None)
+                self._ask(part, silences, Line() if hurries < MAX_HURRIES else None)
             except Behind as behind:
-                hurries = 0 if self._got.get(part, 0) - before >= PROGRESS_BYTES else hurries + 1
+                hurries = 0 if self._gained(part, before) else hurries + 1
                 self._tally.note(f"{self._address}: {behind}; asking again on a new connection")
             except Fault as fault:
-                attempts = 1 if self._got.get(part, 0) - before >= PROGRESS_BYTES else attempts + 1
+                attempts = 1 if self._gained(part, before) else attempts + 1
+                silences = silences if isinstance(fault, Trickle) else attempts
                 self._transport.wait_after(self._address, attempts, fault)
         return self._plan
+
+    def _gained(self, part: int, before: int) -> bool:
+        return self._got.get(part, 0) - before >= PROGRESS_BYTES
 
     def _is_whole(self, part: int, plan: Plan) -> bool:
         return self._got.get(part, 0) == plan.length(part)
@@ -255,6 +259,8 @@ class Transfer(ABC):
                 return
             with self._lock:
                 if len(plan.parts) > 1 and not self._superseded:
+                    if not self._places.journal.exists():
+                        begin_journal(self._places.journal, plan)
                     append_parts(self._places.journal, parts)
 
     def _refuse_web_page(self, head: bytes) -> None:
@@ -289,8 +295,6 @@ class Transfer(ABC):
                 os.ftruncate(descriptor, plan.size)
             finally:
                 os.close(descriptor)
-            if len(plan.parts) > 1:
-                begin_journal(self._places.journal, plan)
             self._plan, self._left = plan, set(plan.parts)
             self._unnoted, self._front = [], 0
 
@@ -336,9 +340,9 @@ class Transfer(ABC):
         shares = PARTS_PER_CONNECTION * self._transport.policy.connections
         return min(largest, max(SMALLEST_PART, -(-size // shares)))
 
-    def _patience_s(self, attempts: int) -> float:
+    def _patience_s(self, silences: int) -> float:
         """Seconds of silence to bear: little at first, and in the end all that the policy has."""
-        patience: float = min(self._transport.policy.read_timeout_s, QUICK_PATIENCE_S * 2**attempts)
+        patience: float = min(self._transport.policy.read_timeout_s, QUICK_PATIENCE_S * 2**silences)
         return patience
 
     def _compare(self, now: Validators) -> None:

@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,11 +28,11 @@ class Watched:
     def __init__(self) -> None:
         self.pace, self.now = Pace(), 1000.0
         self.ended: list[Line] = []
+        self._open = ExitStack()
 
     def begin(self) -> Line:
         line = Line()
-        # Entered for good: what is under way stays so.
-        self.pace.watching(line, lambda: self.ended.append(line)).__enter__()
+        self._open.enter_context(self.pace.watching(line, lambda: self.ended.append(line)))
         line.began = line.last = self.now
         return line
 
@@ -163,8 +164,8 @@ def test_a_server_that_begins_to_drip_is_asked_again_a_few_times_only(
     server: FaultyServer, tmp_path: Path
 ) -> None:
     server.files["/a"] = DATA[: 6 * PART]
-    server.faults = [None, None]
-    server.always = Fault(delay_s=0.1, piece=1024)
+    server.faults = [Fault(), Fault()]
+    server.always = Fault(delay_s=0.1, piece=2048)
     watcher = Watcher()
     fetch(server, tmp_path, watcher, connections=1)
     assert 1 <= len(behind(watcher)) <= MAX_HURRIES * 6
