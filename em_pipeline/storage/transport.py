@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar, cast
 from urllib.parse import quote
 
-from em_pipeline.domain.errors import EmError, InputRefused, NotFound, RecordInvalid, SourceUnavailable
+from em_pipeline.domain.errors import EmError, Gone, InputRefused, NotFound, RecordInvalid, SourceUnavailable
 from em_pipeline.storage.faults import Behind
 from em_pipeline.storage.faults import Fault as Fault
 from em_pipeline.storage.host_slots import machine_folder
@@ -378,7 +378,8 @@ def check_status(method: str, url: str, response: "httpx.Response", accept: froz
 def _refusal(tried: str, status: int, reason: str) -> EmError:
     found = f"the portal answered HTTP {status} {reason}".rstrip()
     if status in (404, 410):
-        return NotFound(tried, found, "Check the accession and the path on the portal's page")
+        missing = NotFound if status == 404 else Gone
+        return missing(tried, found, "Check the accession and the path on the portal's page")
     if status in (401, 403):
         return InputRefused(tried, found, "The data are not public at that address; open it in a browser")
     return RecordInvalid(tried, found, "The portal may have changed its interface; open the URL in a browser")
