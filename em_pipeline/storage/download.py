@@ -36,7 +36,7 @@ from em_pipeline.storage.local_files import (
     storage_errors,
 )
 from em_pipeline.storage.lock import file_lock
-from em_pipeline.storage.transfer import Tally, Task, Unit
+from em_pipeline.storage.transfer import Sharers, Tally, Task, Unit
 from em_pipeline.storage.transport import HttpPolicy, Transport
 
 STEP = "download"
@@ -157,10 +157,12 @@ def _fetch(
                 part_size=policy.part_size,
                 request_size=policy.request_size,
                 tally=tally,
+                sharers=sharers,
                 begin=_begin,
             )
             yield partial(_begin, task)
 
+    sharers = Sharers()
     hosts = {urlsplit(file.url).netloc for file in missing}
     workers = min(MAX_WORKERS, policy.connections * max(1, len(hosts)))
     try:
@@ -170,7 +172,7 @@ def _fetch(
                 holdings.flush_if_due()
                 transport.look()
 
-            _work(first_units(transport), workers, transport.stop, meanwhile)
+            _work(first_units(transport), sharers.unit, workers, transport.stop, meanwhile)
     finally:
         holdings.flush()
 
@@ -190,9 +192,16 @@ def _addresses(file: RemoteFile, places: Places) -> tuple[str, ...]:
 
 
 def _work(
-    first: Iterator[Unit], workers: int, stop: Callable[[], None], meanwhile: Callable[[], None]
+    first: Iterator[Unit],
+    spare: Callable[[], Unit | None],
+    workers: int,
+    stop: Callable[[], None],
+    meanwhile: Callable[[], None],
 ) -> None:
-    """Run units and what they return, the latter first, until none is left or one fails."""
+    """Run units and what they return, the latter first, until none is left or one fails.
+
+    Workers that would have nothing to do are given what is `spare`. `meanwhile` is called all the time.
+    """
     following: deque[Unit] = deque()
     pending: set[Future[list[Unit]]] = set()
     last = time.monotonic()
@@ -200,7 +209,7 @@ def _work(
         try:
             while True:
                 while len(pending) < workers:
-                    unit = following.popleft() if following else next(first, None)
+                    unit = following.popleft() if following else next(first, None) or spare()
                     if unit is None:
                         break
                     pending.add(pool.submit(_guarded, unit))

@@ -8,7 +8,7 @@ from em_pipeline.domain.errors import NotFound, RecordInvalid
 from em_pipeline.storage.journal import Plan, Validators
 from em_pipeline.storage.object_urls import https_url
 from em_pipeline.storage.pace import Line
-from em_pipeline.storage.transfer import WEB_PAGE, Absent, Restart, Task, Transfer, Unit
+from em_pipeline.storage.transfer import SMALL_FILE, WEB_PAGE, Absent, Restart, Task, Transfer, Unit
 from em_pipeline.storage.transport import Fault
 
 if TYPE_CHECKING:
@@ -42,15 +42,14 @@ class HttpTransfer(Transfer):
         self._ranged = True
         # One request asks for consecutive parts: the part each began at → the part it is to end before.
         self._ends: dict[int, int] = {}
-        # Of these, the parts of requests that wait for a connection to be done with another.
-        self._waiting: set[int] = set()
 
     def _next(self, part: int, first: bool) -> list[Unit]:
         if first:
             with self._lock:
                 self._ends = self._shares()
-                self._waiting = set(self._ends)
-                return [partial(self._fetch, start) for start in self._ends]
+                starts = list(self._ends)
+            self._task.sharers.join(self)
+            return [partial(self._fetch, start) for start in starts]
         following = self._following(part)
         return [] if following is None else [partial(self._fetch, following)]
 
@@ -61,8 +60,11 @@ class HttpTransfer(Transfer):
             return {}
         connections = self._transport.policy.connections
         most = max(1, self._task.request_size // plan.part_size)
+        least = max(1, min(SMALL_FILE, self._task.part_size) // plan.part_size)
         early = int(FIRST_ROUND * len(left)) // connections * connections
-        late = max(1, -(-(len(left) - early) // connections))
+        if len(left) - early < connections * least:
+            early = 0
+        late = max(least, -(-(len(left) - early) // connections))
         shares: dict[int, int] = {}
         start = -1
         for number, part in enumerate(left):
@@ -73,33 +75,34 @@ class HttpTransfer(Transfer):
         return shares
 
     def _following(self, part: int) -> int | None:
-        """The next part for a connection that has done with what began at `part`, None where there is none.
+        """What is left of a request that began at `part`, after a failure; None where nothing is."""
+        with self._lock:
+            end = self._ends.pop(part, part)
+            rest = next((other for other in range(part, end) if other in self._left), None)
+            if rest is not None:
+                self._ends[rest] = end
+            return rest
 
-        That is the rest of it after a failure, else, once no request waits, the later half of what another
-        has most left of: a connection that fell behind keeps the others waiting no longer than they help it.
+    def share(self) -> Unit | None:
+        """The later half of what one connection has most left of, for one that has nothing else to do.
+
+        So one that fell behind keeps the others waiting no longer than they help it.
         """
         with self._lock:
-            self._waiting.discard(part)
-            end = self._ends.pop(part, part)
-            rest = [other for other in range(part, end) if other in self._left]
-            if not rest and self._waiting:
+            if self._superseded or len(self._ends) >= self._transport.policy.connections:
                 return None
-            if not rest:
-                open_parts = {
-                    start: [other for other in range(start, stop) if other in self._left]
-                    for start, stop in self._ends.items()
-                }
-                start, most = max(open_parts.items(), key=lambda entry: len(entry[1]), default=(0, []))
-                if len(most) < LEAST_TO_SHARE:
-                    return None
-                rest, end = most[-(len(most) // 2) :], self._ends[start]
-                self._ends[start] = rest[0]
-            self._ends[rest[0]] = end
-            return rest[0]
+            open_parts = {
+                start: [other for other in range(start, stop) if other in self._left]
+                for start, stop in self._ends.items()
+            }
+            start, most = max(open_parts.items(), key=lambda entry: len(entry[1]), default=(0, []))
+            if len(most) < LEAST_TO_SHARE:
+                return None
+            begin = most[-(len(most) // 2)]
+            self._ends[begin], self._ends[start] = self._ends[start], begin
+            return partial(self._fetch, begin)
 
     def _ask(self, part: int, silences: int, line: Line | None) -> None:
-        with self._lock:
-            self._waiting.discard(part)
         start, stop = 0, self._first_bytes()
         if self._plan:
             start, stop = self._plan.span(part)[0], self._plan.span(self._end(part) - 1)[1]
@@ -128,6 +131,8 @@ class HttpTransfer(Transfer):
                 if response.status_code == 206:
                     self._receive_part(response, part, start, stop)
                 else:
+                    if line is not None:
+                        line.let_be()  # a stream that is cut begins anew
                     self._receive_whole(response)
 
     def _end(self, part: int) -> int:

@@ -39,6 +39,9 @@ class Line:
     def ended_by(self, end: Callable[[], None]) -> Iterator[None]:
         """The exchange lasts as long as this; `end` ends it from another thread."""
         self.began = self.last = time.monotonic()
+        # After a redirect, it is another answer that is waited for.
+        self.answered, self.bytes = None, 0
+        self._marks.clear()
         with self._lock:
             self._end = end
         try:
@@ -52,6 +55,11 @@ class Line:
         self.last = time.monotonic()
         self.answered = self.answered or self.last
         self.bytes += count
+
+    def let_be(self) -> None:
+        """Never cut it from now on: what came would be lost."""
+        with self._lock:
+            self._end = None
 
     def cut(self, why: str) -> None:
         """End the exchange, because it is behind."""

@@ -69,6 +69,29 @@ class Tally:
         self._progress.note(message)
 
 
+class Sharers:
+    """Transfers that may give away some of what they fetch, once there is nothing else to do.
+
+    Before that, a connection that is done is of more use to another file: who takes over asks once more, and
+    who gives away has to connect anew.
+    """
+
+    def __init__(self) -> None:
+        self._transfers: list[Transfer] = []
+        self._lock = threading.Lock()
+
+    def join(self, transfer: "Transfer") -> None:
+        with self._lock:
+            self._transfers.append(transfer)
+
+    def unit(self) -> Unit | None:
+        """A piece of work that one of them gives away."""
+        with self._lock:
+            self._transfers = [transfer for transfer in self._transfers if not transfer.over]
+            giving = list(self._transfers)
+        return next((unit for transfer in giving if (unit := transfer.share())), None)
+
+
 @dataclass(frozen=True)
 class Task:
     """A file to be held. `addresses` are those of its bytes that are still to be tried, the next one first.
@@ -85,6 +108,7 @@ class Task:
     part_size: int
     request_size: int
     tally: Tally
+    sharers: Sharers
     begin: "Callable[[Task], list[Unit]]"
     outage: SourceUnavailable | None = None
     restarts: int = 0
@@ -131,6 +155,15 @@ class Transfer(ABC):
     @abstractmethod
     def _next(self, part: int, first: bool) -> list[Unit]:
         """What to do after `part` was asked for, where parts are left; `first` if it was the only one."""
+
+    def share(self) -> Unit | None:
+        """Some of what is left, for a connection that has nothing else to do; None where that is no use."""
+        return None
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to fetch here."""
+        return self._superseded or not self._left
 
     def begin(self) -> list[Unit]:
         """Resume from the journal, or ask for the first part and learn what there is."""
