@@ -11,6 +11,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from em_pipeline.storage.faults import Trickle
+
+# A server that sends less than this for as long as a read may take is stalling.
+SLOWEST_BYTES_PER_S = 256
 # What is behind gets less than this fraction of what most others do, over this long.
 FAR_BEHIND = 10
 WINDOW_S = 2.0
@@ -21,6 +25,23 @@ ALIVE_S = 3.0
 # How many requests, or looks at them, tell what is usual; answers shorter than this tell nothing of speed.
 REMEMBERED = 64
 TELLING_BYTES = 64 * 1024
+
+
+class Flow:
+    """Tells a trickle: less than `SLOWEST_BYTES_PER_S` for `patience_s` of waiting for the next bytes."""
+
+    def __init__(self, patience_s: float) -> None:
+        self._patience_s = patience_s
+        self._waited, self._arrived = 0.0, 0
+
+    def came(self, count: int, waited_s: float) -> None:
+        """`count` bytes came after a wait. Raises `Trickle`."""
+        self._arrived += count
+        self._waited += waited_s
+        if self._waited > self._patience_s:
+            if self._arrived < SLOWEST_BYTES_PER_S * self._patience_s:
+                raise Trickle(f"only {self._arrived} bytes in {self._waited:.1f} s")
+            self._waited, self._arrived = 0.0, 0
 
 
 class Line:

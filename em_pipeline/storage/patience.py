@@ -12,11 +12,9 @@ from typing import Any
 
 import httpx
 
-from em_pipeline.storage.faults import Behind, Fault, Trickle
-from em_pipeline.storage.pace import Line
+from em_pipeline.storage.faults import Behind, Fault
+from em_pipeline.storage.pace import Flow, Line
 
-# A server that sends less than this for as long as a read may take is stalling.
-SLOWEST_BYTES_PER_S = 256
 # The first header may come as late as a silence may last; the last one as late again.
 HEADER_SILENCES = 2
 # https://www.encode.io/httpcore/extensions/#trace
@@ -66,7 +64,7 @@ class HeaderDeadline:
 
 
 class Paced(httpx.SyncByteStream):
-    """A body as it is sent; `Trickle` where less than `SLOWEST_BYTES_PER_S` comes in `patience_s` of waiting.
+    """A body as it is sent; `Trickle` where it hardly flows for `patience_s` of waiting (see `Flow`).
 
     The time its reader takes does not count. `check` is called for each piece; it may raise. `line` is told
     of each; a body that was cut because it is behind never ends as if it were whole.
@@ -75,19 +73,14 @@ class Paced(httpx.SyncByteStream):
     def __init__(
         self, stream: httpx.SyncByteStream, patience_s: float, check: Callable[[], None], line: Line
     ) -> None:
-        self._stream, self._patience_s, self._check, self._line = stream, patience_s, check, line
+        self._stream, self._flow, self._check, self._line = stream, Flow(patience_s), check, line
 
     def __iter__(self) -> Iterator[bytes]:
-        waited, arrived, since = 0.0, 0, time.monotonic()
+        since = time.monotonic()
         for piece in self._stream:
             self._check()
             self._line.came(len(piece))
-            arrived += len(piece)
-            waited += time.monotonic() - since
-            if waited > self._patience_s:
-                if arrived < SLOWEST_BYTES_PER_S * self._patience_s:
-                    raise Trickle(f"only {arrived} bytes in {waited:.1f} s")
-                waited, arrived = 0.0, 0
+            self._flow.came(len(piece), time.monotonic() - since)
             yield piece
             since = time.monotonic()
         if self._line.behind:

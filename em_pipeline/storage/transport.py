@@ -144,7 +144,7 @@ class Transport:
         """The streamed answer to one request, redirects followed; its status is one of `accept`.
 
         `patience_s` bounds each silence of the server, by default as the policy says, and twice as long all
-        its headers; a body that comes slower than `patience.SLOWEST_BYTES_PER_S` that long is a fault.
+        its headers; a body that comes slower than `pace.SLOWEST_BYTES_PER_S` that long is a fault.
         With a `line`, what falls far behind other exchanges with a line is cut when `look` sees it: `Behind`.
 
         Raises `Fault` for what may pass, also while the caller reads the body; `NotFound` for 404 and 410;
