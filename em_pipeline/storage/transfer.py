@@ -291,7 +291,8 @@ class Transfer(ABC):
             except Restart:
                 return
             with self._lock:
-                if len(plan.parts) > 1 and not self._superseded:
+                # What is whole altogether is recorded as such at once.
+                if self._left and not self._superseded:
                     if not self._places.journal.exists():
                         begin_journal(self._places.journal, plan)
                     append_parts(self._places.journal, parts)
