@@ -181,13 +181,14 @@ def report(runs: dict[str, list[Run]], size: int) -> None:
     ours = statistics.median(run.seconds for run in runs["ours"])
     ideal = size / (CONNECTIONS * BYTES_PER_SECOND)
     print(f"\n{size / MIB:.0f} MiB; at {CONNECTIONS} × {BYTES_PER_SECOND / 1e6} MB/s it takes {ideal:.1f} s")
-    titles = ("median s", "slowest s", "ours is", "finished", "sent twice", "hung")
+    titles = ("median s", "mean s", "slowest s", "ours is", "finished", "sent twice", "hung")
     print(" " * 24 + "".join(f"{title:>11}" for title in titles))
     for name, each in runs.items():
         median = statistics.median(run.seconds for run in each)
         again = statistics.median(run.sent - size for run in each)
         shown = (
-            f"{median:.1f}",
+            f"{median:.2f}",
+            f"{statistics.mean(run.seconds for run in each):.2f}",
             f"{max(run.seconds for run in each):.1f}",
             f"{median / ours:.2f}×",
             f"{sum(run.finished for run in each)} of {len(each)}",

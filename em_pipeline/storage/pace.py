@@ -19,7 +19,7 @@ SLOWEST_BYTES_PER_S = 256
 FAR_BEHIND = 10
 WINDOW_S = 2.0
 # A request that is not answered within this, nor within ten times what others took, was forgotten.
-SOONEST_S = 0.5
+SOONEST_S = 0.3
 # A host that sent nothing to anybody for so long is down, not forgetful.
 ALIVE_S = 3.0
 # How many requests, or looks at them, tell what is usual; answers shorter than this tell nothing of speed.
