@@ -53,14 +53,14 @@ STORES = ObjectEndpoints(s3="http://s3.test", gs="http://gs.test", s3_region="eu
 
 @pytest.mark.parametrize("slug", ["files", "flyem", "omezarr", "openorganelle", "precomputed"])
 def test_object_stores_of_the_settings_reach_the_sources_that_ask_them(slug: str) -> None:
-    assert load_sources(endpoints=STORES)[slug]._endpoints == STORES  # type: ignore[attr-defined]
+    assert load_sources(endpoints=STORES)[slug]._endpoints == STORES
 
 
 def test_a_source_s_own_store_comes_before_that_of_all() -> None:
     options = {"precomputed": {"gs": "http://mine.test"}, "omezarr": {"s3": "http://mine.test"}}
     sources = load_sources(options, endpoints=STORES)
-    assert sources["precomputed"]._endpoints == replace(STORES, gs="http://mine.test")  # type: ignore[attr-defined]
-    assert sources["omezarr"]._endpoints == replace(STORES, s3="http://mine.test")  # type: ignore[attr-defined]
+    assert sources["precomputed"]._endpoints == replace(STORES, gs="http://mine.test")
+    assert sources["omezarr"]._endpoints == replace(STORES, s3="http://mine.test")
 
 
 def test_stores_are_no_option_of_one_source() -> None:

@@ -16,7 +16,8 @@ from em_pipeline.domain.errors import InputRefused, RecordInvalid
 from em_pipeline.domain.files import RemoteFile
 from em_pipeline.storage import holdings, transfer
 from em_pipeline.storage.digests import RunningDigest
-from em_pipeline.storage.download import DownloadPolicy
+from em_pipeline.storage.download import DownloadPolicy, _work
+from em_pipeline.storage.transfer import Unit
 from em_pipeline_tests.portals.faulty import Fault, FaultyServer, faulty_server
 from em_pipeline_tests.storage.downloads import PART, PATIENT, POLICY, Watcher, hold, leftovers
 
@@ -50,6 +51,22 @@ def test_shares_are_taken_in_two_rounds_in_file_order(server: FaultyServer, tmp_
     first, second = sorted(starts[1:5]), sorted(starts[5:9])
     assert first[-1] < second[0]
     assert 0.6 * len(DATA) < second[0] < 0.8 * len(DATA)
+
+
+def test_what_others_have_left_is_taken_over_only_when_nothing_else_is_to_do() -> None:
+    order: list[str] = []
+    spare = ["spare"]
+
+    def unit(name: str, *following: str) -> Unit:
+        def run() -> list[Unit]:
+            order.append(name)
+            return [unit(each) for each in following]
+
+        return run
+
+    first = iter([unit("a", "a2"), unit("b")])
+    _work(first, lambda: unit(spare.pop()) if spare else None, 1, lambda: None, lambda: None)
+    assert order == ["a", "a2", "b", "spare"]
 
 
 def test_parts_are_flushed_and_noted_together(
