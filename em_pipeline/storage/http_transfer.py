@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
 # What comes in one round trip, as a connection begins slowly (RFC 6928): others follow when it is there.
 FIRST_BYTES = 8 * 1024
-# Connections take this part of a file first, then the rest: while that comes, what came is hashed.
-FIRST_ROUND = 0.75
+# Connections take this part of a file first, then of the rest: while that comes, what came is hashed. Another
+# round is worth its requests where each connection has so much left for it.
+ROUND = 0.75
+ROUND_BYTES = 4 * 1024 * 1024
 # Parts that a connection must have left for another to take half of them: the first of them is on its way.
 LEAST_TO_SHARE = 2
 MAX_ERROR_BYTES = 16 * 1024
@@ -61,15 +63,14 @@ class HttpTransfer(Transfer):
         connections = self._transport.policy.connections
         most = max(1, self._task.request_size // plan.part_size)
         least = max(1, min(SMALL_FILE, self._task.part_size) // plan.part_size)
-        early = int(FIRST_ROUND * len(left)) // connections * connections
-        if len(left) - early < connections * least:
-            early = 0
-        late = max(least, -(-(len(left) - early) // connections))
+        worth = max(1, min(ROUND_BYTES, self._task.part_size) // plan.part_size)
         shares: dict[int, int] = {}
-        start = -1
+        start, begun, share = -1, 0, 0
         for number, part in enumerate(left):
-            share = min(most, early // connections if number < early else late)
-            if start < 0 or number == early or part != shares[start] or part - start >= share:
+            if number == begun:
+                share, begun = _round(len(left) - number, connections, least, worth)
+                begun, start = number + begun, -1
+            if start < 0 or part != shares[start] or part - start >= min(most, share):
                 start = part
             shares[start] = part + 1
         return shares
@@ -297,6 +298,14 @@ class HttpTransfer(Transfer):
                 f"it comes with Content-Encoding {encoding}, though the plain bytes were asked for",
                 "Its size and checksum would be of other bytes; find another address of the file",
             )
+
+
+def _round(left: int, connections: int, least: int, worth: int) -> tuple[int, int]:
+    """Of `left` parts, how many each connection takes now, and how many all together; see `ROUND`."""
+    share = int(ROUND * left) // connections
+    if share and left - share * connections >= connections * worth:
+        return share, share * connections
+    return max(least, -(-left // connections)), left
 
 
 def _if_range(plan: Plan) -> str | None:

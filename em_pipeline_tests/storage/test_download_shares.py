@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from em_pipeline.demo.replay import Replay, Reply, Request
 from em_pipeline.domain.errors import InputRefused, RecordInvalid
@@ -17,6 +19,7 @@ from em_pipeline.domain.files import RemoteFile
 from em_pipeline.storage import holdings, transfer
 from em_pipeline.storage.digests import RunningDigest
 from em_pipeline.storage.download import DownloadPolicy, _work
+from em_pipeline.storage.http_transfer import _round
 from em_pipeline.storage.transfer import Unit
 from em_pipeline_tests.portals.faulty import Fault, FaultyServer, faulty_server
 from em_pipeline_tests.storage.downloads import PART, PATIENT, POLICY, Watcher, hold, leftovers
@@ -67,6 +70,18 @@ def test_what_others_have_left_is_taken_over_only_when_nothing_else_is_to_do() -
     first = iter([unit("a", "a2"), unit("b")])
     _work(first, lambda: unit(spare.pop()) if spare else None, 1, lambda: None, lambda: None)
     assert order == ["a", "a2", "b", "spare"]
+
+
+@given(st.integers(1, 5000), st.integers(1, 64), st.integers(1, 32), st.integers(1, 64))
+def test_rounds_cover_all_parts_in_few_requests(parts: int, connections: int, least: int, worth: int) -> None:
+    left, rounds = parts, 0
+    while left:
+        share, taken = _round(left, connections, least, worth)
+        assert 0 < taken <= left
+        assert share > 0
+        assert share * connections >= taken
+        left, rounds = left - taken, rounds + 1
+    assert rounds <= 12
 
 
 def test_parts_are_flushed_and_noted_together(
