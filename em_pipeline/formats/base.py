@@ -38,7 +38,15 @@ def check_chunk(tried: str, chunk: Sequence[int], dtype: np.dtype[Any]) -> None:
 
 
 class Voxels(Protocol):
-    """Where the voxels of a volume lie. `fill` is called with a box that is inside the volume."""
+    """Where the voxels of a volume lie. `fill` is called with a box that is inside the volume.
+
+    May be pickled: what is open in one process is opened again in another.
+    """
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Bytes that one `fill` takes at most, besides `out`."""
+        ...
 
     def fill(self, box: BoundingBox, out: NDArray[Any]) -> None:
         """Write the voxels of `box` (z-y-x) into `out`, of the box's shape. Safe in several threads."""
@@ -50,7 +58,8 @@ class FileVolume:
     """A `LazyVolume` over files: what the headers say, and `voxels` to read the rest.
 
     No file is held open between reads, so a stack of any number of files needs no more handles than
-    there are threads reading it, and `close` has nothing to do.
+    there are threads reading it, and `close` has nothing to do. A volume may be pickled and read in another
+    process that sees the same files.
     """
 
     shape: Shape
@@ -66,6 +75,11 @@ class FileVolume:
     def voxel_size_nm(self) -> PartialVoxelSize:
         """The first claim per axis, None where the files say nothing."""
         return PartialVoxelSize(**{axis: self._claimed(f"core.voxel_size_nm.{axis}") for axis in "zyx"})
+
+    @property
+    def scratch_bytes(self) -> int:
+        """See `LazyVolume`."""
+        return self.voxels.scratch_bytes
 
     @property
     def format(self) -> str:

@@ -68,6 +68,11 @@ class EncodedPlane:
     dtype: np.dtype[Any]
     end: bytes
 
+    @property
+    def scratch_bytes(self) -> int:
+        """The file, twice, and the plane."""
+        return 2 * self.path.stat().st_size + self.shape.voxels * self.dtype.itemsize
+
     def fill(self, box: BoundingBox, out: NDArray[Any]) -> None:
         data = bytearray(self.path.stat().st_size)
         with opened(self.path) as descriptor:

@@ -16,10 +16,10 @@ from em_pipeline.domain.errors import NotFound, UnsupportedFormat
 from em_pipeline.domain.evidence import Claim
 from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.formats.base import ClaimSheet, FileVolume, jsonable, opened
-from em_pipeline.formats.precomputed_codecs import decode_chunk
+from em_pipeline.formats.precomputed_codecs import decode_chunk, decoding_bytes
 from em_pipeline.formats.precomputed_grid import ChunkVoxels
 from em_pipeline.formats.precomputed_info import Info, Scale, parse_info
-from em_pipeline.formats.sharded import ChunkPlace, ReadRange, ShardIndexes
+from em_pipeline.formats.sharded import ChunkPlace, ShardIndexes
 
 EXTRACTOR = "formats.precomputed"
 TITLE = "neuroglancer precomputed"
@@ -55,7 +55,7 @@ def open_precomputed(
         scale.shape,
         scale.dtype,
         scale.chunk,
-        ChunkVoxels(scale.grid, voxels.load),
+        ChunkVoxels(scale.grid, voxels.load, decoding_bytes(scale)),
         claims_of(info, scale, folder / "info"),
         {"level": scale.index, "key": scale.key, "info": jsonable(dict(info.document))},
         scale.translation_nm,
@@ -94,7 +94,7 @@ def _reader(folder: Path, scale: Scale, part: BoundingBox) -> tuple[ReadChunk, t
     chunks = folder / scale.key
     held = frozenset(child.name for child in chunks.iterdir()) if chunks.is_dir() else frozenset()
     if scale.sharding is not None and any(name.endswith(".shard") for name in held):
-        shards = ShardIndexes(scale.sharding, _range_reader(chunks), scale.key)
+        shards = ShardIndexes(scale.sharding, _Ranges(chunks), scale.key)
         places = _Shards(chunks, scale, shards)
         return places.read, tuple(c for c in scale.grid.boxes(part) if places.place(c) is None)
     files = _Files(chunks, scale, part, held)
@@ -138,15 +138,18 @@ class _Shards:
 
     def read(self, chunk: BoundingBox) -> bytes | None:
         place = self.place(chunk)
-        return None if place is None else _range_reader(self.folder)(*place)
+        return None if place is None else _Ranges(self.folder)(*place)
 
 
-def _range_reader(folder: Path) -> ReadRange:
-    def read(name: str, offset: int, size: int) -> bytes | None:
-        path = folder / name
+@dataclass(frozen=True)
+class _Ranges:
+    """A `ReadRange` of the files in a folder."""
+
+    folder: Path
+
+    def __call__(self, name: str, offset: int, size: int) -> bytes | None:
+        path = self.folder / name
         return _bytes(path, offset, size) if path.is_file() else None
-
-    return read
 
 
 def _bytes(path: Path, offset: int = 0, size: int | None = None) -> bytes:

@@ -170,6 +170,7 @@ def _write(
 
 
 def _plan(workspace: Workspace, cut: Cut, **options: Any) -> RechunkPlan:
+    cut.check_decodable(workspace.memory_budget)
     return plan_rechunk(
         cut.box.shape,
         cut.volume.dtype,
