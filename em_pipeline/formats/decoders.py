@@ -6,8 +6,9 @@ tensorstore decodes zarr; the few codecs and filters that it lacks are decoded b
 
 import json
 import math
-import os
 import threading
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -30,8 +31,9 @@ SAFE_CODECS = frozenset(
 # What the two libraries raise for damaged chunks and for documents that they do not take.
 REFUSALS = (ValueError, RuntimeError, NotImplementedError, KeyError, TypeError, OSError)
 DEFAULT_LEVEL = 6
-# Chunks that tensorstore reads at one time: those that are read and not yet decoded take memory.
-IN_FLIGHT = 4
+# Voxels that tensorstore is asked for at once, and how often before the first are there.
+GROUP_BYTES = 2 << 20
+IN_FLIGHT = 2
 
 
 class Decoder(Protocol):
@@ -86,50 +88,72 @@ def said(error: Exception) -> str:
 class ByTensorstore:
     """Decodes only the chunks that a read meets, straight into their place, and keeps none of them.
 
-    What tensorstore holds open belongs to one process: it is opened again where this is unpickled or forked.
+    tensorstore reads stored chunks faster than it decodes them, and holds those that wait: it is asked for
+    some at a time. What it holds open is opened again where this is unpickled; it ends a process that forks.
     """
 
-    def __init__(self, spec: dict[str, Any], dtype: np.dtype[Any], chunk_bytes: int) -> None:
-        self._arguments = (spec, dtype, chunk_bytes)
+    def __init__(self, spec: dict[str, Any], dtype: np.dtype[Any], chunk: tuple[int, ...]) -> None:
+        self._spec = spec
+        self._dtype = dtype
+        self._chunk = chunk
         self._lock = threading.Lock()
-        self._opened: tuple[int, Any] | None = None
+        self._opened: Any = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ByTensorstore, self._arguments
+        return ByTensorstore, (self._spec, self._dtype, self._chunk)
 
     @property
     def scratch_bytes(self) -> int:
-        """Chunks in flight: as stored and decoded, for each that is read at one time."""
-        return 2 * IN_FLIGHT * self._arguments[2]
+        """What is asked for at a time, as stored and decoded, and tensorstore's own buffers."""
+        chunk_bytes = math.prod(self._chunk) * self._dtype.itemsize
+        return 3 * IN_FLIGHT * max(GROUP_BYTES, chunk_bytes)
 
     @property
     def store(self) -> Any:
         """The open array of tensorstore, its voxels of the type that is read."""
         with self._lock:
-            if self._opened is None or self._opened[0] != os.getpid():
-                self._opened = os.getpid(), self._open()
-            return self._opened[1]
+            if self._opened is None:
+                self._opened = self._open()
+            return self._opened
 
     def _open(self) -> Any:
         import tensorstore
 
-        spec, dtype, _ = self._arguments
-        limits = {"cache_pool": {"total_bytes_limit": 0}, "file_io_concurrency": {"limit": IN_FLIGHT}}
+        context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 0}})
         store = tensorstore.open(
-            spec,
-            open=True,
-            read=True,
-            context=tensorstore.Context(limits),
-            assume_metadata="metadata" in spec,
+            self._spec, open=True, read=True, context=context, assume_metadata="metadata" in self._spec
         ).result()
-        return store if store.dtype.numpy_dtype == dtype else tensorstore.cast(store, dtype)
+        return store if store.dtype.numpy_dtype == self._dtype else tensorstore.cast(store, self._dtype)
 
     def read(self, index: tuple[slice, ...], out: NDArray[Any]) -> None:
         import tensorstore
 
-        # An array of tensorstore that shares memory with `out`: voxels are decoded into their place.
-        target = tensorstore.array(out, copy=False)
-        target.write(self.store[index][tensorstore.d[:].translate_to[0]]).result()
+        source = self.store
+        waiting: deque[Any] = deque()
+        try:
+            for part, into in parts(index, self._group(index)):
+                if len(waiting) == IN_FLIGHT:
+                    waiting.popleft().result()
+                # An array of tensorstore that shares memory with `out`: voxels are decoded into their place.
+                target = tensorstore.array(out[into], copy=False)
+                waiting.append(target.write(source[part][tensorstore.d[:].translate_to[0]]))
+            while waiting:
+                waiting.popleft().result()
+        finally:
+            # After a failure too, nothing writes into `out` any more once this returns.
+            for write in waiting:
+                write.exception()
+
+    def _group(self, index: tuple[slice, ...]) -> tuple[int, ...]:
+        """Whole chunks of about `GROUP_BYTES`, as many as possible along the fastest axes."""
+        group = list(self._chunk)
+        count = max(1, GROUP_BYTES // (math.prod(group) * self._dtype.itemsize))
+        for axis in reversed(range(len(group))):
+            wanted = -(-index[axis].stop // group[axis]) - index[axis].start // group[axis]
+            taken = min(count, wanted)
+            group[axis] *= taken
+            count //= taken
+        return tuple(group)
 
 
 @dataclass(frozen=True)
@@ -148,12 +172,22 @@ class ByZarrPython:
         import zarr
 
         array = zarr.open_array(store=str(self.folder), mode="r", zarr_format=self.version)
-        ranges = (range(s.start - s.start % n, s.stop, n) for s, n in zip(index, array.chunks, strict=True))
-        for corner in product(*ranges):
-            spans = zip(index, corner, array.chunks, strict=True)
-            part = tuple(slice(max(s.start, c), min(s.stop, c + n)) for s, c, n in spans)
-            into = tuple(slice(p.start - s.start, p.stop - s.start) for p, s in zip(part, index, strict=True))
+        for part, into in parts(index, array.chunks):
             out[into] = array[part]
+
+
+def parts(
+    index: tuple[slice, ...], size: tuple[int, ...]
+) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
+    """What of each tile of `size` is at `index`, as an index of the array and of what lies at `index`."""
+    ranges = (range(s.start - s.start % n, s.stop, n) for s, n in zip(index, size, strict=True))
+    for corner in product(*ranges):
+        spans = zip(index, corner, size, strict=True)
+        part = tuple(slice(max(s.start, c), min(s.stop, c + n)) for s, c, n in spans)
+        yield (
+            part,
+            tuple(slice(p.start - s.start, p.stop - s.start) for p, s in zip(part, index, strict=True)),
+        )
 
 
 def _by_tensorstore(root: Path, layout: ArrayLayout) -> ByTensorstore:
@@ -165,7 +199,7 @@ def _by_tensorstore(root: Path, layout: ArrayLayout) -> ByTensorstore:
     corrected = _corrected(layout)
     if corrected:
         spec["metadata"] = corrected
-    opened = ByTensorstore(spec, layout.dtype, _chunk_bytes(array))
+    opened = ByTensorstore(spec, layout.dtype, array.chunk)
     opened.store  # noqa: B018  # refuses now what it cannot decode
     return opened
 
