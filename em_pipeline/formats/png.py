@@ -81,7 +81,7 @@ class EncodedPlane:
         if self.end not in data[-4096:]:
             raise _damaged(self.path, "it does not end as its format demands")
         try:
-            decode = imagecodecs.png_decode if self.end is PNG_END else decode_jpeg
+            decode = imagecodecs.png_decode if self.end == PNG_END else decode_jpeg
             plane = decode(bytes(data))
         except (RuntimeError, ValueError) as error:
             raise _damaged(self.path, str(error)) from error

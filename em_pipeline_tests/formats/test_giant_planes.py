@@ -2,6 +2,7 @@
 
 import struct
 from pathlib import Path
+from typing import Any, cast
 
 import imagecodecs
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from em_pipeline.domain.errors import InputRefused
 from em_pipeline.domain.geometry import BoundingBox, VoxelSize
 from em_pipeline.formats.open import open_volume
+from em_pipeline.formats.tiff_segments import DECODERS
 from em_pipeline.ingest.cuts import Cut
 from em_pipeline_tests.formats.sparse_tiff import Layout, sparse
 from em_pipeline_tests.formats.test_bytes_read import COUNTERS, bytes_read
@@ -57,7 +59,16 @@ def met(start: int, stop: int, size: int) -> int:
 
 @pytest.mark.skipif(not COUNTERS.exists(), reason="the system does not count the bytes read")
 @pytest.mark.parametrize(("height", "width"), [(256, 256), (256, 1024), (16, SIDE), (100, SIDE)])
-def test_a_box_of_a_giant_plane_reads_the_segments_it_meets(tmp_path: Path, height: int, width: int) -> None:
+def test_a_box_of_a_giant_plane_decodes_the_segments_it_meets_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, height: int, width: int
+) -> None:
+    decoded: list[int] = []
+
+    def counted(data: memoryview, out: Any) -> Any:
+        decoded.append(len(data))
+        return imagecodecs.deflate_decode(data, out=out)
+
+    monkeypatch.setitem(cast(dict[int, Any], DECODERS), DEFLATE, counted)
     path, length = repeated(tmp_path / "giant.tif", height, width)
     volume = open_volume([path])
     assert volume.shape == (PLANES, SIDE, SIDE)
@@ -67,7 +78,8 @@ def test_a_box_of_a_giant_plane_reads_the_segments_it_meets(tmp_path: Path, heig
     voxels = volume.read(BOX)
     read = bytes_read() - before
     y, x = (met(a, b, n) for a, b, n in zip(BOX.start[1:], BOX.stop[1:], (height, width), strict=True))
-    assert 0 <= read - PLANES * y * x * length < BESIDE
+    assert decoded == [length] * PLANES * y * x
+    assert read < PLANES * y * x * length + BESIDE
     rows = np.arange(BOX.start.y, BOX.stop.y) % height
     np.testing.assert_array_equal(voxels, np.broadcast_to(rows[:, None], BOX.shape))
 
@@ -84,12 +96,14 @@ def test_a_box_of_a_giant_plain_plane_reads_the_parts_of_its_rows(tmp_path: Path
 
 def test_a_strip_beyond_the_memory_budget_is_refused_with_a_way_out(tmp_path: Path) -> None:
     path = sparse(tmp_path / "strip.tif", (1, SIDE, SIDE), Layout(big=True))
-    data = bytearray(path.read_bytes()[-4096:])
-    at = data.index(struct.pack("<HHQQ", 259, 16, 1, 1))
-    data[at : at + 20] = struct.pack("<HHQQ", 259, 16, 1, DEFLATE)
     with path.open("r+b") as file:
-        file.seek(-len(data), 2)
-        file.write(data)
+        at = file.seek(-188, 2)  # its only directory is last
+        table = file.read()
+        deflated = table.replace(
+            struct.pack("<HHQQ", 259, 16, 1, 1), struct.pack("<HHQQ", 259, 16, 1, DEFLATE)
+        )
+        file.seek(at)
+        file.write(deflated)
     volume = open_volume([path])
     cut = Cut("giant", volume, BoundingBox.of_shape(volume.shape), VoxelSize(z=8, y=8, x=8), (0, 0, 0))
     cut.check_decodable(16 << 30)
