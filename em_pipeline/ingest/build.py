@@ -178,7 +178,7 @@ def _plan(workspace: Workspace, cut: Cut, **options: Any) -> RechunkPlan:
         cut.volume.dtype,
         cut.voxel_size,
         translation_nm=cut.translation_nm,
-        source_chunk=cut.volume.chunk_shape,
+        source_chunk=cut.volume.decode_shape,
         memory_budget=workspace.memory_budget,
         threads=workspace.threads,
         **options,

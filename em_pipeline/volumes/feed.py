@@ -43,7 +43,7 @@ class SourceFeed:
 
     def pieces(self, slab: BoundingBox, threads: int) -> list[Piece]:
         """One piece per thread, cut in z so that no chunk of the source is decoded twice."""
-        stored = self._source.chunk_shape.z
+        stored = self._source.decode_shape.z
         planes = -(-slab.shape.z // threads)
         return [
             self._piece(slab, z0, z1) for z0, z1 in self._spans(slab.start.z, slab.stop.z, planes, stored)
@@ -53,7 +53,7 @@ class SourceFeed:
         def fill(tiles: NDArray[Any]) -> None:
             plane_bytes = slab.shape.y * slab.shape.x * self._source.dtype.itemsize
             planes = max(1, GRANULE // plane_bytes)
-            for z0, z1 in self._spans(start, stop, planes, self._source.chunk_shape.z):
+            for z0, z1 in self._spans(start, stop, planes, self._source.decode_shape.z):
                 box = BoundingBox(
                     start=Shape(z0, slab.start.y, slab.start.x), stop=Shape(z1, slab.stop.y, slab.stop.x)
                 )
