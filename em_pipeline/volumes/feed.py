@@ -75,19 +75,20 @@ class SourceFeed:
 
     def _deal(self, voxels: NDArray[Any], first: int, tiles: NDArray[Any]) -> None:
         """Copy planes `first` and following of the slab to the chunks they belong to."""
-        _, rows, columns = self._chunk
-        for z, plane in enumerate(voxels, first):
-            layer, depth = tiles[z // self._chunk.z], z % self._chunk.z
+        depth, rows, columns = self._chunk
+        whole = voxels.shape[2] // columns
+        z = 0
+        while z < len(voxels):
+            layer, below = divmod(first + z, depth)
+            planes = voxels[z : z + depth - below]
+            into = slice(below, below + len(planes))
             for iy, y in enumerate(range(0, voxels.shape[1], rows)):
-                band = plane[y : y + rows]
-                height = len(band)
-                whole = voxels.shape[2] // columns
-                if whole:
-                    layer[iy, :whole, depth, :height] = (
-                        band[:, : whole * columns].reshape(height, whole, columns).swapaxes(0, 1)
-                    )
+                band = planes[:, y : y + rows]
+                parts = band[:, :, : whole * columns].reshape(*band.shape[:2], whole, columns)
+                tiles[layer, iy, :whole, into, : band.shape[1]] = parts.transpose(2, 0, 1, 3)
                 if rest := voxels.shape[2] - whole * columns:
-                    layer[iy, whole, depth, :height, :rest] = band[:, whole * columns :]
+                    tiles[layer, iy, whole, into, : band.shape[1], :rest] = band[:, :, whole * columns :]
+            z += len(planes)
 
     def _buffer(self, voxels: int) -> NDArray[Any]:
         """This thread's own, used again: fresh pages cost more than the copy into them."""
