@@ -20,6 +20,7 @@ from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.storage import keys
 from em_pipeline.storage.lock import dataset_lock
 from em_pipeline.volumes.ledger import Ledger
+from em_pipeline.volumes.memory import for_voxels
 from em_pipeline.volumes.plan import RechunkPlan, plan_rechunk
 from em_pipeline.volumes.preview import preview_png
 from em_pipeline.volumes.reader import VolumeReader
@@ -168,13 +169,15 @@ def _write(
 
 
 def _plan(workspace: Workspace, cut: Cut, **options: Any) -> RechunkPlan:
+    voxel_budget, threads = for_voxels(workspace.memory_budget, workspace.threads)
     return plan_rechunk(
         cut.box.shape,
         cut.volume.dtype,
         cut.voxel_size,
         translation_nm=cut.translation_nm,
         source_chunk=cut.volume.chunk_shape,
-        memory_budget=workspace.memory_budget,
-        threads=workspace.threads,
+        memory_budget=voxel_budget,
+        threads=threads,
+        sink_bytes=workspace.store.blobs(keys.STAGING).sink_bytes,
         **options,
     )
