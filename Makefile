@@ -6,7 +6,11 @@ UV_VERSION := 0.13.8
 DEMO_HOME := $(CURDIR)/.em/demo
 DEV_HOME := $(CURDIR)/.em/dev
 
-.PHONY: help setup demo test dev check lint types layers format lock clean
+PEERS := .venv-peers
+PEERS_READY := $(PEERS)/.ready
+BENCH :=
+
+.PHONY: help setup demo test bench dev check lint types layers format lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +29,15 @@ demo: setup ## Ingest demo datasets end to end on embedded services, and read a 
 
 test: check ## Run every check and every test that can run on this machine
 	$(BIN)/python -m pytest
+
+bench: setup $(PEERS_READY) ## Compare the rechunk with its peers; BENCH="--size-mib 128" for a quick look
+	$(BIN)/python benchmarks/rechunk.py $(BENCH)
+
+$(PEERS_READY): benchmarks/peers/requirements.txt | setup
+	$(PYTHON) -m venv --clear $(PEERS)
+	$(BIN)/uv pip install --quiet --compile-bytecode --no-deps --python $(PEERS)/bin/python \
+	  -r benchmarks/peers/requirements.txt
+	@touch $(PEERS_READY)
 
 check: lint types layers ## Lint, types and import layers
 
@@ -50,5 +63,5 @@ lock: setup ## Resolve the dependencies again; the lock records hashes and no ad
 	$(BIN)/uv export --quiet --all-groups --all-extras --no-emit-project --no-emit-package em-client \
 	  --format requirements-txt --no-header --no-annotate --output-file requirements.lock
 
-clean: ## Remove the virtual environment and what demo and dev made
-	rm -rf .venv .em
+clean: ## Remove the virtual environments and what demo, dev and bench made
+	rm -rf .venv $(PEERS) .em

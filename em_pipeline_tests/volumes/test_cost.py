@@ -1,0 +1,129 @@
+import math
+from dataclasses import replace
+
+import pytest
+
+from em_pipeline.domain.errors import InputRefused
+from em_pipeline.domain.geometry import Shape, VoxelSize
+from em_pipeline.volumes.cost import (
+    Machine,
+    Prices,
+    Ratios,
+    Requests,
+    least_seconds,
+    most_seconds,
+    rechunk_cost,
+    requests_of,
+    unit_costs,
+)
+from em_pipeline.volumes.plan import RechunkPlan, plan_rechunk
+from em_pipeline_tests.volumes.cluster import Cluster
+
+USUAL = Machine()
+MACHINES = {
+    "usual": USUAL,
+    "slow network": replace(USUAL, network=100e6),
+    "slow cores": replace(USUAL, cores=2, core_rate=200e6),
+    "far away": replace(USUAL, connections=4, request=0.2),
+}
+# The simulated latencies vary by half, computing by a fifth: within these of the bounds.
+BELOW, ABOVE = 0.9, 1.1
+
+
+def plan(*shape: int) -> RechunkPlan:
+    return plan_rechunk(
+        Shape(*shape),
+        "uint8",
+        VoxelSize(z=8, y=8, x=8),
+        source_chunk=Shape(64, 64, 64),
+        memory_budget=1 << 30,
+        threads=8,
+    )
+
+
+PLANS = (plan(600, 700, 800), plan(1000, 3000, 5000), plan(4096, 2048, 2048))
+
+
+@pytest.mark.parametrize("work", PLANS, ids=lambda each: "×".join(map(str, each.shape)))
+@pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
+def test_a_simulated_cluster_takes_what_the_formula_says(work: RechunkPlan, machine: Machine) -> None:
+    levels = unit_costs(work, machine, Ratios())
+    for machines in (1, 2, 3, 8, 17, 256):
+        cluster = Cluster(work, machine, machines, Ratios(), seed=machines)
+        seconds = cluster.run()
+        least = sum(least_seconds(level, machines) for level in levels)
+        assert BELOW * least <= seconds <= ABOVE * most_seconds(levels, machine, machines), machines
+        counted = requests_of(unit for level in levels for unit in level)
+        assert (cluster.gets, cluster.parts, cluster.uploads) == (counted.get, counted.part, counted.upload)
+
+
+@pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
+@pytest.mark.parametrize("losses", [1, 5])
+def test_a_cluster_that_loses_machines_stays_below_the_bound(machine: Machine, losses: int) -> None:
+    work = PLANS[-1]
+    levels = unit_costs(work, machine, Ratios())
+    for machines in (6, 17):
+        whole = Cluster(work, machine, machines, Ratios()).run()
+        for seed in range(3):
+            deaths = tuple(whole * (0.1 + 0.8 * ((seed + n) % 7) / 7) for n in range(losses))
+            cluster = Cluster(work, machine, machines, Ratios(), deaths, seed)
+            seconds = cluster.run()
+            assert seconds <= ABOVE * most_seconds(levels, machine, machines, losses)
+            assert cluster.repeated <= losses
+
+
+def test_a_machine_that_dies_at_work_makes_its_unit_be_done_again() -> None:
+    cluster = Cluster(plan(1024, 512, 512), USUAL, 2, Ratios(), deaths=(0.2,))
+    assert cluster.run() > USUAL.noticed
+    assert cluster.repeated == 1
+
+
+def test_more_machines_cost_time_but_hardly_money() -> None:
+    work = plan(8192, 8192, 8192)
+    costs = [rechunk_cost(work, USUAL, machines) for machines in (1, 4, 16)]
+    hours = [cost.hours_per_terabyte for cost in costs]
+    assert hours == sorted(hours, reverse=True)
+    assert hours[0] / hours[2] > 10
+    assert costs[2].dollars_per_terabyte < 1.5 * costs[0].dollars_per_terabyte
+
+
+def test_the_requests_of_one_shard_are_what_one_counts() -> None:
+    """512³ voxels: a shard of 97 MiB, then 64 chunks of 256³, then one."""
+    cost = rechunk_cost(plan(512, 512, 512), USUAL, 1)
+    stored = [round(edge**3 * 0.76) for edge in (512, 256, 128)]
+    parts = math.ceil(stored[0] / (16 << 20))
+    assert cost.requests == Requests(
+        get=8 + (1 + parts) + (1 + 1),  # the source's 128 MiB; then the index and the rest of each level
+        put=1 + 1 + 3 + 3,  # two small levels, a marker each, three documents
+        upload=2,
+        part=parts,
+        copy=3 + 3 + 3,  # shards, a document per level, and three of the volume
+        list=1,
+        delete=9,
+    )
+    assert cost.bytes_written == sum(stored)
+    assert cost.bytes_read == 512**3 + stored[0] + stored[1]
+
+
+def test_money_is_hours_and_requests() -> None:
+    prices = Prices(machine_hour=10, put_thousand=1, get_thousand=0.1, storage_gb_month=2, egress_gb=1)
+    cost = rechunk_cost(plan(512, 512, 512), USUAL, 3, prices=prices)
+    requests = cost.requests
+    writes = requests.put + requests.upload + requests.part + requests.copy + requests.list
+    assert cost.request_dollars == pytest.approx(writes / 1000 + requests.get * 0.0001)
+    assert cost.machine_dollars == pytest.approx(3 * cost.seconds_most / 360)
+    assert cost.egress_dollars == pytest.approx(512**3 / 1e9)
+    assert cost.month_dollars == pytest.approx(cost.bytes_written / 1e9 * 2)
+    assert cost.dollars == pytest.approx(cost.machine_dollars + cost.request_dollars + cost.egress_dollars)
+
+
+def test_a_source_that_is_decoded_twice_is_paid_twice() -> None:
+    once = plan(512, 512, 512)
+    level = replace(once.levels[0], bytes_to_read=2 * 512**3)
+    twice = replace(once, levels=(level, *once.levels[1:]))
+    assert rechunk_cost(twice, USUAL, 1).bytes_read == rechunk_cost(once, USUAL, 1).bytes_read + 512**3
+
+
+def test_no_machine_is_no_estimate() -> None:
+    with pytest.raises(InputRefused, match="2 machines of which 2 are lost"):
+        rechunk_cost(plan(128, 128, 128), USUAL, 2, losses=2)
