@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 class LazyVolume(Protocol):
     """A 3-D array in files, read box by box.
 
-    `shape` is z-y-x voxels. `dtype` has native byte order. `chunk_shape` is the unit the source stores
-    and decodes whole (a strip, a tile, a plane), z-y-x. `voxel_size_nm` holds what the files say, None
-    per axis where they say nothing. `translation_nm` is the position of the first voxel's centre, z-y-x.
+    `shape` is z-y-x voxels. `dtype` has native byte order. `chunk_shape` is the unit the source stores and
+    decodes whole (a strip, a tile, a row of plain voxels), z-y-x. `voxel_size_nm` holds what the files say,
+    None per axis where they say nothing. `translation_nm` is the position of the first voxel's centre, z-y-x.
     `missing` are boxes, z-y-x, for which the source holds nothing although it could: reading them gives the
     source's fill value, and whoever writes the voxels records that they are absent. They do not overlap.
     `claims` carry the evidence for every value the files gave. `metadata` is the raw headers, JSON-ready.
