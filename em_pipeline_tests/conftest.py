@@ -6,12 +6,18 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from em_pipeline_tests.buckets import (  # noqa: F401 - fixtures, found by name
+    gcs_blobs,
+    gcs_service,
+    s3_blobs,
+    s3_credentials,
+    s3_server,
+)
 from em_pipeline_tests.object_stores import (  # noqa: F401 - fixtures, found by name
     bucket,
     gcs_bucket,
     remote,
     s3_bucket,
-    s3_server,
 )
 from em_pipeline_tests.services import (  # noqa: F401 - fixtures, found by name
     _migrated,

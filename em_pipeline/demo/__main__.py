@@ -22,6 +22,8 @@ from em_pipeline.resources.instance import prepare_dagster_home
 from em_pipeline.settings import Settings, load_settings
 
 console = Console(highlight=False)
+# Without them a store in a bucket is looked for elsewhere.
+ENDPOINTS = ("EM_STORE_ENDPOINT", "EM_S3_ENDPOINT", "EM_GS_ENDPOINT")
 
 
 def main() -> None:
@@ -118,13 +120,16 @@ def _next_steps(settings: Settings, dataset_id: str) -> None:
     if published is None:
         raise SystemExit(f"{dataset_id} is not published")
     volume = store.blobs(published.volume_key).url
+    shown = {"EM_HOME": str(settings.home), "EM_STORE_URL": settings.store_url}
+    shown |= {name: os.environ.get(name, "") for name in ENDPOINTS}
+    em = " ".join([*(f"{name}={value}" for name, value in shown.items() if value), _script("em")])
     console.rule("Where to look next")
     for what, where in (
         ("preview", volume.replace(".ome.zarr", ".preview.png")),
         ("volume", volume),
-        ("record", f"EM_HOME={settings.home} {_script('em')} show {dataset_id}"),
-        ("check", f"EM_HOME={settings.home} {_script('em')} verify {dataset_id}"),
-        ("Dagster UI", f"EM_HOME={settings.home} {_script('em')} dev"),
+        ("record", f"{em} show {dataset_id}"),
+        ("check", f"{em} verify {dataset_id}"),
+        ("Dagster UI", f"{em} dev"),
     ):
         console.print(f"{what:>10}  {where}", markup=False, soft_wrap=True)
 

@@ -122,11 +122,19 @@ class Busy(EmError):
 
 
 class StorageFailed(EmError):
-    """Our own disk refused a write (full, read-only, no permission). Nothing half-written is visible."""
+    """Our own disk or object store refused, or does not answer. Nothing half-written is visible."""
 
     exit_code = 11
     status = 507
     slug = "storage-failed"
+
+
+class StoreUnavailable(StorageFailed):
+    """The object store did not answer, however often it was asked. Says nothing of what it holds."""
+
+    transient = True
+    status = 503
+    slug = "store-unavailable"
 
 
 class BudgetSpent(EmError):

@@ -41,9 +41,12 @@ class AppendedFile:
 
     def _write(self, view: memoryview) -> None:
         while view:
-            count = os.pwrite(self._descriptor, view, self._written)
+            count = self._write_some(view)
             self._written += count
             view = view[count:]
+
+    def _write_some(self, view: memoryview) -> int:
+        return os.pwrite(self._descriptor, view, self._written)
 
 
 class DirectFile(AppendedFile):
@@ -72,21 +75,22 @@ class DirectFile(AppendedFile):
             view = view[taken:]
 
     def sync(self) -> None:
-        if self._direct:
+        if self._tail:
             _unset_direct(self._descriptor)
             self._direct = False
             self._write(memoryview(self._tail))
+            self._tail = b""
         super().sync()
 
-    def _write(self, view: memoryview) -> None:
+    def _write_some(self, view: memoryview) -> int:
         try:
-            super()._write(view)
+            return super()._write_some(view)
         except OSError as error:
-            # Some file systems take the flag and refuse the write.
+            # Some file systems take the flag and refuse the write; so do all after a write that fell short.
             if not self._direct or error.errno != errno.EINVAL:
                 raise
             _unset_direct(self._descriptor)
-            super()._write(view)
+            return super()._write_some(view)
 
 
 def _set_direct(descriptor: int) -> bool:
@@ -107,6 +111,8 @@ def _unset_direct(descriptor: int) -> None:
 def _staging() -> "np.ndarray[tuple[int], np.dtype[np.uint8]]":
     """This thread's block-aligned memory, used for every file it writes."""
     if not hasattr(_local, "staged"):
-        _local.staged = np.frombuffer(mmap.mmap(-1, _STAGED), np.uint8)
+        # Private: memory that a forked child shares would carry its bytes into our files.
+        private = mmap.mmap(-1, _STAGED, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        _local.staged = np.frombuffer(private, np.uint8)
     staged: np.ndarray[tuple[int], np.dtype[np.uint8]] = _local.staged
     return staged

@@ -317,7 +317,8 @@ def _check_space(missing: Sequence[RemoteFile], places: Mapping[str, Places], ro
         raise StorageFailed(
             f"Download into {root}",
             f"{needed} bytes are needed and {free} are free",
-            "Free some space, point EM_STORE_URL at a larger disk, or narrow the spec",
+            "Free some space, point EM_STORE_URL (EM_SPOOL for an object store) at a larger disk, or narrow "
+            "the spec",
         )
 
 

@@ -22,6 +22,7 @@ from em_pipeline.storage.object_client import (
     TRY_AGAIN,
     Leased,
     ObjectAccess,
+    Part,
     StoredObject,
     no_bucket,
     no_permission,
@@ -152,6 +153,9 @@ class GcsClient:
     def abort_unfinished(self, prefix: str) -> None:
         """Nothing to do: what was sent of an upload is neither listed nor charged, and ends after a week."""
 
+    def close(self) -> None:
+        self._http.close()
+
     def _media(
         self, key: str, headers: dict[str, str] | None = None, accept: Sequence[int] = ()
     ) -> httpx.Response:
@@ -176,9 +180,7 @@ class GcsClient:
     ) -> httpx.Response:
         """One attempt. 404 is `NotFound` where `key` is asked for and the bucket is there."""
         sized = {"Content-Length": str(len(body) if body is not None else 0)} if method != "GET" else {}
-        content = (
-            None if body is None else (bytes(body[at : at + PIECE]) for at in range(0, len(body), PIECE))
-        )
+        content = None if body is None else _pieces(body)
         tried = f"{method} {self.access.url(key or '')}"
         try:
             answer = self._http.request(
@@ -200,7 +202,8 @@ class GcsClient:
         if status in (401, 403):
             raise no_permission(tried, found)
         if status == 404 and key is not None:
-            self.send("GET", self._objects, None, params={"maxResults": "1", "fields": "nextPageToken"})
+            asked = {"prefix": key, "maxResults": "1", "fields": "nextPageToken"}
+            self.send("GET", self._objects, None, params=asked)
             raise NotFound(tried, "there is no such object")
         if status == 404:
             raise no_bucket(tried, self.access)
@@ -221,24 +224,24 @@ class GcsUpload:
         self._key = key
         self._session = session
 
-    def part(self, number: int, start: int, payload: memoryview) -> None:
-        self._send(f"Write part {number} of", start, payload, "*")
+    def send(self, part: Part) -> None:
+        self._send(f"Write part {part.number} of", part, "*")
 
-    def complete(self, number: int, start: int, payload: memoryview) -> None:
-        self._send("Complete", start, payload, str(start + len(payload)))
+    def complete(self, last: Part) -> None:
+        self._send("Complete", last, str(last.start + len(last.payload)))
 
     def abort(self) -> None:
         self._client.ask(
             "Abort the upload of", self._key, lambda: self._put({}, None, accept=tuple(GONE), method="DELETE")
         )
 
-    def _send(self, verb: str, start: int, payload: memoryview, total: str) -> None:
-        end = start + len(payload)
+    def _send(self, verb: str, part: Part, total: str) -> None:
+        start, end = part.start, part.start + len(part.payload)
         sure = True
 
         def attempt() -> None:
             nonlocal sure
-            at = start if sure else self._arrived(total, end)
+            at = start if sure else self._arrived(total)
             sure = False
             while True:
                 if at is None or (at == end and total == "*"):
@@ -247,11 +250,13 @@ class GcsUpload:
                     lost = f"of {start} bytes that it had taken it has {at}"
                     raise StorageFailed(f"Write {self._client.access.url(self._key)}", lost, TRY_AGAIN)
                 place = f"{at}-{end - 1}" if at < end else "*"
-                at = _taken(self._put({"Content-Range": f"bytes {place}/{total}"}, payload[at - start :]))
+                at = _taken(
+                    self._put({"Content-Range": f"bytes {place}/{total}"}, part.payload[at - start :])
+                )
 
         self._client.ask(verb, self._key, attempt)
 
-    def _arrived(self, total: str, end: int) -> int | None:
+    def _arrived(self, total: str) -> int | None:
         """Bytes that the store has; None where it has made the object of them."""
         return _taken(self._put({"Content-Range": f"bytes */{total}"}, None))
 
@@ -263,6 +268,11 @@ class GcsUpload:
         method: str = "PUT",
     ) -> httpx.Response:
         return self._client.send(method, self._session, None, headers=headers, body=body, accept=accept)
+
+
+def _pieces(body: memoryview) -> Iterator[bytes]:
+    """The body so that each piece, and not the whole, has to be taken within the timeout."""
+    return (bytes(body[at : at + PIECE]) for at in range(0, len(body), PIECE))
 
 
 def _taken(answer: httpx.Response) -> int | None:

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from em_pipeline.domain.errors import Busy, StorageFailed
+from em_pipeline.domain.errors import Busy, EmError, StorageFailed
 from em_pipeline.storage.local_files import TEMPORARY
 from em_pipeline.storage.object_client import Leased, ObjectClient
 
@@ -55,8 +55,8 @@ class Holder:
 @contextmanager
 def lease(client: ObjectClient, key: str, tried: str, seconds: float = LEASE_S) -> Iterator[None]:
     """Hold the lock `key`. A holder that was killed blocks others for `seconds`, on its own machine not at
-    all. Raises `Busy`, naming the holder, and at the end `StorageFailed` where the lock could not be renewed in
-    time and is another's now.
+    all. Raises `Busy`, naming the holder, and at the end `StorageFailed` where the lock could not be renewed
+    in time and may be another's.
     """
     held = _Lease(client, key, tried, seconds)
     held.take()
@@ -67,8 +67,9 @@ def lease(client: ObjectClient, key: str, tried: str, seconds: float = LEASE_S) 
     finally:
         held.over.set()
         renewing.join()
+        lost = held.lost or held.is_overdue()
         held.release()
-    if held.lost:
+    if lost:
         raise StorageFailed(
             tried,
             f"the lock {client.access.url(key)} could not be renewed and may be another's since",
@@ -104,15 +105,19 @@ class _Lease:
         while not self.over.wait(self._seconds / RENEWALS):
             try:
                 self.lost = not self._put(self._tag)
-            except StorageFailed:
-                self.lost = time.monotonic() - self._since > self._seconds
+            except EmError:
+                self.lost = self.is_overdue()
             if self.lost:
                 return
+
+    def is_overdue(self) -> bool:
+        """Whether the lease has ended since it was last renewed."""
+        return time.monotonic() - self._since > self._seconds
 
     def release(self) -> None:
         # A lock near its end may be another's before the request arrives, and not every server heeds the tag.
         if self._tag is not None and time.monotonic() - self._since < self._seconds / 2:
-            with suppress(StorageFailed):  # it ends by itself
+            with suppress(EmError):  # it ends by itself
                 self._client.delete_if(self._key, self._tag)
 
     def _put(self, replaced: str | None) -> bool:

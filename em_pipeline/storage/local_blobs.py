@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,8 +28,8 @@ class LocalBlobs:
     """
 
     def __init__(self, root: Path, top: Path | None = None) -> None:
-        self.root = root
-        self._top = top or root
+        self.root = root.absolute()
+        self._top = top or self.root
 
     def __repr__(self) -> str:
         return f"LocalBlobs({str(self.root)!r})"
@@ -56,21 +57,19 @@ class LocalBlobs:
         path = self._path(name)
         with storage_errors(f"Read {path}"):
             try:
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except (FileNotFoundError, NotADirectoryError) as error:
+                with path.open("rb", buffering=0) as file:
+                    return _read_fully(file.fileno(), start, nbytes)
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
                 raise NotFound(f"Read {path}", "there is no such file") from error
-            try:
-                return _read_fully(descriptor, start, nbytes)
-            finally:
-                os.close(descriptor)
 
     def size(self, name: str) -> int | None:
         path = self._path(name)
         with storage_errors(f"Look at {path}"):
             try:
-                return path.stat().st_size
+                told = path.stat()
             except (FileNotFoundError, NotADirectoryError):
                 return None
+            return told.st_size if stat.S_ISREG(told.st_mode) else None
 
     def write(self, name: str, payload: bytes) -> None:
         sink = _LocalSink(self._path(name), self._top)
@@ -89,6 +88,8 @@ class LocalBlobs:
     def delete(self, name: str) -> None:
         path = self._path(name)
         with storage_errors(f"Delete {path}"):
+            if path.is_dir():
+                return
             try:
                 path.unlink()
             except (FileNotFoundError, NotADirectoryError):
@@ -98,11 +99,12 @@ class LocalBlobs:
     def delete_all(self, prefix: str = "") -> None:
         folder = self._path(prefix) if prefix else self.root
         with storage_errors(f"Delete {folder}"):
-            if not folder.exists():
+            if not folder.is_dir():
                 return
             if folder == self._top:
                 for entry in folder.iterdir():
                     _remove(entry)
+                fsync_path(folder)
                 return
             doomed = temporary_beside(self._top / "doomed")
             folder.rename(doomed)
@@ -112,11 +114,12 @@ class LocalBlobs:
     def names(self, prefix: str = "") -> Iterator[str]:
         folder = self._path(prefix) if prefix else self.root
         found = []
-        for here, folders, files in os.walk(folder, onerror=_raise_unless_missing):
-            folders[:] = [name for name in folders if not is_temporary(name)]
-            for name in files:
-                if not is_temporary(name):
-                    found.append((Path(here) / name).relative_to(self.root).as_posix())
+        with storage_errors(f"List {folder}"):
+            for here, folders, files in os.walk(folder, onerror=_raise_unless_missing):
+                folders[:] = [name for name in folders if not is_temporary(name)]
+                for name in files:
+                    if not is_temporary(name):
+                        found.append((Path(here) / name).relative_to(self.root).as_posix())
         yield from sorted(found)
 
     def clear_unfinished(self) -> None:
@@ -132,13 +135,18 @@ class LocalBlobs:
         with storage_errors(f"Open {self.root}"):
             descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
+            with storage_errors(f"Lock {self.root}"):
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise Busy(
+                        f"Write in {self.root}", "another process is writing there", "Wait for it to end"
+                    ) from error
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise Busy(
-                    f"Write in {self.root}", "another process is writing there", "Wait for it to end"
-                ) from error
-            yield
+                yield
+            finally:
+                # Not only closed: a child forked meanwhile has it open too.
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
         finally:
             os.close(descriptor)
 
@@ -155,35 +163,48 @@ class _LocalSink:
     def __init__(self, path: Path, top: Path, kind: type[AppendedFile] = DirectFile) -> None:
         self._path = path
         self._tried = f"Write {path}"
-        self._committed = False
+        self._closed = False
+        self._failed = False
         ensure_folder(top)
         self._partial = temporary_beside(top / "partial")
         with storage_errors(self._tried):
             self._file = kind(self._partial)
 
     def append(self, payload: bytes | memoryview) -> None:
-        with storage_errors(self._tried):
+        with self._failing_for_good():
             self._file.append(payload)
 
     def commit(self) -> None:
-        with storage_errors(self._tried):
+        with self._failing_for_good():
             self._file.sync()
-        self._settle()
-        with storage_errors(self._tried):
+            self._settle()
             fsync_path(self._path.parent)
 
     def abandon(self) -> None:
-        if not self._committed:
-            self._committed = True
-            self._file.close()
-            self._partial.unlink(missing_ok=True)
+        if self._closed:
+            return
+        self._closed = True
+        with storage_errors(f"Remove {self._partial}"):
+            try:
+                self._file.close()
+            finally:
+                self._partial.unlink(missing_ok=True)
 
     def _settle(self) -> None:
         ensure_folder(self._path.parent)
+        self._partial.replace(self._path)
+        self._closed = True
+        self._file.close()
+
+    @contextmanager
+    def _failing_for_good(self) -> Iterator[None]:
+        """A file of which anything is missing stays unfinished, whatever is called after."""
+        if self._closed or self._failed:
+            raise ValueError(f"{self._path} was committed or abandoned, or could not be written")
+        self._failed = True
         with storage_errors(self._tried):
-            self._partial.replace(self._path)
-            self._committed = True
-            self._file.close()
+            yield
+        self._failed = False
 
 
 class _ScratchSink(_LocalSink):
@@ -193,7 +214,8 @@ class _ScratchSink(_LocalSink):
         super().__init__(path, top, AppendedFile)
 
     def commit(self) -> None:
-        self._settle()
+        with self._failing_for_good():
+            self._settle()
 
 
 def _read_fully(descriptor: int, start: int, nbytes: int) -> bytes:

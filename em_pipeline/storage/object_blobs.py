@@ -98,6 +98,9 @@ class ObjectBlobs:
         return lease(self._client, self._key(LOCK), f"Write in {self.url}")
 
     def kvstore(self) -> dict[str, Any]:
+        """As `Blobs` says. Tensorstore knows another server than Google's own for gs:// only by
+        TENSORSTORE_GCS_HTTP_URL in the environment (https://google.github.io/tensorstore/environment.html).
+        """
         spec = {"bucket": self.access.bucket, "path": self._start("")}
         if self.access.scheme == "gs":
             return {"driver": "gcs", **spec}

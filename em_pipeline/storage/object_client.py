@@ -3,6 +3,7 @@
 `em_pipeline.storage.objects` reads portals' public buckets; this is for the bucket that we write.
 """
 
+import atexit
 import os
 import random
 import threading
@@ -12,14 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeVar
 
-from em_pipeline.domain.errors import InputRefused, StorageFailed
+from em_pipeline.domain.errors import InputRefused, StorageFailed, StoreUnavailable
 from em_pipeline.storage.faults import Fault
 from em_pipeline.storage.object_urls import PUBLIC, ObjectEndpoints
 
 T = TypeVar("T")
 
-LEAST_PART: Final = 8 << 20
-"""Bytes; S3 takes no part below 5 MiB but the last, Google none that is no multiple of 256 KiB:
+LEAST_PART: Final = 5 << 20
+"""Bytes; S3 takes no smaller part but the last, Google none that is no multiple of 256 KiB:
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html and
 https://cloud.google.com/storage/docs/performing-resumable-uploads#chunked-upload."""
 
@@ -165,16 +166,20 @@ class ObjectClient(Protocol):
         """Forget what killed writers had sent of objects whose keys begin with `prefix`."""
         ...
 
+    def close(self) -> None:
+        """Close its connections."""
+        ...
+
 
 def repeated(policy: ObjectPolicy, tried: str, ask: Callable[[], T]) -> T:
-    """What `ask` returns, repeated while it raises `Fault`. Raises `StorageFailed` after the last attempt."""
+    """What `ask` returns, repeated while it raises `Fault`. Raises `StoreUnavailable` after the last."""
     for attempt in range(1, policy.attempts + 1):
         try:
             return ask()
         except Fault as fault:
             if attempt == policy.attempts:
                 found = f"{attempt} attempts failed, the last with: {fault}"
-                raise StorageFailed(tried, found, TRY_AGAIN) from fault
+                raise StoreUnavailable(tried, found, TRY_AGAIN) from fault
             wait = min(policy.longest_wait_s, policy.backoff_s * 2 ** (attempt - 1))
             time.sleep(max(wait * _jitter.uniform(0.5, 1.0), min(fault.wait_s or 0.0, policy.longest_wait_s)))
     raise AssertionError("attempts are at least one")
@@ -222,6 +227,12 @@ def _forget_clients() -> None:
     """A forked child shares no connection with its parent."""
     global _clients, _clients_lock
     _clients, _clients_lock = {}, threading.Lock()
+
+
+@atexit.register
+def _close_clients() -> None:
+    for client in _clients.values():
+        client.close()
 
 
 os.register_at_fork(after_in_child=_forget_clients)

@@ -14,7 +14,11 @@ PARTS_OF_ONE_SIZE: Final = 1000
 
 
 class ObjectSink:
-    """Implements `BlobSink`. Holds `parts_at_once` + 1 parts in memory; a small blob is one request."""
+    """Implements `BlobSink`. Holds `parts_at_once` + 1 parts in memory.
+
+    A blob of up to `part_bytes` is one request; of more, one for each part, one to begin, and with S3 one
+    to complete.
+    """
 
     def __init__(self, client: ObjectClient, key: str) -> None:
         self._client = client

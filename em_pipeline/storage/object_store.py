@@ -1,6 +1,7 @@
 """The store in an object store: a bucket, or a prefix of one, at s3:// or gs://."""
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import wait
 from contextlib import AbstractContextManager
 
 from em_pipeline.domain.errors import InputRefused, NotFound
@@ -95,6 +96,7 @@ class ObjectStore:
         finally:
             for copy in copies:
                 copy.cancel()
+            wait(copies)
 
 
 def _is_copy(wanted: StoredObject, found: StoredObject | None) -> bool:

@@ -21,6 +21,7 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
     ParamValidationError,
     PartialCredentialsError,
 )
+from urllib3.exceptions import HTTPError
 
 from em_pipeline.domain.errors import InputRefused, NotFound, StorageFailed
 from em_pipeline.storage.faults import Fault
@@ -91,7 +92,7 @@ class S3Client:
                 if _status(error) != 404:
                     raise
             # The answer to HEAD has no body that would tell an absent object from an absent bucket.
-            self.s3.head_bucket(Bucket=self.access.bucket)
+            self.s3.list_objects_v2(Bucket=self.access.bucket, Prefix=key, MaxKeys=1)
             return None
 
         return self.ask("Look at", key, told)
@@ -200,6 +201,9 @@ class S3Client:
 
         self.ask("Abort the upload of", key, aborted)
 
+    def close(self) -> None:
+        self.s3.close()
+
     def named(self, key: str) -> dict[str, str]:
         return {"Bucket": self.access.bucket, "Key": key}
 
@@ -220,7 +224,7 @@ class S3Client:
                 ) from error
             except ParamValidationError as error:
                 raise InputRefused(tried, str(error), "Correct EM_STORE_URL") from error
-            except BotoCoreError as error:  # no connection, a reset, silence, an answer that was cut
+            except (BotoCoreError, HTTPError) as error:  # no connection, a reset, silence, a cut answer
                 raise Fault(f"{type(error).__name__}: {error}") from error
 
         return repeated(self.access.policy, tried, attempt)
@@ -228,7 +232,7 @@ class S3Client:
     def _meant(self, tried: str, error: ClientError) -> Exception:
         status, code = _status(error), _code(error)
         found = f"HTTP {status}, {code}: {error.response['Error'].get('Message', '')}"
-        if code == "NoSuchBucket" or (status == 404 and error.operation_name == "HeadBucket"):
+        if code == "NoSuchBucket":
             return no_bucket(tried, self.access)
         if code == "NoSuchKey":
             return NotFound(tried, "there is no such object")
@@ -333,6 +337,16 @@ def _connected(access: ObjectAccess) -> Any:
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
+    try:
+        return _client(session, access, config)
+    except BotoCoreError as error:
+        raise InputRefused(
+            f"Reach {access.url('')}", f"AWS's settings: {error}", "Correct AWS_PROFILE and ~/.aws/config"
+        ) from error
+
+
+def _client(session: Any, access: ObjectAccess, config: Config) -> Any:
+    endpoints = access.endpoints
     region = endpoints.s3_region or session.get_config_variable("region") or DEFAULT_REGION
     return session.create_client("s3", region_name=region, endpoint_url=endpoints.s3 or None, config=config)
 

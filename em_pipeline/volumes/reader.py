@@ -199,11 +199,14 @@ class VolumeReader:
         info = self.levels[level]
         box = BoundingBox.at(first, info.chunks_per_shard).clipped(info.chunk_grid)
         end = int(self.ledger.level_rows(level)["nbytes"][box.slices].sum()) if box else 0
+        nbytes = index_nbytes(info.chunks_per_shard)
         tried = f"Read the index of shard {shard} of {self.volume.url}"
         try:
-            stored = self.volume.read_range(shard, end, index_nbytes(info.chunks_per_shard))
+            stored = self.volume.read_range(shard, end, nbytes)
         except NotFound as error:
             raise ChunkCorrupt(tried, "the shard is missing") from error
+        if len(stored) != nbytes:
+            raise ChunkCorrupt(tried, f"the shard ends before it, at {end + len(stored)} bytes or earlier")
         index = decode_index(stored, shard)
         if (index[index[:, 1] != NOT_STORED] > end).any():
             raise ChunkCorrupt(tried, "it places chunks where none were written")

@@ -25,7 +25,7 @@ class ScratchReader:
     """Chunks of a level, assembled from what the units of the finer level `finer` left. Thread-safe."""
 
     def __init__(self, finer: LevelPlan, dtype: np.dtype[Any], workspace: Workspace) -> None:
-        self._finer = finer
+        self.finer = finer
         self._dtype = dtype
         self._workspace = workspace
         self._parts = lru_cache(maxsize=_MAPS_HELD)(self._find_parts)
@@ -35,7 +35,7 @@ class ScratchReader:
 
         Past the level's edge `out` is left as it is. Raises `ChunkCorrupt` where a part is missing.
         """
-        finer = self._finer
+        finer = self.finer
         grid_shape = finer.chunk_grid
         ranges = [
             range(i * f, min(i * f + f, n)) for i, f, n in zip(index, finer.factors, grid_shape, strict=True)
@@ -51,7 +51,7 @@ class ScratchReader:
             target[...] = self._read(unit, offset, shape)
 
     def _read(self, unit: int, offset: int, shape: Shape) -> NDArray[Any]:
-        name = self._workspace.scratch(self._finer.index, unit)
+        name = self._workspace.scratch(self.finer.index, unit)
         nbytes = shape.voxels * self._dtype.itemsize
         try:
             payload = self._workspace.place.read_range(name, offset, nbytes)
@@ -63,7 +63,7 @@ class ScratchReader:
 
     def _find_parts(self, unit: int) -> Mapping[Shape, tuple[int, Shape]]:
         """Offset and shape of the part of each chunk of a unit."""
-        return parts_of(self._finer, self._finer.unit(unit), self._dtype.itemsize)
+        return parts_of(self.finer, self.finer.unit(unit), self._dtype.itemsize)
 
 
 def parts_of(level: LevelPlan, unit: Unit, itemsize: int) -> dict[Shape, tuple[int, Shape]]:

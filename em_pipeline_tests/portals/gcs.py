@@ -95,6 +95,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     gcs: GcsServer
 
     def do_GET(self) -> None:
@@ -131,7 +132,15 @@ class _Handler(BaseHTTPRequestHandler):
     def listing(self, bucket: str, objects: dict[str, Stored], asked: dict[str, str]) -> None:
         size = min(self.gcs.page, int(asked.get("maxResults", "1000")))
         after = asked.get("pageToken", "")
-        names = sorted(n for n in objects if n.startswith(asked.get("prefix", "")) and n > after)
+        first, end = asked.get("startOffset", ""), asked.get("endOffset")
+        names = sorted(
+            name
+            for name in objects
+            if name.startswith(asked.get("prefix", ""))
+            and name > after
+            and name >= first
+            and (end is None or name < end)
+        )
         page: dict[str, Any] = {"items": [objects[name].told(bucket, name) for name in names[:size]]}
         if len(names) > size:
             page["nextPageToken"] = names[size - 1]

@@ -1,4 +1,4 @@
-"""An HTTP proxy on loopback in front of one server: it counts requests and breaks those that it is told to."""
+"""An HTTP proxy on loopback in front of a server: it counts requests and breaks those it is told to."""
 
 import contextlib
 import http.client
@@ -103,12 +103,23 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     proxy: BreakingProxy
 
     def do_GET(self) -> None:
         self.pass_on()
 
-    do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
+    def do_HEAD(self) -> None:
+        self.pass_on()
+
+    def do_POST(self) -> None:
+        self.pass_on()
+
+    def do_PUT(self) -> None:
+        self.pass_on()
+
+    def do_DELETE(self) -> None:
+        self.pass_on()
 
     def pass_on(self) -> None:
         how = self.proxy.next_break(self.command, self.path)

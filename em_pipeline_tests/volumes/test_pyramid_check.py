@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from em_pipeline.domain.errors import ChunkCorrupt
-from em_pipeline.domain.geometry import VoxelSize
+from em_pipeline.domain.geometry import Shape, VoxelSize
 from em_pipeline.domain.progress import Silent
 from em_pipeline.volumes import passes
 from em_pipeline.volumes.downsample import mean_2x
 from em_pipeline.volumes.pyramid_check import coarser_faults
 from em_pipeline.volumes.rechunk import WrittenVolume
-from em_pipeline.volumes.scratch import Scratch
+from em_pipeline.volumes.scratch import ScratchReader
 from em_pipeline.volumes.verify import verify_decoded
 from em_pipeline_tests.volumes.written import places, random_voxels, write
 
@@ -26,15 +26,14 @@ def faults(folder: Path, sample: int = ALL, seed: str = "s") -> list[str]:
 def written_without(folder: Path, monkeypatch: pytest.MonkeyPatch, level: int) -> WrittenVolume:
     """A volume whose `level` was made from zeros, with a ledger that agrees."""
 
-    def read(self: Scratch, box: Any, out: Any) -> Any:
-        real(self, box, out)
-        if self.path.name == f"level-{level}.raw":
+    def read_chunk(self: ScratchReader, index: Shape, out: Any) -> None:
+        real(self, index, out)
+        if self.finer.index + 1 == level:
             out[...] = 0
-        return out
 
-    real = Scratch.read
+    real = ScratchReader.read_chunk
     with monkeypatch.context() as patched:
-        patched.setattr(Scratch, "read", read)
+        patched.setattr(ScratchReader, "read_chunk", read_chunk)
         return write(ARRAY, folder)
 
 
@@ -68,16 +67,13 @@ def test_a_level_of_zeros_that_its_ledger_agrees_with(
 
 
 def test_one_wrong_voxel_is_named_with_its_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def read(self: Scratch, box: Any, out: Any) -> Any:
-        real(self, box, out)
-        if self.path.name == "level-1.raw" and all(
-            a <= 5 < b for a, b in zip(box.start, box.stop, strict=True)
-        ):
-            out[tuple(5 - a for a in box.start)] ^= 1
-        return out
+    def read_chunk(self: ScratchReader, index: Shape, out: Any) -> None:
+        real(self, index, out)
+        if (self.finer.index, index) == (0, (1, 1, 1)):
+            out[1, 1, 1] ^= 1
 
-    real = Scratch.read
-    monkeypatch.setattr(Scratch, "read", read)
+    real = ScratchReader.read_chunk
+    monkeypatch.setattr(ScratchReader, "read_chunk", read_chunk)
     write(ARRAY, tmp_path)
     (line,) = faults(tmp_path)
     assert line.startswith("level 1 chunk (1, 1, 1) (z, y, x): 1 of its voxels")

@@ -6,6 +6,7 @@ from pathlib import Path
 from em_pipeline.domain.geometry import BoundingBox, VoxelSize
 from em_pipeline.domain.progress import Silent
 from em_pipeline.formats.open import open_volume
+from em_pipeline.storage.local_blobs import LocalBlobs
 from em_pipeline.volumes.plan import plan_rechunk
 from em_pipeline.volumes.rechunk import rechunk
 
@@ -21,7 +22,8 @@ def main() -> None:
             memory_budget=memory_mib << 20,
             threads=threads,
         )
-        rechunk(volume, BoundingBox.of_shape(volume.shape), plan, output, name="benchmark", progress=Silent())
+        box = BoundingBox.of_shape(volume.shape)
+        rechunk(volume, box, plan, LocalBlobs(output), name="benchmark", progress=Silent())
 
 
 if __name__ == "__main__":
