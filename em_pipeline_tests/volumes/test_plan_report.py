@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.volumes.plan_report import report
@@ -11,8 +12,8 @@ from em_pipeline_tests.volumes.arrays import ArrayVolume
 from em_pipeline_tests.volumes.written import small_plan, write
 
 
-def array() -> np.ndarray:
-    z, y, x = np.mgrid[:40, :50, :60]
+def array() -> NDArray[np.uint8]:
+    z, _, x = np.mgrid[:40, :50, :60]
     noise = np.random.default_rng(0).integers(0, 9, z.shape)
     return (100 + 50 * np.sin(x / 9 + z / 5) + noise).astype(np.uint8)
 
