@@ -7,6 +7,7 @@ from enum import StrEnum
 from em_pipeline.domain.errors import InputRefused
 from em_pipeline.domain.record import Status
 from em_pipeline.domain.spec import DatasetSpec
+from em_pipeline.ingest.raw_files import empty_spool
 from em_pipeline.ingest.specs import known_specs, unknown
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.sources.curated import curated_specs
@@ -53,6 +54,8 @@ def forget(workspace: Workspace, dataset_id: str, also: Collection[Kept] = ()) -
         doomed = tuple(key for root, key in folders.items() if root == "staging" or root in also)
         for folder in doomed:
             workspace.store.delete_tree(folder)
+        if Kept.RAW in also:
+            empty_spool(workspace, dataset_id)
     return Forgotten(doomed, any(spec.dataset_id == dataset_id for spec in curated_specs()))
 
 

@@ -5,17 +5,19 @@ machine: ranges are written and resumed there, and each whole file is uploaded. 
 find in the spool it brings back. Files that the user gave in place stay where they are.
 """
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from em_pipeline.domain.files import Manifest, RawFile
+from em_pipeline.domain.identity import check_dataset_id
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.sources.base import HeldFile
 from em_pipeline.storage import keys
 from em_pipeline.storage.download import changed_since
 from em_pipeline.storage.local_blobs import LocalBlobs
-from em_pipeline.storage.local_files import path_of_file_url
+from em_pipeline.storage.local_files import path_of_file_url, storage_errors
 from em_pipeline.storage.object_blobs import ObjectBlobs
 from em_pipeline.storage.spool import Spool
 
@@ -38,6 +40,10 @@ class RawFiles(Protocol):
 
     def bring(self, manifest: Manifest) -> None:
         """Make this machine hold them, below `folder`. Raises `ChecksumMismatch`, `NotFound`."""
+        ...
+
+    def recall(self, manifest: Manifest) -> None:
+        """Before a download: make this machine hold what the store still holds. Raises like `bring`."""
         ...
 
     def let_go(self, manifest: Manifest) -> None:
@@ -63,6 +69,14 @@ def held_by(raw: RawFiles, manifest: Manifest) -> Sequence[HeldFile]:
     return [HeldFile(file, _path(file, raw.folder)) for file in manifest.files]
 
 
+def empty_spool(workspace: Workspace, dataset_id: str) -> None:
+    """Delete what the spool has of a dataset. Raises `StorageFailed`."""
+    folder = workspace.spool / check_dataset_id(dataset_id)
+    with storage_errors(f"Delete {folder}"):
+        if folder.exists():
+            shutil.rmtree(folder)
+
+
 class _InStore:
     """Files that lie in the store on a disk of this machine."""
 
@@ -72,6 +86,8 @@ class _InStore:
     def keep(self, manifest: Manifest) -> None: ...
 
     def bring(self, manifest: Manifest) -> None: ...
+
+    def recall(self, manifest: Manifest) -> None: ...
 
     def let_go(self, manifest: Manifest) -> None: ...
 

@@ -75,6 +75,9 @@ class Spool:
         receipt = self._receipt()
         there = self._files.entries()
         missing = [file for file in _moved(manifest) if not _is_held(file, receipt, there)]
+        if not missing:
+            return
+        self._files.clear_unfinished()
         self._progress.start(STEP, sum(file.size for file in missing), "bytes")
         sent: list[RawFile] = []
         since = time.monotonic()
@@ -117,6 +120,11 @@ class Spool:
             # What the receipt says of the store is not so: the next fetch asks the portal again.
             self._documents.delete(RECEIPT)
             raise
+
+    def recall(self, manifest: Manifest) -> None:
+        """Bring what the store still holds of the manifest's files, so that the others alone are downloaded."""
+        lost = set(self.changed(manifest))
+        self.bring(_only(manifest, [file for file in _moved(manifest) if file.path not in lost]))
 
     def let_go(self, manifest: Manifest) -> None:
         """Empty the folder, but for what it knows of files that stay in place."""

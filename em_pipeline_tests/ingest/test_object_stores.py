@@ -105,7 +105,9 @@ def test_one_raw_file_that_changed_in_the_bucket_is_fetched_again(
     with pytest.raises(NotFound, match="not all held"):
         latest_manifest(remote, CORNER)
     assert moved(bucket) == []
+    before = portal.bytes_served
     assert not fetch(remote, CORNER).already_held
+    assert portal.bytes_served - before < 2 * len(whole)
     assert remote.store.read(key) == whole
     assert latest_manifest(remote, CORNER) == manifest
     assert sum(one.startswith("PUT ") for one in moved(bucket)) == 1
@@ -184,8 +186,12 @@ def test_a_damaged_volume_is_discarded_and_written_again(remote: Workspace) -> N
         stored(remote)
     assert not run_chain(remote, CORNER).changed
     assert {key: remote.store.read(key) for key in remote.store.list(published.volume_key)} == before
+    spooled = remote.spool / ID / "revision" / "a.dm3"
+    spooled.parent.mkdir(parents=True)
+    spooled.write_bytes(b"half")
     forget(remote, ID, set(Kept))
     assert list(remote.store.list("")) == []
+    assert not spooled.exists()
 
 
 @on_s3
