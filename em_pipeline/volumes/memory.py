@@ -24,10 +24,10 @@ from em_pipeline.domain.errors import InputRefused
 from em_pipeline.domain.geometry import Shape
 from em_pipeline.volumes.codec import Kind
 
-PROCESS_BYTES: Final = 208 << 20
-"""Resident in a process that does nothing yet: 90 MiB with what a rechunk imports, 155 MiB with Dagster, the
-catalogue and the portals too (measured, CPython 3.11 on x86-64), and what grows with neither voxels nor
-threads: aligned memory of direct writes, rows and checksums of two units of `SHARDS_OF_A_UNIT` shards."""
+PROCESS_BYTES: Final = 224 << 20
+"""Resident in a process that holds no voxel yet: 90 MiB with what a rechunk imports, 202 MiB in an
+`em ingest` with Dagster, the catalogue and the portals (measured, CPython 3.11 on x86-64), and what grows with
+neither voxels nor threads: aligned memory of direct writes, rows of units of `SHARDS_OF_A_UNIT` shards."""
 
 THREAD_BYTES: Final = 6 << 20
 """Of each pair of a reading and an encoding thread: contexts of the compressors, four histograms of 65536
@@ -75,8 +75,8 @@ class Footprint:
         """Of one pair of threads that reads and encodes, whatever the slabs."""
         return self.encoder + self.read_scratch
 
-    def held(self, slab: Shape, shards: int, stored: Shape | None) -> int:
-        """Of a pass with slabs of whole chunks (`slab`, voxels z-y-x) in units of so many shards.
+    def held(self, slab: Shape, shards: int, shard: Shape, stored: Shape | None) -> int:
+        """Of a pass with slabs of whole chunks in units of so many shards (`slab`, `shard`: voxels z-y-x).
 
         `stored` is what the source decodes whole (z-y-x voxels), None where the level below gives the voxels.
         """
@@ -88,7 +88,7 @@ class Footprint:
             )
         slabs = SLABS_HELD * slab.voxels * self.dtype.itemsize
         # Besides a unit's shards, the voxels that it leaves for the next level.
-        sinks = 2 * (shards + 1) * self.sink_bytes
+        sinks = 2 * (shards + 1) * min(self.sink_bytes, shard.voxels * self.dtype.itemsize)
         return slabs + self.threads * (reader + self.encoder) + sinks
 
     @property

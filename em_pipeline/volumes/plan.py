@@ -273,7 +273,7 @@ def _choose_slab(
 
     def held(slab: Shape) -> int:
         shards = grid(_clipped(_padded(slab, shard), shape), shard).voxels
-        return footprint.held(_clipped(slab, whole), shards, stored)
+        return footprint.held(_clipped(slab, whole), shards, shard, stored)
 
     def score(slab: Shape) -> tuple[int, int, int, Shape]:
         clipped = _clipped(slab, shape)
