@@ -20,6 +20,8 @@ class LazyVolume(Protocol):
     None per axis where they say nothing. `translation_nm` is the position of the first voxel's centre, z-y-x.
     `missing` are boxes, z-y-x, for which the source holds nothing although it could: reading them gives the
     source's fill value, and whoever writes the voxels records that they are absent. They do not overlap.
+    `scratch_bytes` is the memory that one read takes at most besides the array it fills; each thread that
+    reads takes as much, and may keep it until it ends.
     `claims` carry the evidence for every value the files gave. `metadata` is the raw headers, JSON-ready.
     """
 
@@ -35,6 +37,8 @@ class LazyVolume(Protocol):
     def translation_nm(self) -> tuple[float, float, float]: ...
     @property
     def missing(self) -> Sequence[BoundingBox]: ...
+    @property
+    def scratch_bytes(self) -> int: ...
     @property
     def claims(self) -> Sequence[Claim]: ...
     @property

@@ -64,6 +64,10 @@ class StackVoxels:
 
     planes: tuple[Voxels, ...]
 
+    @property
+    def scratch_bytes(self) -> int:
+        return max(plane.scratch_bytes for plane in self.planes)
+
     def fill(self, box: BoundingBox, out: NDArray[Any]) -> None:
         flat = BoundingBox(start=Shape(0, box.start.y, box.start.x), stop=Shape(1, box.stop.y, box.stop.x))
         for row, z in enumerate(range(box.start.z, box.stop.z)):

@@ -154,17 +154,21 @@ def _write(
     planned = report(plan)
     workspace.progress.note(str(planned))
     place = workspace.store.blobs(keys.staging(spec.dataset_id, version))
-    written = rechunk(image.volume, image.box, plan, place, name=image.name, progress=workspace.progress)
+    progress, compute = workspace.progress, workspace.compute
+    written = rechunk(
+        image.volume, image.box, plan, place, name=image.name, progress=progress, compute=compute
+    )
     for label, label_plan in zip(labels, plans, strict=True):
         ends = "" if label.whole else ", which does not cover the whole image"
-        workspace.progress.note(f"{label}: {label.box.shape} voxels of {label.name!r}{ends}")
+        progress.note(f"{label}: {label.box.shape} voxels of {label.name!r}{ends}")
         rechunk(
             label.volume,
             label.box,
             label_plan,
             place,
             name=label.name,
-            progress=workspace.progress,
+            progress=progress,
             label=label.label,
+            compute=compute,
         )
     return written, planned

@@ -1,8 +1,11 @@
 """What an ingest will write, decided and estimated before it does: the plans of an image and its labels."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+
+import numpy as np
 
 from em_pipeline.domain.errors import InputRefused, NotFound
 from em_pipeline.domain.files import RawFile
@@ -26,6 +29,7 @@ from em_pipeline.volumes.plan_report import PlanReport, report
 from em_pipeline.volumes.sampling import take_sample
 
 _FILE = "file://"
+PLAIN = ("", "none", "raw")
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ def outlook(workspace: Workspace, spec: DatasetSpec) -> Outlook:
 
 
 def _plan(workspace: Workspace, cut: Cut, **options: object) -> RechunkPlan:
+    cut.check_decodable(workspace.memory_budget)
     return _plan_of(
         workspace,
         cut.box.shape,
@@ -78,6 +83,7 @@ def _plan(workspace: Workspace, cut: Cut, **options: object) -> RechunkPlan:
         cut.voxel_size,
         cut.volume.chunk_shape,
         translation_nm=cut.translation_nm,
+        read_scratch=cut.volume.scratch_bytes,
         **options,
     )
 
@@ -166,6 +172,7 @@ def _from_headers(workspace: Workspace, spec: DatasetSpec) -> Outlook:
         voxel_size_of(record, [address]),
         Shape(*image.chunk_shape),
         codec=spec.codec,
+        read_scratch=0 if image.compression in PLAIN else _chunk_bytes(image),
     )
     notes = [note, f"planned from headers: {found.requests} requests, {found.bytes_read:,} bytes"]
     if spec.label_images:
@@ -173,6 +180,11 @@ def _from_headers(workspace: Workspace, spec: DatasetSpec) -> Outlook:
     notes += [*found.notes, *image.notes]
     images = (("the image", report(plan)),)
     return Outlook(spec.dataset_id, workspace.memory_budget, images, tuple(filter(None, notes)))
+
+
+def _chunk_bytes(image: ImageHeaders) -> int:
+    """What decoding a chunk takes besides the voxels wanted, as far as headers tell."""
+    return math.prod(image.chunk_shape or ()) * np.dtype(image.dtype).itemsize
 
 
 def _level(spec: DatasetSpec, images: Sequence[ImageHeaders], address: str) -> ImageHeaders:

@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -26,8 +26,8 @@ from em_pipeline.volumes.codec import Kind
 
 PROCESS_BYTES: Final = 224 << 20
 """Resident in a process that holds no voxel yet: 90 MiB with what a rechunk imports, 202 MiB in an
-`em ingest` with Dagster, the catalogue and the portals (measured, CPython 3.11 on x86-64), and what grows with
-neither voxels nor threads: aligned memory of direct writes, rows of units of `SHARDS_OF_A_UNIT` shards."""
+`em ingest` with Dagster, the catalogue and the portals (measured, CPython 3.11 on x86-64), and what grows
+with neither voxels nor threads: aligned memory of direct writes, rows of units of many shards."""
 
 THREAD_BYTES: Final = 6 << 20
 """Of each pair of a reading and an encoding thread: contexts of the compressors, four histograms of 65536
@@ -50,9 +50,19 @@ GRANULE: Final = 1 << 20
 _MEAN_CHUNKS: Final = 3.0
 
 
+class Held(NamedTuple):
+    """Bytes of voxels in flight: `shared` by all threads, and of `each`."""
+
+    shared: int
+    each: int
+
+    def on(self, threads: int) -> int:
+        return self.shared + threads * self.each
+
+
 @dataclass(frozen=True)
 class Footprint:
-    """What passes with so many threads hold of voxels in flight, in bytes.
+    """What passes hold of voxels in flight, in bytes.
 
     `chunk` is voxels z-y-x; `read_scratch` what the source's reader takes in each thread besides the voxels
     asked for; `sink_bytes` what a blob holds while it is written (`Blobs.sink_bytes`).
@@ -61,7 +71,6 @@ class Footprint:
     dtype: np.dtype[Any]
     kind: Kind
     chunk: Shape
-    threads: int
     read_scratch: int = 0
     sink_bytes: int = 0
 
@@ -75,7 +84,7 @@ class Footprint:
         """Of one pair of threads that reads and encodes, whatever the slabs."""
         return self.encoder + self.read_scratch
 
-    def held(self, slab: Shape, shards: int, shard: Shape, stored: Shape | None) -> int:
+    def held(self, slab: Shape, shards: int, shard: Shape, stored: Shape | None) -> Held:
         """Of a pass with slabs of whole chunks in units of so many shards (`slab`, `shard`: voxels z-y-x).
 
         `stored` is what the source decodes whole (z-y-x voxels), None where the level below gives the voxels.
@@ -89,7 +98,7 @@ class Footprint:
         slabs = SLABS_HELD * slab.voxels * self.dtype.itemsize
         # Besides a unit's shards, the voxels that it leaves for the next level.
         sinks = 2 * (shards + 1) * min(self.sink_bytes, shard.voxels * self.dtype.itemsize)
-        return slabs + self.threads * (reader + self.encoder) + sinks
+        return Held(slabs + sinks, reader + self.encoder)
 
     @property
     def _chunk_bytes(self) -> int:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ from numpy.typing import DTypeLike
 from em_pipeline.domain.errors import InputRefused
 from em_pipeline.domain.geometry import BoundingBox, Shape, VoxelSize
 from em_pipeline.volumes.codec import ChunkCodec, Kind, check_data_type
-from em_pipeline.volumes.memory import SHARDS_OF_A_UNIT, Footprint
+from em_pipeline.volumes.memory import SHARDS_OF_A_UNIT, Footprint, Held
 from em_pipeline.volumes.missing import Missing
 
 CHUNK: Final = Shape(128, 128, 128)
@@ -48,7 +48,7 @@ class LevelPlan:
 
     Shapes are voxels, z-y-x. `translation_nm` is the centre of the first voxel.
     `slab_shape` is what is read at once; `bytes_to_read` what the source must decode for it, or what the
-    level below gives; `bytes_held` the voxels in flight while the level is written (`memory.Footprint`).
+    level below gives; `held` the voxels in flight while the level is written.
     """
 
     index: int
@@ -60,7 +60,7 @@ class LevelPlan:
     translation_nm: tuple[float, float, float]
     slab_shape: Shape
     bytes_to_read: int
-    bytes_held: int
+    held: Held
 
     @property
     def unit_shape(self) -> Shape:
@@ -115,8 +115,8 @@ class RechunkPlan:
 
     @property
     def bytes_held(self) -> int:
-        """Voxels in flight at most; passes follow each other."""
-        return max(level.bytes_held for level in self.levels)
+        """Voxels in flight at most, on the plan's threads."""
+        return self.bytes_in_flight(self.threads)
 
     def is_last(self, level: LevelPlan) -> bool:
         """Whether no coarser level is made from it."""
@@ -125,6 +125,10 @@ class RechunkPlan:
     @property
     def chunk_codec(self) -> ChunkCodec:
         return ChunkCodec(self.codec, self.dtype)
+
+    def bytes_in_flight(self, threads: int) -> int:
+        """Bytes that the voxels of the level that takes most of them take while `threads` work on it."""
+        return max(level.held.on(threads) for level in self.levels)
 
     def digest(self, *, name: str, box: BoundingBox, missing: Missing | None = None) -> str:
         """SHA-256 of what decides the bytes written; equal digests give equal volumes."""
@@ -207,9 +211,8 @@ def plan_rechunk(
         raise InputRefused(
             "Plan a volume", f"chunk {chunk_shape} is odd or does not divide shard {shard_shape}"
         )
-    footprint = Footprint(native, kind, chunk_shape, 1, read_scratch, sink_bytes)
+    footprint = Footprint(native, kind, chunk_shape, read_scratch, sink_bytes)
     threads = _affordable_threads(memory_budget, threads, footprint)
-    footprint = replace(footprint, threads=threads)
     levels: list[LevelPlan] = []
     size, first = tuple(voxel_size), translation_nm
     while True:
@@ -220,7 +223,7 @@ def plan_rechunk(
         )
         # Coarser levels come from raw parts of chunks, of which none is read for another's sake.
         stored = None if levels else source_chunk
-        slab, held, decoded = _choose_slab(shape, shard, stored, memory_budget, footprint)
+        slab, held, decoded = _choose_slab(shape, shard, stored, memory_budget, footprint, threads)
         levels.append(
             LevelPlan(
                 index=len(levels),
@@ -232,7 +235,7 @@ def plan_rechunk(
                 translation_nm=(first[0], first[1], first[2]),
                 slab_shape=slab,
                 bytes_to_read=decoded * native.itemsize,
-                bytes_held=held,
+                held=held,
             )
         )
         if last:
@@ -261,23 +264,28 @@ def _affordable_threads(memory_budget: int, threads: int, footprint: Footprint) 
 
 
 def _choose_slab(
-    shape: Shape, shard: Shape, stored: Shape | None, memory_budget: int, footprint: Footprint
-) -> tuple[Shape, int, int]:
+    shape: Shape,
+    shard: Shape,
+    stored: Shape | None,
+    memory_budget: int,
+    footprint: Footprint,
+    threads: int,
+) -> tuple[Shape, Held, int]:
     """The slab that makes the source decode least, keeps all threads busy and is small.
 
-    With the bytes it makes a pass hold, and the voxels decoded. Raises `InputRefused` where the smallest
+    With what it makes a pass hold, and the voxels decoded. Raises `InputRefused` where the smallest
     needs more memory than there is.
     """
     chunk = footprint.chunk
     whole = _padded(shape, chunk)
 
-    def held(slab: Shape) -> int:
+    def held(slab: Shape) -> Held:
         shards = grid(_clipped(_padded(slab, shard), shape), shard).voxels
         return footprint.held(_clipped(slab, whole), shards, shard, stored)
 
     def score(slab: Shape) -> tuple[int, int, int, Shape]:
         clipped = _clipped(slab, shape)
-        idle = max(0, 4 * footprint.threads - grid(clipped, chunk).voxels)
+        idle = max(0, 4 * threads - grid(clipped, chunk).voxels)
         return decoded(slab), idle, clipped.voxels, slab
 
     def decoded(slab: Shape) -> int:
@@ -285,14 +293,14 @@ def _choose_slab(
         return math.prod(_decoded(n, s, c) for n, s, c in zip(shape, slab, pieces, strict=True))
 
     sizes = {slab: held(slab) for slab in _slabs(shape, chunk, shard)}
-    fitting = [slab for slab, nbytes in sizes.items() if nbytes <= memory_budget]
+    fitting = [slab for slab, needed in sizes.items() if needed.on(threads) <= memory_budget]
     if not fitting:
-        needed = min(sizes.values())
+        least = min(needed.on(threads) for needed in sizes.values())
         raise InputRefused(
             f"Plan a volume within {memory_budget / 2**20:.0f} MiB of voxels in flight",
             f"chunks of {chunk.voxels * footprint.dtype.itemsize / 2**20:.1f} MiB need "
-            f"{needed / 2**20:.0f} MiB on {footprint.threads} threads",
-            f"Give {(needed - memory_budget) / 2**20:.0f} MiB more memory than now (EM_MEMORY_BUDGET)",
+            f"{least / 2**20:.0f} MiB on {threads} threads",
+            f"Give {(least - memory_budget) / 2**20:.0f} MiB more memory than now (EM_MEMORY_BUDGET)",
         )
     best = min(fitting, key=score)
     return best, sizes[best], decoded(best)

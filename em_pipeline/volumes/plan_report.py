@@ -23,7 +23,6 @@ class LevelReport:
     units: int
     unit_shape: Shape
     slab_shape: Shape
-    bytes_held: int
 
     @property
     def halved(self) -> str:
@@ -109,7 +108,6 @@ def _level(level: LevelPlan) -> LevelReport:
         units=level.unit_count,
         unit_shape=level.unit_shape,
         slab_shape=level.slab_shape,
-        bytes_held=level.bytes_held,
     )
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from em_pipeline.domain.errors import InputRefused, UnsupportedFormat
 from em_pipeline.domain.geometry import BoundingBox
-from em_pipeline.formats.tiff import SegmentVoxels, open_tiff
+from em_pipeline.formats.tiff import open_tiff
+from em_pipeline.formats.tiff_segments import SegmentVoxels
 from em_pipeline_tests.formats.helpers import boxes, check_volume, cut, ramp, shapes, values
 
 layouts = st.fixed_dictionaries(

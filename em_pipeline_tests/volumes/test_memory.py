@@ -67,7 +67,7 @@ def test_a_plan_holds_no_more_than_it_was_given(
         assert shards <= SHARDS_OF_A_UNIT
         sinks = 2 * shards * min(sink, level.shard_shape.voxels * itemsize)
         needed = SLABS_HELD * slab * itemsize + sinks + 3 * plan.threads * (128**3 * itemsize)
-        assert needed <= level.bytes_held
+        assert needed <= level.held.on(plan.threads)
 
 
 @given(slab=SHAPES, stored=SHAPES, itemsize=st.sampled_from([1, 2, 4, 8]))

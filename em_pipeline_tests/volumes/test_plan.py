@@ -91,7 +91,7 @@ def test_units_and_slabs_tile_every_level_in_the_order_of_the_shards(
             assert all(a % s == 0 for a, s in zip(unit.box.start, level.shard_shape, strict=True))
             for slab in unit.slabs:
                 held = math.prod(-(-n // 4) * 4 for n in slab.shape)
-                assert SLABS_HELD * held < level.bytes_held <= budget
+                assert SLABS_HELD * held < level.held.on(1) <= budget
                 for tile in slab.tiles(level.chunk_shape):
                     seen[tile.slices] += 1
                     shard = tuple(a // s for a, s in zip(tile.start, level.shard_shape, strict=True))
