@@ -22,6 +22,7 @@ from em_pipeline.ingest.scrape import latest_portal_record
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.sources.base import HeldFile
 from em_pipeline.storage.local_files import path_of_file_url
+from em_pipeline.storage.ranged import is_url
 from em_pipeline.storage.transport import HttpPolicy
 from em_pipeline.volumes.memory import for_voxels
 from em_pipeline.volumes.plan import RechunkPlan, plan_rechunk
@@ -107,9 +108,9 @@ def _plan_of(
 def _held(workspace: Workspace, spec: DatasetSpec) -> Sequence[HeldFile] | None:
     """The raw files, where this machine has them; None where they would have to be downloaded."""
     source = workspace.source(spec.source)
-    if spec.location is not None:
-        record = source.fetch_record(spec)
-        files = source.list_files(spec, record)
+    # An address may be of a volume with millions of files, which nobody wants listed for a plan.
+    if spec.location is not None and (spec.location.startswith(_FILE) or not is_url(spec.location)):
+        files = source.list_files(spec, source.fetch_record(spec))
         if all(file.url.startswith(_FILE) for file in files):
             return [
                 HeldFile(

@@ -300,7 +300,7 @@ def _choose_slab(
             f"Plan a volume within {memory_budget / 2**20:.0f} MiB of voxels in flight",
             f"chunks of {chunk.voxels * footprint.dtype.itemsize / 2**20:.1f} MiB need "
             f"{least / 2**20:.0f} MiB on {threads} threads",
-            f"Give {(least - memory_budget) / 2**20:.0f} MiB more memory than now (EM_MEMORY_BUDGET)",
+            f"Give {math.ceil((least - memory_budget) / 2**20)} MiB more memory than now (EM_MEMORY_BUDGET)",
         )
     best = min(fitting, key=score)
     return best, sizes[best], decoded(best)

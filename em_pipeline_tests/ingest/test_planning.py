@@ -9,7 +9,10 @@ import tifffile
 from em_pipeline.domain.errors import InputRefused
 from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize, Shape
 from em_pipeline.ingest.asked import Asked, spec_of
+from em_pipeline.ingest.fetch import fetch
 from em_pipeline.ingest.planning import Outlook, outlook
+from em_pipeline.ingest.scrape import scrape
+from em_pipeline.ingest.specs import find_spec
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline_tests.portals.folder import Folder
 
@@ -61,3 +64,17 @@ def test_of_an_address_only_headers_are_read(workspace: Workspace, file: Path) -
             planned(workspace, f"{url}/scan.tif", box=box)
         with pytest.raises(InputRefused, match="level 3"):
             planned(workspace, f"{url}/scan.tif", level=3)
+
+
+def test_a_portal_s_dataset_is_looked_at_before_it_is_downloaded_and_sampled_after(
+    workspace: Workspace,
+) -> None:
+    spec = find_spec(workspace.catalog, "empiar-11759")
+    before = outlook(workspace, spec)
+    assert before.images[0][1].sample is None
+    assert list(workspace.store.list("")) == []
+    scrape(workspace, spec)
+    fetch(workspace, spec)
+    after = outlook(workspace, spec)
+    assert after.notes == ()
+    assert after.images[0][1].sample is not None
