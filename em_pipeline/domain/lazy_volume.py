@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 class LazyVolume(Protocol):
     """A 3-D array in files, read box by box.
 
-    `shape` is z-y-x voxels. `dtype` has native byte order. `chunk_shape` is the unit the source stores and
-    decodes whole (a strip, a tile, a row of plain voxels), z-y-x. `voxel_size_nm` holds what the files say,
-    None per axis where they say nothing. `translation_nm` is the position of the first voxel's centre, z-y-x.
+    `shape` is z-y-x voxels. `dtype` has native byte order. `chunk_shape` is the unit the source stores
+    (a strip, a tile, a plane), z-y-x; `decode_shape` what it decodes whole to give any voxel of it: the same,
+    or a row where rows are stored plainly. `voxel_size_nm` holds what the files say, None per axis where they
+    say nothing. `translation_nm` is the position of the first voxel's centre, z-y-x.
     `missing` are boxes, z-y-x, for which the source holds nothing although it could: reading them gives the
     source's fill value, and whoever writes the voxels records that they are absent. They do not overlap.
     `scratch_bytes` is the memory that one read takes at most besides the array it fills; each thread that
@@ -31,6 +32,8 @@ class LazyVolume(Protocol):
     def dtype(self) -> "np.dtype[Any]": ...
     @property
     def chunk_shape(self) -> Shape: ...
+    @property
+    def decode_shape(self) -> Shape: ...
     @property
     def voxel_size_nm(self) -> PartialVoxelSize: ...
     @property

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 from em_pipeline.domain.errors import InputRefused, NotFound, UnsupportedFormat
 from em_pipeline.domain.evidence import Claim, Evidence, Origin
 from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize, Shape
-from em_pipeline.formats.scratch import BAND_BYTES, scratch_array
+from em_pipeline.formats.scratch import scratch_array
 
 # Text of a header longer than this is cut in `metadata`; the file itself stays the full record.
 LONGEST_TEXT = 20_000
 # Arrays of a header longer than this (colour tables, strip offsets) are named, not copied.
 LONGEST_LIST = 256
+# Plain rows that are read at once on their way into an array: few calls, and still in a core's cache.
+ROWS_BYTES = 1 << 20
 # What zarr's commonest compressor can hold (BLOSC_MAX_BUFFERSIZE, https://github.com/Blosc/c-blosc).
 # Decoders take memory for a whole chunk before they read it, and a process that gets none is aborted.
 MOST_CHUNK_BYTES = 2**31 - 1
@@ -53,6 +55,11 @@ class Voxels(Protocol):
         ...
 
 
+def is_plain(voxels: Voxels) -> bool:
+    """Whether rows are read by themselves, without decoding what is stored around them."""
+    return bool(getattr(voxels, "plain", False))
+
+
 @dataclass(frozen=True)
 class FileVolume:
     """A `LazyVolume` over files: what the headers say, and `voxels` to read the rest.
@@ -80,6 +87,11 @@ class FileVolume:
     def scratch_bytes(self) -> int:
         """See `LazyVolume`."""
         return self.voxels.scratch_bytes
+
+    @property
+    def decode_shape(self) -> Shape:
+        """See `LazyVolume`."""
+        return Shape(1, 1, self.shape.x) if is_plain(self.voxels) else self.chunk_shape
 
     @property
     def format(self) -> str:
@@ -244,6 +256,8 @@ class RawVoxels:
     order and is converted to that of the array read into.
     """
 
+    plain: ClassVar[bool] = True
+
     path: Path
     plane_offsets: NDArray[np.int64]
     shape: Shape
@@ -264,7 +278,7 @@ class RawVoxels:
     @property
     def scratch_bytes(self) -> int:
         """Some rows, where they are not read straight into the array asked for."""
-        return max(BAND_BYTES, self.shape.x * self.dtype.itemsize)
+        return max(ROWS_BYTES, self.shape.x * self.dtype.itemsize)
 
     def fill(self, box: BoundingBox, out: NDArray[Any]) -> None:
         with opened(self.path) as descriptor:
@@ -293,7 +307,7 @@ class RawVoxels:
             return
         # Rows read whole cost at most twice the bytes wanted, and one system call instead of one per row.
         read = self._read_parts if 2 * box.shape.x < self.shape.x else self._read_rows
-        height = max(1, BAND_BYTES // width)
+        height = max(1, ROWS_BYTES // width)
         for row in range(0, box.shape.y, height):
             band = target[row : row + height]
             band[...] = read(descriptor, start + row * width, len(band), box)

@@ -148,7 +148,7 @@ def _volume(
     claim_acquisition(sheet, image.tags, tag)
     metadata = {"tags": {tag: jsonable(image.tags)}, "byte_order": byte_order, "notes": notes}
     origin = origin_nm(image.tags, len(dimensions))
-    return FileVolume(shape, dtype, Shape(1, 1, shape.x), raw, tuple(sheet.claims), metadata, origin)
+    return FileVolume(shape, dtype, plane, raw, tuple(sheet.claims), metadata, origin)
 
 
 def _entries(tags: dict[str, Any], *path: str) -> list[dict[str, Any]]:

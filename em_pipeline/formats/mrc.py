@@ -61,8 +61,7 @@ def mrc_volume(path: Path, head: bytes, size: int) -> FileVolume:
     if order != ("z", "y", "x"):
         notes.append(f"sections, rows, columns of the file are {', '.join(order)}; read as z, y, x")
     metadata: dict[str, Any] = {"header": _as_json(header), "byte_order": byte_order, "notes": notes}
-    chunk = Shape(1, 1, shape.x) if voxels is raw else plane
-    return FileVolume(shape, dtype, chunk, voxels, tuple(sheet.claims), metadata)
+    return FileVolume(shape, dtype, plane, voxels, tuple(sheet.claims), metadata)
 
 
 @dataclass(frozen=True)

@@ -52,8 +52,7 @@ def open_raw(path: Path, layout: RawLayout | None) -> FileVolume:
     sheet.axes("zyx" if layout.order == "C" else "xyz", "raw layout", layout.order)
     metadata: dict[str, Any] = {"raw_layout": layout.model_dump(mode="json"), "notes": []}
     claims: tuple[Claim, ...] = tuple(sheet.claims)
-    chunk = Shape(1, 1, layout.shape.x) if isinstance(voxels, RawVoxels) else plane
-    return FileVolume(layout.shape, dtype, chunk, voxels, claims, metadata)
+    return FileVolume(layout.shape, dtype, plane, voxels, claims, metadata)
 
 
 @dataclass(frozen=True)

@@ -98,8 +98,7 @@ def tiff_volume(path: Path, tif: tifffile.TiffFile, size: int) -> FileVolume:
     voxels, chunk = _voxels(path, tif, series, shape, size)
     sheet = ClaimSheet(path, EXTRACTOR)
     tag = f"IFD 0, series {tif.series.index(series)} ({series.kind})"
-    stored = Shape(1, shape.y, shape.x) if isinstance(voxels, RawVoxels) else chunk
-    sheet.layout(shape, dtype, stored, "TIFF", compression_of(page), tag)
+    sheet.layout(shape, dtype, chunk, "TIFF", compression_of(page), tag)
     # The axis that counts pages is called I, Q or S by whoever does not know that it is z.
     sheet.axes("zyx"[3 - series.ndim :], tag, series.axes)
     claim_voxel_size(sheet, tif)
@@ -184,14 +183,14 @@ def _check_promise(path: Path, tif: tifffile.TiffFile, series: Any, size: int) -
 
 
 def _voxels(path: Path, tif: tifffile.TiffFile, series: Any, shape: Shape, size: int) -> tuple[Voxels, Shape]:
-    """Where the voxels are, and the z-y-x shape of a strip, tile or plain row."""
+    """Where the voxels are, and the z-y-x shape of a strip, tile or plain plane."""
     page = series.keyframe
     stored = series.dtype.newbyteorder(tif.byteorder)
     offsets = _plain_planes(series, shape, stored)
     if offsets is not None:
         raw = RawVoxels(path, offsets, shape, stored)
         raw.check_size(size)
-        return raw, Shape(1, 1, shape.x)
+        return raw, Shape(1, shape.y, shape.x)
     height, width = segment_shape(page)
     pages = list(series.pages)
     if len(pages) != shape.z or any(p is None for p in pages):

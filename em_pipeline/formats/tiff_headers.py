@@ -82,9 +82,9 @@ def _from_first_page(
 
 
 def _chunk(page: tifffile.TiffPage, height: int, width: int) -> tuple[int, int, int]:
-    """Strips that lie in one piece are read row by row, as the reader of whole files does."""
+    """Strips that lie in one piece are read as a plane, as the reader of whole files does."""
     plain = page.compression == 1 and not page.is_tiled and page.is_contiguous
-    return (1, 1, page.imagewidth) if plain else (1, height, width)
+    return (1, page.imagelength, page.imagewidth) if plain else (1, height, width)
 
 
 def _planes(tif: tifffile.TiffFile, chain: Chain, size: int) -> tuple[int | None, list[str]]:

@@ -82,7 +82,7 @@ def _plan(workspace: Workspace, cut: Cut, **options: object) -> RechunkPlan:
         cut.box.shape,
         cut.volume.dtype.name,
         cut.voxel_size,
-        cut.volume.chunk_shape,
+        cut.volume.decode_shape,
         translation_nm=cut.translation_nm,
         read_scratch=cut.volume.scratch_bytes,
         **options,

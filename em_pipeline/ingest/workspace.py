@@ -16,7 +16,7 @@ from em_pipeline.settings import ComputeBackend, Settings
 from em_pipeline.sources.base import Source
 from em_pipeline.sources.registry import load_sources
 from em_pipeline.storage.download import DownloadPolicy
-from em_pipeline.storage.object_urls import ObjectEndpoints
+from em_pipeline.storage.object_urls import endpoints_of
 from em_pipeline.storage.store import Store, open_store
 from em_pipeline.volumes.compute import Compute, ThisProcess
 
@@ -93,16 +93,6 @@ def store_of(settings: Settings) -> Store:
     return open_store(settings.store, endpoints)
 
 
-def endpoints_of(settings: Settings) -> ObjectEndpoints:
-    """Who answers for s3:// and gs:// addresses. Raises `InputRefused` for what is no address."""
-    return ObjectEndpoints(
-        s3=settings.s3_endpoint,
-        s3_region=settings.s3_region,
-        gs=settings.gs_endpoint,
-        s3_anonymous=settings.s3_anonymous,
-    )
-
-
 @contextmanager
 def open_compute(settings: Settings) -> Iterator[Compute]:
     """What writes units by these settings. A Dask scheduler is connected to when there are units to write."""
@@ -118,7 +108,8 @@ def open_compute(settings: Settings) -> Iterator[Compute]:
 @contextmanager
 def open_workspace(settings: Settings, progress: Progress) -> Iterator[Workspace]:
     """Everything an ingest needs, as the settings say. Raises like `open_catalog` and `open_store`."""
-    sources = load_sources(settings.sources)
+    endpoints = endpoints_of(settings)
+    sources = load_sources(settings.sources, endpoints=endpoints)
     store = store_of(settings)
     with open_catalog(settings) as catalog, open_compute(settings) as compute:
         yield Workspace(
@@ -130,7 +121,7 @@ def open_workspace(settings: Settings, progress: Progress) -> Iterator[Workspace
                 connections=settings.download_connections,
                 read_timeout_s=settings.download_timeout_s,
                 retries=settings.download_retries,
-                endpoints=endpoints_of(settings),
+                endpoints=endpoints,
             ),
             memory_budget=int(settings.memory_budget),
             threads=settings.threads,

@@ -6,7 +6,7 @@ z, y, x), so that whatever follows works on memory of its own, without gaps.
 
 import threading
 from collections.abc import Callable
-from itertools import product
+from itertools import pairwise, product
 from typing import Any, Protocol
 
 import numpy as np
@@ -42,7 +42,7 @@ class SourceFeed:
     def pieces(self, slab: BoundingBox, threads: int) -> list[Piece]:
         """About one piece per thread, cut in z or else in y; no chunk of the source is decoded twice."""
         for axis in (0, 1):
-            stored = self._source.chunk_shape[axis]
+            stored = self._source.decode_shape[axis]
             share = -(-slab.shape[axis] // threads)
             cuts = spans(
                 slab.start[axis], slab.stop[axis], -(-share // stored) * stored, stored, self._origin[axis]
@@ -53,10 +53,10 @@ class SourceFeed:
         return [self._piece(slab, part) for part in parts]
 
     def _piece(self, slab: BoundingBox, part: BoundingBox) -> Piece:
-        step = granule(slab.shape, self._source.chunk_shape, self._source.dtype.itemsize)
+        step = granule(slab.shape, self._source.decode_shape, self._source.dtype.itemsize)
 
         def fill(tiles: NDArray[Any]) -> None:
-            cuts = map(spans, part.start, part.stop, step, self._source.chunk_shape, self._origin)
+            cuts = map(spans, part.start, part.stop, step, self._source.decode_shape, self._origin)
             for z, y, x in product(*cuts):
                 box = BoundingBox(start=Shape(z[0], y[0], x[0]), stop=Shape(z[1], y[1], x[1]))
                 first = Shape(*(a - b for a, b in zip(box.start, slab.start, strict=True)))
@@ -71,12 +71,12 @@ class SourceFeed:
     def _deal(self, voxels: NDArray[Any], first: Shape, tiles: NDArray[Any]) -> None:
         """Copy voxels, of which the first is voxel `first` of the slab, to the chunks they belong to."""
         depth, rows, _ = self._chunk
-        bottom = first.y + voxels.shape[1]
-        bands = [(y, min(y - y % rows + rows, bottom)) for y in _starts(first.y, bottom, rows)]
-        for z, plane in enumerate(voxels, first.z):
-            for y0, y1 in bands:
-                target = tiles[z // depth, y0 // rows, :, z % depth, y0 % rows : y0 % rows + y1 - y0]
-                _deal_rows(plane[y0 - first.y : y1 - first.y], first.x, target)
+        for z0, z1 in _cuts(first.z, len(voxels), depth):
+            planes = slice(z0 % depth, z0 % depth + z1 - z0)
+            for y0, y1 in _cuts(first.y, voxels.shape[1], rows):
+                target = tiles[z0 // depth, y0 // rows, :, planes, y0 % rows : y0 % rows + y1 - y0]
+                band = voxels[z0 - first.z : z1 - first.z, y0 - first.y : y1 - first.y]
+                _deal_rows(band, first.x, target)
 
     def _buffer(self, voxels: int) -> NDArray[Any]:
         """This thread's own, used again: fresh pages cost more than the copy into them."""
@@ -87,25 +87,27 @@ class SourceFeed:
 
 
 def _deal_rows(band: NDArray[Any], first: int, target: NDArray[Any]) -> None:
-    """Rows, whose first column is column `first` of the slab, to `target`: (chunks in x, rows, columns)."""
-    height, width = band.shape
-    columns = target.shape[2]
+    """Rows (planes, rows, columns), whose first column is column `first` of the slab, to the chunks of a row.
+
+    `target` has the shape (chunks in x, planes, rows, columns of a chunk).
+    """
+    width, columns = band.shape[2], target.shape[3]
     head = min(-first % columns, width)
     if head:
         at = first % columns
-        target[first // columns, :, at : at + head] = band[:, :head]
+        target[first // columns, :, :, at : at + head] = band[:, :, :head]
     chunk, whole = (first + head) // columns, (width - head) // columns
     end = head + whole * columns
-    if whole:
-        cut = band[:, head:end].reshape(height, whole, columns)
-        target[chunk : chunk + whole] = cut.swapaxes(0, 1)
+    cut = band[:, :, head:end].reshape(*band.shape[:2], whole, columns)
+    target[chunk : chunk + whole] = cut.transpose(2, 0, 1, 3)
     if end < width:
-        target[chunk + whole, :, : width - end] = band[:, end:]
+        target[chunk + whole, :, :, : width - end] = band[:, :, end:]
 
 
-def _starts(start: int, stop: int, step: int) -> list[int]:
-    """`start`, and every multiple of `step` between it and `stop`."""
-    return [start, *range(start - start % step + step, stop, step)]
+def _cuts(start: int, length: int, step: int) -> list[tuple[int, int]]:
+    """[start, start + length) cut at every multiple of `step`."""
+    stop = start + length
+    return list(pairwise([start, *range(start - start % step + step, stop, step), stop]))
 
 
 def _along(box: BoundingBox, axis: int, start: int, stop: int) -> BoundingBox:

@@ -3,6 +3,7 @@
 A *hand* is one worker process. It writes with all its threads at once, so one piece of work at a time.
 """
 
+import math
 import pickle
 import threading
 import zlib
@@ -18,7 +19,6 @@ from em_pipeline.domain.errors import Busy, EmError, InputRefused
 from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.domain.progress import Silent
 from em_pipeline.volumes.compute import Job
-from em_pipeline.volumes.plan import RechunkPlan
 from em_pipeline.volumes.resume import is_finished
 
 PROCESS_BYTES: Final = 300 << 20
@@ -55,7 +55,8 @@ def introduce(token: str, payload: bytes) -> int:
     job: Job = pickle.loads(zlib.decompress(payload))  # noqa: S301 - the scheduler's clients run code anyway
     worker = get_worker()
     manager = worker.memory_manager
-    check_memory(job.plan, worker.state.nthreads, manager.memory_limit, manager.memory_pause_fraction or 1.0)
+    needed = bytes_needed(job, worker.state.nthreads)
+    check_memory(needed, worker.state.nthreads, manager.memory_limit, manager.memory_pause_fraction or 1.0)
     _check_reach(job)
     job = replace(job, plan=replace(job.plan, threads=worker.state.nthreads))
     with _knowing:
@@ -94,15 +95,22 @@ class _Notes(Silent):
         self.taken.append(message)
 
 
-def check_memory(plan: RechunkPlan, threads: int, limit: int | None, usable: float) -> None:
-    """`limit` is in bytes, None where there is none; past `usable` of it Dask pauses a worker."""
-    needed = plan.bytes_in_flight(threads) + PROCESS_BYTES
+def bytes_needed(job: Job, threads: int) -> int:
+    """What a worker takes at most while it writes for a job."""
+    return job.plan.bytes_in_flight(threads) + threads * job.source.scratch_bytes + PROCESS_BYTES
+
+
+def check_memory(needed: int, threads: int, limit: int | None, usable: float) -> None:
+    """`limit` is in bytes, None where there is none; past `usable` (a fraction) of it Dask pauses a worker.
+
+    Raises `InputRefused` where that is less than the bytes that are needed.
+    """
     if limit and needed > usable * limit:
         raise InputRefused(
             f"Write on {threads} threads within {usable * limit / 2**20:.0f} MiB",
-            f"the voxels in flight and the process itself take {needed / 2**20:.0f} MiB",
-            f"Start the worker with `--memory-limit {needed / usable / 2**30:.1f}GiB` or more, or with fewer "
-            "threads (`--nthreads`), or lower EM_MEMORY_BUDGET where the run is started",
+            f"voxels in flight, the source's decoder and the process itself take {needed / 2**20:.0f} MiB",
+            f"Start the worker with `--memory-limit {math.ceil(needed / usable / 2**20)}MiB` or more, or "
+            "with fewer threads (`--nthreads`), or lower EM_MEMORY_BUDGET where the run is started",
         )
 
 

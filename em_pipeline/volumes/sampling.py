@@ -64,7 +64,7 @@ def take_sample(source: LazyVolume, box: BoundingBox, plan: RechunkPlan) -> Samp
     Raises what reading raises.
     """
     keep_freed_memory()
-    boxes = _boxes(plan, source.chunk_shape)
+    boxes = _boxes(plan, source.decode_shape)
     until = time.monotonic() + SECONDS
 
     def work(number: int) -> tuple[int, ...] | tuple[float, ...]:
@@ -123,5 +123,5 @@ def _decoded(part: BoundingBox, source: LazyVolume) -> int:
     """Voxels that the source decodes for a box of its own."""
     return math.prod(
         min(-(-b // c) * c, n) - a // c * c
-        for a, b, c, n in zip(part.start, part.stop, source.chunk_shape, source.shape, strict=True)
+        for a, b, c, n in zip(part.start, part.stop, source.decode_shape, source.shape, strict=True)
     )

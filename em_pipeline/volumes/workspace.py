@@ -100,8 +100,9 @@ class Workspace:
             )
 
     def finish(self) -> None:
-        """Remove what only the writing needed."""
+        """Remove what only the writing needed, and what helpers that were killed left."""
         self.place.delete_all(self.work)
+        self.place.clear_unfinished()
 
     def is_complete(self) -> bool:
         """Whether there is a ledger."""

@@ -40,7 +40,7 @@ def test_files_and_folder_are_one_volume(tmp_path: Path) -> None:
         volume = open_volume(given)
         check_volume(volume, expected)
         assert tuple(volume.voxel_size_nm) == (None, 4.0, 4.0)
-        assert volume.chunk_shape == (1, 1, 30)
+        assert volume.chunk_shape == (1, 20, 30)
         assert volume.metadata["notes"] == []
     assert values(volume)["technical.file_format"] == "TIFF"
     assert volume.claims[0].evidence.where == "planes"

@@ -39,6 +39,10 @@ class ArrayVolume:
         return Shape(*self.array.shape)
 
     @property
+    def decode_shape(self) -> Shape:
+        return self.chunk_shape
+
+    @property
     def dtype(self) -> np.dtype[Any]:
         return self.array.dtype
 

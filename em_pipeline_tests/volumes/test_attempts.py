@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from em_pipeline.domain.blobs import BlobSink
 from em_pipeline.domain.errors import Busy, ChunkCorrupt
 from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.domain.progress import Silent
 from em_pipeline.storage.local_blobs import LocalBlobs
 from em_pipeline.volumes.compute import Job
 from em_pipeline.volumes.plan import RechunkPlan
+from em_pipeline.volumes.rechunk import rechunk
 from em_pipeline.volumes.resume import is_finished
 from em_pipeline.volumes.workspace import Workspace
 from em_pipeline_tests.volumes.arrays import ArrayVolume, FailingVolume
@@ -117,6 +119,21 @@ def test_a_record_that_another_plan_s_attempt_left_is_not_believed(tmp_path: Pat
     record.write_bytes(late)
     with pytest.raises(ChunkCorrupt, match="checksum"):
         workspace.read_record(0, 0)
+
+
+def test_what_a_killed_helper_left_goes_with_the_end_of_the_work(tmp_path: Path) -> None:
+    class KilledHelper(Silent):
+        def advance(self, step: str, amount: int) -> None:
+            left.append(LocalBlobs(tmp_path / "helped").create("never committed"))
+
+    left: list[BlobSink] = []
+    place = LocalBlobs(tmp_path / "helped")
+    rechunk(ArrayVolume(ARRAY), BOX, PLAN, place, name="test", progress=KilledHelper())
+    write(ARRAY, tmp_path / "clean")
+    assert left
+    assert hashes(tmp_path / "helped") == hashes(tmp_path / "clean")
+    for sink in left:
+        sink.abandon()
 
 
 def test_a_shard_that_turns_out_to_be_empty_goes(tmp_path: Path) -> None:

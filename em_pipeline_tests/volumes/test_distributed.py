@@ -27,8 +27,8 @@ from em_pipeline.settings import load_settings
 from em_pipeline.storage.local_blobs import LocalBlobs
 from em_pipeline.volumes.compute import Job
 from em_pipeline.volumes.distributed import DaskCluster, difference
-from em_pipeline.volumes.hand import check_memory, packed
-from em_pipeline.volumes.plan import LevelPlan, Unit
+from em_pipeline.volumes.hand import PROCESS_BYTES, bytes_needed, check_memory, packed
+from em_pipeline.volumes.plan import LevelPlan, RechunkPlan, Unit
 from em_pipeline.volumes.rechunk import WrittenVolume, rechunk
 from em_pipeline.volumes.workspace import Workspace
 from em_pipeline_tests.volumes.arrays import ArrayVolume, FailingVolume
@@ -359,18 +359,29 @@ def await_true(is_so: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
-def test_a_worker_too_small_for_the_voxels_in_flight_is_refused() -> None:
-    plan = small_plan(random_voxels((64, 64, 64), "uint8"), memory_budget=1 << 20)
-    check_memory(plan, 2, limit=None, usable=0.8)
-    check_memory(plan, 2, limit=512 << 20, usable=0.8)
+def job_of(source: ArrayVolume, folder: Path, plan: RechunkPlan = PLAN) -> Job:
+    box = BoundingBox.of_shape(source.shape)
+    return Job(source, box, plan, Workspace(LocalBlobs(folder)), (None,) * len(plan.levels))
+
+
+def test_a_worker_too_small_for_the_voxels_in_flight_is_refused(tmp_path: Path) -> None:
+    array = random_voxels((64, 64, 64), "uint8")
+    plan = small_plan(array, memory_budget=1 << 20)
+    source = ArrayVolume(array)
+    needed = bytes_needed(job_of(source, tmp_path, plan), 2)
+    assert needed > PROCESS_BYTES
+    source.scratch_bytes = 1000
+    assert bytes_needed(job_of(source, tmp_path, plan), 2) == needed + 2000
+    check_memory(needed, 2, limit=None, usable=0.8)
+    check_memory(needed, 2, limit=512 << 20, usable=0.8)
     with pytest.raises(InputRefused, match=r"2 threads within 240 MiB.*--memory-limit"):
-        check_memory(plan, 2, limit=300 << 20, usable=0.8)
+        check_memory(needed, 2, limit=300 << 20, usable=0.8)
     assert plan.bytes_in_flight(2) <= 1 << 20
 
 
 def test_a_source_that_cannot_be_sent_is_refused(tmp_path: Path) -> None:
     source = ArrayVolume(ARRAY, metadata={"lock": threading.Lock()})
-    job = Job(source, BOX, PLAN, Workspace(LocalBlobs(tmp_path)), (None,) * len(PLAN.levels))
+    job = job_of(source, tmp_path)
     with pytest.raises(InputRefused, match=r"ArrayVolume.*EM_COMPUTE=threads"):
         packed(job)
 

@@ -141,7 +141,7 @@ from em_pipeline.volumes.rechunk import rechunk
 class Made:
     missing, claims, metadata, translation_nm = (), (), {}, (0.0, 0.0, 0.0)
     def __init__(self, shape, dtype, chunk):
-        self.shape, self.dtype, self.chunk_shape = shape, dtype, chunk
+        self.shape, self.dtype, self.decode_shape = shape, dtype, chunk
     def read(self, box, out):
         out.reshape(-1)[...] = np.arange(out.size) >> 6
         return out
@@ -150,7 +150,7 @@ shape, dtype, chunk, budget, folder = json.loads(sys.argv[1])
 voxels, threads = for_voxels(budget, 2)
 source = Made(Shape(*shape), np.dtype(dtype), Shape(*chunk))
 size = VoxelSize(z=8, y=8, x=8)
-plan = plan_rechunk(source.shape, dtype, size, source_chunk=source.chunk_shape, memory_budget=voxels,
+plan = plan_rechunk(source.shape, dtype, size, source_chunk=source.decode_shape, memory_budget=voxels,
                     threads=threads)
 box = BoundingBox.of_shape(source.shape)
 rechunk(source, box, plan, LocalBlobs(Path(folder)), name="t", progress=Silent())
