@@ -147,7 +147,10 @@ def _from_headers(workspace: Workspace, spec: DatasetSpec) -> Outlook:
     if address is None:
         address, note = portal_address(workspace.source(spec.source), spec)
     policy = HttpPolicy(
-        connections=1, read_timeout_s=workspace.policy.read_timeout_s, retries=workspace.policy.retries
+        connections=1,
+        read_timeout_s=workspace.policy.read_timeout_s,
+        retries=workspace.policy.retries,
+        endpoints=workspace.policy.endpoints,
     )
     found = inspect(address, policy, workspace.progress.note)
     image = _level(spec, found.images, address)
