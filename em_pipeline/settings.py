@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from em_pipeline.domain.errors import InputRefused
+from em_pipeline.limits import available_cores, available_memory
 
 CONFIG_FILE = "em.yaml"
 PREFIX = "EM_"
@@ -60,11 +61,16 @@ def default_home() -> Path:
     return Path(base) / "em-pipeline"
 
 
-def available_cores() -> int:
-    """Cores this process may run on, as scheduled by the system."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+LEAST_MEMORY: Final = 256 << 20
+"""Bytes: what a process takes before it rechunks (`volumes.memory.PROCESS_BYTES`) and the least on top."""
+USUAL_MEMORY: Final = 1 << 30
+
+
+def default_memory_budget() -> ByteSize:
+    """1 GiB, but no more than half of the memory there is: the rest is for the page cache and others."""
+    available = available_memory()
+    half = USUAL_MEMORY if available is None else available // 2
+    return ByteSize(max(LEAST_MEMORY, min(USUAL_MEMORY, half)))
 
 
 class Settings(BaseModel):
@@ -92,7 +98,10 @@ class Settings(BaseModel):
         default="", description="tcp://<host>:<port> of the Dask scheduler that compute: dask needs"
     )
     memory_budget: ByteSize = Field(
-        default=ByteSize(1 << 30), ge=64 << 20, description="bytes a rechunk may hold, such as 1GiB"
+        default_factory=default_memory_budget,
+        ge=LEAST_MEMORY,
+        description="bytes that a process may hold while it rechunks, such as 1GiB; at least 256MiB; default "
+        "1GiB, or half of the memory there is",
     )
     download_connections: int = Field(default=4, ge=1, le=64, description="connections per host")
     download_timeout_s: float = Field(default=12.0, gt=0, le=600, description="silence before asking again")

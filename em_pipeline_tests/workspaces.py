@@ -45,7 +45,7 @@ def workspace(tmp_path: Path, database_url: str, portal: DemoPortal) -> Iterator
         catalog=Catalog(engine),
         sources=load_sources(options),
         policy=DownloadPolicy(read_timeout_s=2.0, retries=2),
-        memory_budget=256 << 20,
+        memory_budget=512 << 20,
         threads=2,
         progress=Silent(),
     )

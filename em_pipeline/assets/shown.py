@@ -11,6 +11,7 @@ from em_pipeline.domain.files import Manifest
 from em_pipeline.domain.record import DatasetRecord
 from em_pipeline.domain.report import ValidationReport
 from em_pipeline.ingest.build import Built
+from em_pipeline.volumes.plan_report import PlanReport
 from em_pipeline.volumes.rechunk import WrittenVolume
 
 # The UI shows tables whole; longer ones belong to `em show`.
@@ -100,7 +101,37 @@ def volume_metadata(built: Built) -> dict[str, dg.MetadataValue]:
     }
     if built.written is not None:
         metadata |= written_metadata(built.written)
+    if built.plan is not None:
+        metadata |= plan_metadata(built.plan)
     return metadata
+
+
+def plan_metadata(plan: PlanReport) -> dict[str, dg.MetadataValue]:
+    """What the plan said before anything was written, and its levels as a table."""
+    rows = [
+        dg.TableRecord(
+            {
+                "level": level.index,
+                "shape": " × ".join(map(str, level.shape)),
+                "halved": level.halved,
+                "shards": level.shards,
+                "units": level.units,
+                "read at once": " × ".join(map(str, level.slab_shape)),
+            }
+        )
+        for level in plan.levels
+    ]
+    numbers = ("level", "shards", "units")
+    columns = [dg.TableColumn(name, type="int" if name in numbers else "string") for name in rows[0].data]
+    return {
+        "planned_read_bytes": dg.MetadataValue.int(plan.read_bytes),
+        "planned_read_amplification": dg.MetadataValue.float(round(plan.amplification, 3)),
+        "planned_scratch_bytes": dg.MetadataValue.int(plan.scratch_bytes),
+        "planned_memory_bytes": dg.MetadataValue.int(plan.process_bytes),
+        "planned_unit_bytes": dg.MetadataValue.int(plan.unit_bytes),
+        "planned_threads": dg.MetadataValue.int(plan.threads),
+        "plan": dg.MetadataValue.table(rows, dg.TableSchema(columns)),
+    }
 
 
 def written_metadata(written: WrittenVolume) -> dict[str, dg.MetadataValue]:

@@ -6,7 +6,7 @@ from typing import cast
 
 import typer
 
-from em_pipeline.cli import catalogue, dev, discover, forget, ingest, inspect, services, table, volume
+from em_pipeline.cli import catalogue, dev, discover, forget, ingest, inspect, plan, services, table, volume
 from em_pipeline.cli.output import EXIT_CODES, fail
 from em_pipeline.domain.errors import InputRefused
 
@@ -25,6 +25,7 @@ app = typer.Typer(
 app.command("ingest")(ingest.ingest)
 app.command("register")(ingest.register)
 app.command("inspect")(inspect.inspect)
+app.command("plan")(plan.plan)
 app.command("rm")(forget.rm)
 app.command("discover")(discover.discover)
 app.command("ls")(catalogue.ls)

@@ -37,6 +37,11 @@ class Blobs(Protocol):
         """Where the folder is, for people and messages."""
         ...
 
+    @property
+    def sink_bytes(self) -> int:
+        """Memory that one blob takes while it is written (`create`)."""
+        ...
+
     def below(self, prefix: str) -> "Blobs":
         """The folder `prefix` of this folder."""
         ...

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from em_pipeline.domain.errors import ChecksumMismatch, ChunkCorrupt, NotFound, RecordInvalid
 from em_pipeline.domain.files import Manifest
@@ -14,13 +13,14 @@ from em_pipeline.ingest.claims import volume_record, voxel_size_of, with_statist
 from em_pipeline.ingest.cuts import Cut, box_of, image_cut, opened_labels
 from em_pipeline.ingest.fetch import changed_files, held_files, latest_manifest
 from em_pipeline.ingest.kept import read_kept
+from em_pipeline.ingest.planning import plan_cuts
 from em_pipeline.ingest.scrape import latest_portal_record
 from em_pipeline.ingest.versions import ImageFiles, VersionFiles, version_of
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.storage import keys
 from em_pipeline.storage.lock import dataset_lock
 from em_pipeline.volumes.ledger import Ledger
-from em_pipeline.volumes.plan import RechunkPlan, plan_rechunk
+from em_pipeline.volumes.plan_report import PlanReport, report
 from em_pipeline.volumes.preview import preview_png
 from em_pipeline.volumes.reader import VolumeReader
 from em_pipeline.volumes.rechunk import WrittenVolume, rechunk
@@ -28,12 +28,16 @@ from em_pipeline.volumes.rechunk import WrittenVolume, rechunk
 
 @dataclass(frozen=True)
 class Built:
-    """A complete volume, staged or already published. `written` is None where nothing had to be done."""
+    """A complete volume, staged or already published.
+
+    `written`, and the `plan` of the image it was written by, are None where nothing had to be done.
+    """
 
     version: str
     files: VersionFiles
     record: DatasetRecord
     written: WrittenVolume | None
+    plan: PlanReport | None = None
 
 
 def build(workspace: Workspace, spec: DatasetSpec) -> Built:
@@ -126,7 +130,7 @@ def _rechunk(workspace: Workspace, spec: DatasetSpec, manifest: Manifest, versio
         voxel_size = voxel_size_of(record, [file.path for file in manifest.files])
         image = image_cut(spec, volume, voxel_size, record.fields.core.title or spec.dataset_id)
         with opened_labels(workspace, spec, held, image) as labels:
-            written = _write(workspace, spec, version, image, labels)
+            written, planned = _write(workspace, spec, version, image, labels)
     if changed_files(workspace, manifest):
         workspace.store.delete_tree(keys.staging(spec.dataset_id, version))
         raise ChecksumMismatch(
@@ -139,17 +143,16 @@ def _rechunk(workspace: Workspace, spec: DatasetSpec, manifest: Manifest, versio
         preview = preview_png(reader, written.statistics)
     workspace.store.write(files.preview, preview)
     workspace.store.write(files.record, record.model_dump_json(indent=2).encode())
-    return Built(version, files, record, written)
+    return Built(version, files, record, written, planned)
 
 
 def _write(
     workspace: Workspace, spec: DatasetSpec, version: str, image: Cut, labels: Sequence[Cut]
-) -> WrittenVolume:
+) -> tuple[WrittenVolume, PlanReport]:
     """Write the image and its label images, all of them planned before the first voxel is read."""
-    folders = tuple(label.label for label in labels if label.label is not None)
-    plan = _plan(workspace, image, codec=spec.codec, labels=folders)
-    # NGFF 0.5, "labels": a label image has as many levels as its image.
-    plans = [_plan(workspace, label, kind="labels", level_count=len(plan.levels)) for label in labels]
+    plan, *plans = plan_cuts(workspace, spec, image, labels)
+    planned = report(plan)
+    workspace.progress.note(str(planned))
     place = workspace.store.blobs(keys.staging(spec.dataset_id, version))
     progress, compute = workspace.progress, workspace.compute
     written = rechunk(
@@ -168,18 +171,4 @@ def _write(
             label=label.label,
             compute=compute,
         )
-    return written
-
-
-def _plan(workspace: Workspace, cut: Cut, **options: Any) -> RechunkPlan:
-    cut.check_decodable(workspace.memory_budget)
-    return plan_rechunk(
-        cut.box.shape,
-        cut.volume.dtype,
-        cut.voxel_size,
-        translation_nm=cut.translation_nm,
-        source_chunk=cut.volume.decode_shape,
-        memory_budget=workspace.memory_budget,
-        threads=workspace.threads,
-        **options,
-    )
+    return written, planned

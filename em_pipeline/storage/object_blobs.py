@@ -32,6 +32,11 @@ class ObjectBlobs:
     def url(self) -> str:
         return self.access.url(self.prefix).rstrip("/")
 
+    @property
+    def sink_bytes(self) -> int:
+        policy = self.access.policy
+        return (policy.parts_at_once + 1) * policy.part_bytes
+
     def below(self, prefix: str) -> "ObjectBlobs":
         return ObjectBlobs(self.access, self._key(prefix).rstrip("/"))
 

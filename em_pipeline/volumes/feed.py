@@ -6,19 +6,17 @@ z, y, x), so that whatever follows works on memory of its own, without gaps.
 
 import threading
 from collections.abc import Callable
-from itertools import pairwise
-from typing import Any, Final, Protocol
+from itertools import pairwise, product
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.domain.lazy_volume import LazyVolume
+from em_pipeline.volumes.memory import granule, spans
 from em_pipeline.volumes.plan import LevelPlan, chunks_of
 from em_pipeline.volumes.scratch import ScratchReader
-
-GRANULE: Final = 1 << 20
-"""Bytes read from a source before they are dealt out to their chunks: still in a core's cache by then."""
 
 Piece = Callable[[NDArray[Any]], None]
 """Fills its part of a slab buffer. Pieces of a slab share no voxel and may run in several threads."""
@@ -42,53 +40,43 @@ class SourceFeed:
         self._local = threading.local()
 
     def pieces(self, slab: BoundingBox, threads: int) -> list[Piece]:
-        """One piece per thread, cut in z so that no chunk of the source is decoded twice."""
-        stored = self._source.decode_shape.z
-        planes = -(-slab.shape.z // threads)
-        return [
-            self._piece(slab, z0, z1) for z0, z1 in self._spans(slab.start.z, slab.stop.z, planes, stored)
-        ]
+        """About one piece per thread, cut in z or else in y; no chunk of the source is decoded twice."""
+        for axis in (0, 1):
+            stored = self._source.decode_shape[axis]
+            share = -(-slab.shape[axis] // threads)
+            cuts = spans(
+                slab.start[axis], slab.stop[axis], -(-share // stored) * stored, stored, self._origin[axis]
+            )
+            parts = [_along(slab, axis, *cut) for cut in cuts]
+            if len(parts) > 1:
+                break
+        return [self._piece(slab, part) for part in parts]
 
-    def _piece(self, slab: BoundingBox, start: int, stop: int) -> Piece:
+    def _piece(self, slab: BoundingBox, part: BoundingBox) -> Piece:
+        step = granule(slab.shape, self._source.decode_shape, self._source.dtype.itemsize)
+
         def fill(tiles: NDArray[Any]) -> None:
-            plane_bytes = slab.shape.y * slab.shape.x * self._source.dtype.itemsize
-            planes = max(1, GRANULE // plane_bytes)
-            for z0, z1 in self._spans(start, stop, planes, self._source.decode_shape.z):
-                box = BoundingBox(
-                    start=Shape(z0, slab.start.y, slab.start.x), stop=Shape(z1, slab.stop.y, slab.stop.x)
-                )
-                self._deal(self._read(box), z0 - slab.start.z, tiles)
+            cuts = map(spans, part.start, part.stop, step, self._source.decode_shape, self._origin)
+            for z, y, x in product(*cuts):
+                box = BoundingBox(start=Shape(z[0], y[0], x[0]), stop=Shape(z[1], y[1], x[1]))
+                first = Shape(*(a - b for a, b in zip(box.start, slab.start, strict=True)))
+                self._deal(self._read(box), first, tiles)
 
         return fill
-
-    def _spans(self, start: int, stop: int, planes: int, stored: int) -> list[tuple[int, int]]:
-        """[start, stop) cut every `planes`, but only where the source's own chunks end."""
-        first = self._origin.z
-        step = max(1, -(-planes // stored)) * stored
-        cuts = range((start + first) // stored * stored + step, stop + first, step)
-        edges = [start, *(cut - first for cut in cuts), stop]
-        return list(pairwise(edges))
 
     def _read(self, box: BoundingBox) -> NDArray[Any]:
         buffer = self._buffer(box.shape.voxels)[: box.shape.voxels].reshape(box.shape)
         return self._source.read(box.shifted(self._origin), buffer)
 
-    def _deal(self, voxels: NDArray[Any], first: int, tiles: NDArray[Any]) -> None:
-        """Copy planes `first` and following of the slab to the chunks they belong to."""
-        depth, rows, columns = self._chunk
-        whole = voxels.shape[2] // columns
-        z = 0
-        while z < len(voxels):
-            layer, below = divmod(first + z, depth)
-            planes = voxels[z : z + depth - below]
-            into = slice(below, below + len(planes))
-            for iy, y in enumerate(range(0, voxels.shape[1], rows)):
-                band = planes[:, y : y + rows]
-                parts = band[:, :, : whole * columns].reshape(*band.shape[:2], whole, columns)
-                tiles[layer, iy, :whole, into, : band.shape[1]] = parts.transpose(2, 0, 1, 3)
-                if rest := voxels.shape[2] - whole * columns:
-                    tiles[layer, iy, whole, into, : band.shape[1], :rest] = band[:, :, whole * columns :]
-            z += len(planes)
+    def _deal(self, voxels: NDArray[Any], first: Shape, tiles: NDArray[Any]) -> None:
+        """Copy voxels, of which the first is voxel `first` of the slab, to the chunks they belong to."""
+        depth, rows, _ = self._chunk
+        for z0, z1 in _cuts(first.z, len(voxels), depth):
+            planes = slice(z0 % depth, z0 % depth + z1 - z0)
+            for y0, y1 in _cuts(first.y, voxels.shape[1], rows):
+                target = tiles[z0 // depth, y0 // rows, :, planes, y0 % rows : y0 % rows + y1 - y0]
+                band = voxels[z0 - first.z : z1 - first.z, y0 - first.y : y1 - first.y]
+                _deal_rows(band, first.x, target)
 
     def _buffer(self, voxels: int) -> NDArray[Any]:
         """This thread's own, used again: fresh pages cost more than the copy into them."""
@@ -96,6 +84,37 @@ class SourceFeed:
         if held is None or held.size < voxels:
             held = self._local.buffer = np.empty(voxels, self._source.dtype)
         return held
+
+
+def _deal_rows(band: NDArray[Any], first: int, target: NDArray[Any]) -> None:
+    """Rows (planes, rows, columns), whose first column is column `first` of the slab, to the chunks of a row.
+
+    `target` has the shape (chunks in x, planes, rows, columns of a chunk).
+    """
+    width, columns = band.shape[2], target.shape[3]
+    head = min(-first % columns, width)
+    if head:
+        at = first % columns
+        target[first // columns, :, :, at : at + head] = band[:, :, :head]
+    chunk, whole = (first + head) // columns, (width - head) // columns
+    end = head + whole * columns
+    cut = band[:, :, head:end].reshape(*band.shape[:2], whole, columns)
+    target[chunk : chunk + whole] = cut.transpose(2, 0, 1, 3)
+    if end < width:
+        target[chunk + whole, :, :, : width - end] = band[:, :, end:]
+
+
+def _cuts(start: int, length: int, step: int) -> list[tuple[int, int]]:
+    """[start, start + length) cut at every multiple of `step`."""
+    stop = start + length
+    return list(pairwise([start, *range(start - start % step + step, stop, step), stop]))
+
+
+def _along(box: BoundingBox, axis: int, start: int, stop: int) -> BoundingBox:
+    """The part of a box between two places on an axis."""
+    first, last = list(box.start), list(box.stop)
+    first[axis], last[axis] = start, stop
+    return BoundingBox(start=Shape(*first), stop=Shape(*last))
 
 
 class ScratchFeed:

@@ -19,9 +19,10 @@ from em_pipeline.domain.progress import Progress
 from em_pipeline.volumes.allocator import keep_freed_memory
 from em_pipeline.volumes.encode import ChunkEncoder, Encoded, Slot
 from em_pipeline.volumes.feed import Feed
+from em_pipeline.volumes.memory import CHUNKS_IN_FLIGHT, SLABS_HELD
 from em_pipeline.volumes.missing import Missing
 from em_pipeline.volumes.output import UnitOutput
-from em_pipeline.volumes.plan import SLABS_HELD, LevelPlan, RechunkPlan, Unit, chunks_of, grid
+from em_pipeline.volumes.plan import LevelPlan, RechunkPlan, Unit, chunks_of, grid
 from em_pipeline.volumes.workspace import Workspace
 
 STEP = "rechunk"
@@ -172,7 +173,7 @@ class LevelPass:
         count = min(SLABS_HELD, sum(len(unit.slabs) for unit in units))
         self._buffers = [np.empty(most * chunk.voxels, self._plan.dtype) for _ in range(count)]
         chunks = sum(grid(unit.box.shape, chunk).voxels for unit in units)
-        slots = min(3 * self._plan.threads, chunks)
+        slots = min(CHUNKS_IN_FLIGHT * self._plan.threads, chunks)
         self._slots = [Slot.of(self._plan, self._level) for _ in range(slots)]
 
     def _stop(self) -> None:

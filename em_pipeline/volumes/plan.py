@@ -19,18 +19,13 @@ from numpy.typing import DTypeLike
 from em_pipeline.domain.errors import InputRefused
 from em_pipeline.domain.geometry import BoundingBox, Shape, VoxelSize
 from em_pipeline.volumes.codec import ChunkCodec, Kind, check_data_type
+from em_pipeline.volumes.memory import SHARDS_OF_A_UNIT, Footprint, Held
 from em_pipeline.volumes.missing import Missing
 
 CHUNK: Final = Shape(128, 128, 128)
 SHARD: Final = Shape(512, 512, 512)
 WRITER: Final = 1
 """Counts changes of the bytes written for the same voxels and plan."""
-
-SLABS_HELD: Final = 3
-"""Slabs in memory: one being encoded, one that is read and one being read."""
-
-_SLABS_COUNTED: Final = SLABS_HELD + 1  # what readers hold before it is dealt out to chunks
-_CHUNKS_PER_THREAD: Final = 6  # three encoded, and the wide sums of one
 
 
 @dataclass(frozen=True)
@@ -52,7 +47,8 @@ class LevelPlan:
     """One pyramid level. `factors` lead to the next coarser level: 1 or 2 per axis, all 1 at the last.
 
     Shapes are voxels, z-y-x. `translation_nm` is the centre of the first voxel.
-    `slab_shape` is the unit of reading; `bytes_to_read` a rough estimate of what the source must decode.
+    `slab_shape` is what is read at once; `bytes_to_read` what the source must decode for it, or what the
+    level below gives; `held` the voxels in flight while the level is written.
     """
 
     index: int
@@ -64,16 +60,12 @@ class LevelPlan:
     translation_nm: tuple[float, float, float]
     slab_shape: Shape
     bytes_to_read: int
+    held: Held
 
     @property
     def unit_shape(self) -> Shape:
         """The smallest multiple of a shard that holds a slab."""
-        return Shape(
-            *(
-                math.ceil(slab / shard) * shard
-                for slab, shard in zip(self.slab_shape, self.shard_shape, strict=True)
-            )
-        )
+        return _padded(self.slab_shape, self.shard_shape)
 
     @property
     def unit_count(self) -> int:
@@ -121,6 +113,11 @@ class RechunkPlan:
     threads: int
     labels: tuple[str, ...] = ()
 
+    @property
+    def bytes_held(self) -> int:
+        """Voxels in flight at most, on the plan's threads."""
+        return self.bytes_in_flight(self.threads)
+
     def is_last(self, level: LevelPlan) -> bool:
         """Whether no coarser level is made from it."""
         return level.index + 1 == len(self.levels)
@@ -131,9 +128,7 @@ class RechunkPlan:
 
     def bytes_in_flight(self, threads: int) -> int:
         """Bytes that the voxels of the level that takes most of them take while `threads` work on it."""
-        chunk = max(lv.chunk_shape.voxels for lv in self.levels)
-        slab = max(_held(lv.slab_shape, lv.shape, lv.chunk_shape) for lv in self.levels)
-        return (_SLABS_COUNTED * slab + threads * _CHUNKS_PER_THREAD * chunk) * self.dtype.itemsize
+        return max(level.held.on(threads) for level in self.levels)
 
     def digest(self, *, name: str, box: BoundingBox, missing: Missing | None = None) -> str:
         """SHA-256 of what decides the bytes written; equal digests give equal volumes."""
@@ -188,6 +183,8 @@ def plan_rechunk(
     source_chunk: Shape,
     memory_budget: int,
     threads: int,
+    read_scratch: int = 0,
+    sink_bytes: int = 0,
     codec: str | None = None,
     kind: Kind = "image",
     labels: tuple[str, ...] = (),
@@ -197,11 +194,12 @@ def plan_rechunk(
 ) -> RechunkPlan:
     """Plan the pyramid and the passes for a volume of `shape` voxels (z-y-x).
 
-    `source_chunk` is what the source decodes whole (z-y-x voxels), `memory_budget` the bytes that voxels in
-    flight may take (where `threads` would need most of it, fewer work), `translation_nm` the centre of the
-    first voxel, `labels` the folders of the label images that go with it. The pyramid has `level_count`
-    levels, without one as many as lead to a single chunk. Raises `InputRefused` for an unknown codec, a type
-    that volumes are not written in, or a budget too small for a chunk.
+    `source_chunk` is what the source decodes whole (z-y-x voxels), `read_scratch` the bytes that takes in
+    each thread, `sink_bytes` what a blob holds while it is written. `memory_budget` are the bytes that voxels
+    in flight may take (`memory.for_voxels`); where `threads` would need most of them, fewer work.
+    `translation_nm` is the centre of the first voxel, `labels` the folders of the label images with it. The
+    pyramid has `level_count` levels, without one as many as lead to a single chunk. Raises `InputRefused` for
+    an unknown codec, a type that volumes are not written in, or a budget too small for a chunk.
     """
     native = check_data_type(dtype)
     chosen = ChunkCodec.for_dtype(native, kind, codec)
@@ -213,8 +211,8 @@ def plan_rechunk(
         raise InputRefused(
             "Plan a volume", f"chunk {chunk_shape} is odd or does not divide shard {shard_shape}"
         )
-    threads = _affordable_threads(memory_budget, threads, chunk_shape, native.itemsize)
-    slab_voxels = _slab_limit(memory_budget, threads, chunk_shape, native.itemsize)
+    footprint = Footprint(native, kind, chunk_shape, read_scratch, sink_bytes)
+    threads = _affordable_threads(memory_budget, threads, footprint)
     levels: list[LevelPlan] = []
     size, first = tuple(voxel_size), translation_nm
     while True:
@@ -224,8 +222,8 @@ def plan_rechunk(
             *(min(s, math.ceil(n / c) * c) for n, c, s in zip(shape, chunk_shape, shard_shape, strict=True))
         )
         # Coarser levels come from raw parts of chunks, of which none is read for another's sake.
-        stored = source_chunk if not levels else Shape(1, 1, 1)
-        slab, decoded = _choose_slab(shape, chunk_shape, shard, stored, slab_voxels, threads)
+        stored = None if levels else source_chunk
+        slab, held, decoded = _choose_slab(shape, shard, stored, memory_budget, footprint, threads)
         levels.append(
             LevelPlan(
                 index=len(levels),
@@ -237,6 +235,7 @@ def plan_rechunk(
                 translation_nm=(first[0], first[1], first[2]),
                 slab_shape=slab,
                 bytes_to_read=decoded * native.itemsize,
+                held=held,
             )
         )
         if last:
@@ -259,47 +258,61 @@ def _factors(shape: Shape, size: tuple[float, ...]) -> Shape:
     return Shape(*(2 if n > 1 and v <= limit else 1 for v, n in zip(size, shape, strict=True)))
 
 
-def _affordable_threads(memory_budget: int, threads: int, chunk: Shape, itemsize: int) -> int:
+def _affordable_threads(memory_budget: int, threads: int, footprint: Footprint) -> int:
     """As many threads as half the memory serves: the other half is for the slabs they work on."""
-    each = _CHUNKS_PER_THREAD * chunk.voxels * itemsize
-    return max(1, min(threads, memory_budget // (2 * each)))
-
-
-def _slab_limit(memory_budget: int, threads: int, chunk: Shape, itemsize: int) -> int:
-    """Voxels that one slab may have. Raises `InputRefused` where that is less than a chunk."""
-    chunk_bytes = chunk.voxels * itemsize
-    working = threads * _CHUNKS_PER_THREAD * chunk_bytes
-    if (limit := int((memory_budget - working) / _SLABS_COUNTED)) < chunk_bytes:
-        needed = working + _SLABS_COUNTED * chunk_bytes
-        raise InputRefused(
-            f"Plan a volume within {memory_budget / 2**20:.0f} MiB on {threads} threads",
-            f"chunks of {chunk_bytes / 2**20:.1f} MiB need {needed / 2**20:.0f} MiB",
-            "Give more memory (EM_MEMORY_BUDGET)",
-        )
-    return limit // itemsize
+    return max(1, min(threads, memory_budget // (2 * footprint.least_of_a_thread)))
 
 
 def _choose_slab(
-    shape: Shape, chunk: Shape, shard: Shape, stored: Shape, limit: int, threads: int
-) -> tuple[Shape, int]:
-    """The slab that makes the source decode least, keeps all threads busy and is small; voxels decoded."""
+    shape: Shape,
+    shard: Shape,
+    stored: Shape | None,
+    memory_budget: int,
+    footprint: Footprint,
+    threads: int,
+) -> tuple[Shape, Held, int]:
+    """The slab that makes the source decode least, keeps all threads busy and is small.
+
+    With what it makes a pass hold, and the voxels decoded. Raises `InputRefused` where the smallest
+    needs more memory than there is.
+    """
+    chunk = footprint.chunk
+    whole = _padded(shape, chunk)
+
+    def held(slab: Shape) -> Held:
+        shards = grid(_clipped(_padded(slab, shard), shape), shard).voxels
+        return footprint.held(_clipped(slab, whole), shards, shard, stored)
 
     def score(slab: Shape) -> tuple[int, int, int, Shape]:
-        clipped = Shape(*(min(a, n) for a, n in zip(slab, shape, strict=True)))
+        clipped = _clipped(slab, shape)
         idle = max(0, 4 * threads - grid(clipped, chunk).voxels)
         return decoded(slab), idle, clipped.voxels, slab
 
     def decoded(slab: Shape) -> int:
-        return math.prod(_decoded(n, s, c) for n, s, c in zip(shape, slab, stored, strict=True))
+        pieces = stored or Shape(1, 1, 1)
+        return math.prod(_decoded(n, s, c) for n, s, c in zip(shape, slab, pieces, strict=True))
 
-    fitting = (slab for slab in _slabs(shape, chunk, shard) if _held(slab, shape, chunk) <= limit)
+    sizes = {slab: held(slab) for slab in _slabs(shape, chunk, shard)}
+    fitting = [slab for slab, needed in sizes.items() if needed.on(threads) <= memory_budget]
+    if not fitting:
+        least = min(needed.on(threads) for needed in sizes.values())
+        raise InputRefused(
+            f"Plan a volume within {memory_budget / 2**20:.0f} MiB of voxels in flight",
+            f"chunks of {chunk.voxels * footprint.dtype.itemsize / 2**20:.1f} MiB need "
+            f"{least / 2**20:.0f} MiB on {threads} threads",
+            f"Give {math.ceil((least - memory_budget) / 2**20)} MiB more memory than now (EM_MEMORY_BUDGET)",
+        )
     best = min(fitting, key=score)
-    return best, decoded(best)
+    return best, sizes[best], decoded(best)
 
 
-def _held(slab: Shape, shape: Shape, chunk: Shape) -> int:
-    """Voxels in memory: a slab is held in whole chunks."""
-    return math.prod(min(a, math.ceil(n / c) * c) for a, n, c in zip(slab, shape, chunk, strict=True))
+def _padded(shape: Shape, tile: Shape) -> Shape:
+    """The smallest multiple of a tile that holds `shape`."""
+    return Shape(*(math.ceil(n / t) * t for n, t in zip(shape, tile, strict=True)))
+
+
+def _clipped(shape: Shape, within: Shape) -> Shape:
+    return Shape(*(min(a, n) for a, n in zip(shape, within, strict=True)))
 
 
 def _slabs(shape: Shape, chunk: Shape, shard: Shape) -> Iterator[Shape]:
@@ -309,8 +322,11 @@ def _slabs(shape: Shape, chunk: Shape, shard: Shape) -> Iterator[Shape]:
     ]
     wholes = [list(_runs(s, math.ceil(n / s))) for n, s in zip(shape, shard, strict=True)]
     yield from (Shape(chunk.z, chunk.y, x) for x in parts[2])
-    yield from (Shape(chunk.z, y, x) for y, x in product(parts[1], wholes[2]))
-    yield from (Shape(z, y, x) for z, y, x in product([*parts[0], shard.z], wholes[1], wholes[2]))
+    widest = [x for x in wholes[2] if x <= SHARDS_OF_A_UNIT * shard.x]
+    yield from (Shape(chunk.z, y, x) for y, x in product(parts[1], widest))
+    for z, y, x in product([*parts[0], shard.z], wholes[1], widest):
+        if y * x <= SHARDS_OF_A_UNIT * shard.y * shard.x:
+            yield Shape(z, y, x)
 
 
 def _runs(shard: int, count: int) -> Iterator[int]:

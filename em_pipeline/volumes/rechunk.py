@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from em_pipeline.domain.blobs import Blobs
 from em_pipeline.domain.errors import ChunkCorrupt, InputRefused, NotFound
@@ -162,15 +163,16 @@ def _complete(
     plan: RechunkPlan, workspace: Workspace, name: str, digest: str, missing: Missing | None
 ) -> Ledger:
     """Write the documents and, last, the ledger; then clear the work away."""
-    with ThreadPoolExecutor(_RECORDS_AT_ONCE, "records") as pool:
-        records = [
-            list(pool.map(partial(workspace.read_record, level.index), range(level.unit_count)))
-            for level in plan.levels
-        ]
     counts = np.zeros(bin_count(plan.dtype), np.int64)
-    for record in records[0]:
-        counts += record.counts
-    finest = np.sort(np.concatenate([record.rows for record in records[0]]), order=["z", "y", "x"])
+    rows: list[list[NDArray[Any]]] = []
+    with ThreadPoolExecutor(_RECORDS_AT_ONCE, "records") as pool:
+        for level in plan.levels:
+            rows.append([])
+            for record in pool.map(partial(workspace.read_record, level.index), range(level.unit_count)):
+                rows[-1].append(record.rows)
+                if level.index == 0:
+                    counts += record.counts
+    finest = np.sort(np.concatenate(rows[0]), order=["z", "y", "x"])
     found = documents(plan, name)
     # The group's last: without it nobody takes what is there for a volume.
     for path, text in sorted(found.items(), key=lambda item: item[0] == GROUP):
@@ -178,7 +180,7 @@ def _complete(
     write_ledger(
         workspace.place,
         workspace.ledger,
-        np.concatenate([record.rows for level in records for record in level]),
+        np.concatenate([part for level in rows for part in level]),
         grids=tuple(level.chunk_grid for level in plan.levels),
         documents=found,
         statistics=combine(finest, counts, plan.dtype),

@@ -18,7 +18,7 @@ from em_pipeline.volumes.codec import crc32c
 from em_pipeline.volumes.plan import LevelPlan, Unit, grid
 from em_pipeline.volumes.workspace import Workspace
 
-_MAPS_HELD: Final = 64
+_MAPS_HELD: Final = 16  # each has an entry of some hundred bytes for every chunk of a unit
 
 
 class ScratchReader:

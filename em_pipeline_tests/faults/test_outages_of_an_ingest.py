@@ -40,7 +40,7 @@ def workspace_in(folder: Path, database_url: str, source: Source) -> Iterator[Wo
             catalog=Catalog(engine),
             sources={source.slug: source},
             policy=policy(),
-            memory_budget=256 << 20,
+            memory_budget=512 << 20,
             threads=2,
             progress=Silent(),
         )

@@ -81,7 +81,7 @@ def workspace_of(source: ArraysSource, store: Path, engine: Engine) -> Workspace
         catalog=Catalog(engine),
         sources={SLUG: source},
         policy=DownloadPolicy(),
-        memory_budget=256 << 20,
+        memory_budget=512 << 20,
         threads=1,
         progress=Silent(),
     )

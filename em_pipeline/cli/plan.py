@@ -1,0 +1,157 @@
+"""`em plan`: what an ingest would take, before it writes anything."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from em_pipeline.cli.bars import Bars
+from em_pipeline.cli.options import (
+    ImageSetOption,
+    IncludeOption,
+    LabelOption,
+    LevelOption,
+    NameOption,
+    RandomCropOption,
+    RawDtypeOption,
+    RawShapeOption,
+    RoiOption,
+    SeedOption,
+    Target,
+    VoxelSizeOption,
+    asked,
+)
+from em_pipeline.cli.output import Json, answering, by_axis, console, errors, print_json, size, table
+from em_pipeline.settings import load_settings
+
+if TYPE_CHECKING:
+    from em_pipeline.ingest.planning import Outlook
+    from em_pipeline.volumes.plan_report import PlanReport
+
+NOT_KNOWN = "not known before download"
+
+
+def plan(
+    target: Target,
+    level: LevelOption = None,
+    roi: RoiOption = None,
+    random_crop: RandomCropOption = None,
+    seed: SeedOption = None,
+    label: LabelOption = None,
+    image_set: ImageSetOption = None,
+    raw_shape: RawShapeOption = None,
+    raw_dtype: RawDtypeOption = None,
+    voxel_size: VoxelSizeOption = None,
+    name: NameOption = None,
+    include: IncludeOption = None,
+    as_json: Json = False,
+) -> None:
+    """Show what `em ingest` of the same would read, write, hold and take, level by level.
+
+    Nothing is written and no voxel is downloaded: of files on this machine some chunks are read and encoded,
+    of others only headers are.
+    """
+    with answering(as_json):
+        said = asked(
+            voxel_size=voxel_size,
+            name=name,
+            include=include,
+            level=level,
+            roi=roi,
+            random_crop=random_crop,
+            seed=seed,
+            label=label,
+            image_set=image_set,
+            raw_shape=raw_shape,
+            raw_dtype=raw_dtype,
+        )
+        from em_pipeline.ingest.asked import spec_of
+        from em_pipeline.ingest.planning import outlook
+        from em_pipeline.ingest.specs import known_specs
+        from em_pipeline.ingest.workspace import open_workspace
+
+        with Bars(errors) as bars, open_workspace(load_settings().settings, bars) as workspace:
+            spec = spec_of(target, said, known_specs(workspace.catalog), workspace.sources)
+            found = outlook(workspace, spec)
+        if as_json:
+            print_json(document(found))
+        else:
+            _print(found)
+
+
+def document(found: "Outlook") -> dict[str, Any]:
+    """The JSON answer: axes z-y-x, bytes, seconds, None for what is not known."""
+    return {
+        "dataset_id": found.dataset_id,
+        "memory_budget": found.memory_budget,
+        "images": [
+            {
+                **asdict(image),
+                "name": name,
+                "amplification": image.amplification,
+                "ratio": image.sample.ratio if image.sample else None,
+            }
+            for name, image in found.images
+        ],
+        "notes": list(found.notes),
+    }
+
+
+def _print(found: "Outlook") -> None:
+    console.print(f"[bold]{found.dataset_id}[/]")
+    for name, image in found.images:
+        _print_levels(name, image)
+        _print_totals(image, found.memory_budget)
+    for note in dict.fromkeys(found.notes):
+        console.print(f"• {note}", markup=False, soft_wrap=True)
+
+
+def _print_levels(name: str, image: "PlanReport") -> None:
+    rows = [
+        [
+            level.index,
+            by_axis(level.shape),
+            by_axis(list(level.voxel_size)),
+            level.halved or "-",
+            level.chunks,
+            level.shards,
+            level.units,
+            by_axis(level.slab_shape),
+        ]
+        for level in image.levels
+    ]
+    console.print()
+    table(
+        f"{name}: {image.dtype}, {image.codec}",
+        ["level", "shape z×y×x", "voxel nm", "halved", "chunks", "shards", "units", "read at once"],
+        rows,
+        whole={"shape z×y×x", "voxel nm", "read at once"},
+    )
+
+
+def _print_totals(image: "PlanReport", memory_budget: int) -> None:
+    from em_pipeline.volumes.cost import PART_BYTES
+
+    sample, requests = image.sample, image.requests
+    written = seconds = NOT_KNOWN
+    if sample is not None and image.write_bytes is not None and image.seconds is not None:
+        written = f"about {size(image.write_bytes)}: {sample.chunks} sampled chunks took {sample.ratio:.0%}"
+        seconds = (
+            f"about {image.seconds:.0f} s where the disk keeps up, from the sample: on {sample.threads} "
+            f"threads {size(round(sample.read_rate))}/s decoded, {size(round(sample.encode_rate))}/s encoded"
+        )
+    sent = (
+        f"{requests.put + requests.upload + requests.part:,} to write (parts of {size(PART_BYTES)}), "
+        f"{requests.get:,} to read, {requests.copy + requests.list + requests.delete:,} to publish, "
+        "if source and volume lie in an object store"
+    )
+    rows = [
+        ("read", f"{size(image.read_bytes)} decoded, {image.amplification:.2f} times the voxels wanted"),
+        ("write", written),
+        ("requests", sent),
+        ("scratch", f"{size(image.scratch_bytes)} at most, beside the volume while it is written"),
+        ("memory", f"{size(image.process_bytes)} at most, of {size(memory_budget)} (EM_MEMORY_BUDGET)"),
+        ("restart", f"repeats at most {size(image.unit_bytes)} of voxels for each unit under way"),
+        ("threads", str(image.threads)),
+        ("time", seconds),
+    ]
+    for label, text in rows:
+        console.print(f"  {label:9}{text}", markup=False, soft_wrap=True)

@@ -1,0 +1,206 @@
+"""What an ingest will write, decided and estimated before it does: the plans of an image and its labels."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from em_pipeline.domain.errors import InputRefused, NotFound
+from em_pipeline.domain.files import RawFile
+from em_pipeline.domain.geometry import BoundingBox, Shape, VoxelSize
+from em_pipeline.domain.record import DatasetRecord
+from em_pipeline.domain.spec import DatasetSpec
+from em_pipeline.formats.headers import ImageHeaders
+from em_pipeline.ingest.claims import spec_claims, voxel_size_of
+from em_pipeline.ingest.cuts import Cut, image_cut, opened_labels
+from em_pipeline.ingest.fetch import held_files, latest_manifest
+from em_pipeline.ingest.inspection import inspect
+from em_pipeline.ingest.inspection_target import portal_address
+from em_pipeline.ingest.scrape import latest_portal_record
+from em_pipeline.ingest.workspace import Workspace
+from em_pipeline.sources.base import HeldFile
+from em_pipeline.storage.local_files import path_of_file_url
+from em_pipeline.storage.ranged import is_url
+from em_pipeline.storage.transport import HttpPolicy
+from em_pipeline.volumes.memory import for_voxels
+from em_pipeline.volumes.plan import RechunkPlan, plan_rechunk
+from em_pipeline.volumes.plan_report import PlanReport, report
+from em_pipeline.volumes.sampling import take_sample
+
+_FILE = "file://"
+PLAIN = ("", "none", "raw")
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What an ingest of a dataset would write: for each image its name and what it takes.
+
+    `memory_budget` is in bytes; `notes` are sentences on what was looked at and what is not known.
+    """
+
+    dataset_id: str
+    memory_budget: int
+    images: tuple[tuple[str, PlanReport], ...]
+    notes: tuple[str, ...]
+
+
+def plan_cuts(
+    workspace: Workspace, spec: DatasetSpec, image: Cut, labels: Sequence[Cut]
+) -> tuple[RechunkPlan, ...]:
+    """The plan of the image, then those of its label images, within the workspace's memory and threads."""
+    folders = tuple(label.label for label in labels if label.label is not None)
+    plan = _plan(workspace, image, codec=spec.codec, labels=folders)
+    # NGFF 0.5, "labels": a label image has as many levels as its image.
+    count = len(plan.levels)
+    return plan, *(_plan(workspace, label, kind="labels", level_count=count) for label in labels)
+
+
+def outlook(workspace: Workspace, spec: DatasetSpec) -> Outlook:
+    """What `em ingest` would write of a dataset. Nothing is written, and no voxel is downloaded.
+
+    Files that this machine holds are opened and sampled; of others, headers are read. Raises `InputRefused`
+    where these do not say enough, and like reading and inspecting.
+    """
+    held = _held(workspace, spec)
+    if held is None:
+        return _from_headers(workspace, spec)
+    with _opened(workspace, spec, held) as cuts:
+        plans = plan_cuts(workspace, spec, cuts[0], cuts[1:])
+        images = tuple(
+            (str(cut), report(plan, take_sample(cut.volume, cut.box, plan)))
+            for cut, plan in zip(cuts, plans, strict=True)
+        )
+    return Outlook(spec.dataset_id, workspace.memory_budget, images, ())
+
+
+def _plan(workspace: Workspace, cut: Cut, **options: object) -> RechunkPlan:
+    cut.check_decodable(workspace.memory_budget)
+    return _plan_of(
+        workspace,
+        cut.box.shape,
+        cut.volume.dtype.name,
+        cut.voxel_size,
+        cut.volume.decode_shape,
+        translation_nm=cut.translation_nm,
+        read_scratch=cut.volume.scratch_bytes,
+        **options,
+    )
+
+
+def _plan_of(
+    workspace: Workspace, shape: Shape, dtype: str, voxel_size: VoxelSize, chunk: Shape, **options: object
+) -> RechunkPlan:
+    voxel_budget, threads = for_voxels(workspace.memory_budget, workspace.threads)
+    return plan_rechunk(
+        shape,
+        dtype,
+        voxel_size,
+        source_chunk=chunk,
+        memory_budget=voxel_budget,
+        threads=threads,
+        sink_bytes=workspace.store.blobs("staging").sink_bytes,
+        **options,  # type: ignore[arg-type] # options of plan_rechunk, as it names them
+    )
+
+
+def _held(workspace: Workspace, spec: DatasetSpec) -> Sequence[HeldFile] | None:
+    """The raw files, where this machine has them; None where they would have to be downloaded."""
+    source = workspace.source(spec.source)
+    # An address may be of a volume with millions of files, which nobody wants listed for a plan.
+    if spec.location is not None and (spec.location.startswith(_FILE) or not is_url(spec.location)):
+        files = source.list_files(spec, source.fetch_record(spec))
+        if all(file.url.startswith(_FILE) for file in files):
+            return [
+                HeldFile(
+                    RawFile(url=file.url, path=file.path, size=file.size or 0, sha256=""),
+                    path_of_file_url(file.url),
+                )
+                for file in files
+            ]
+    if not workspace.store.url.startswith(_FILE):
+        return None  # from an object store they would have to be brought first
+    try:
+        return held_files(workspace, latest_manifest(workspace, spec))
+    except NotFound:
+        return None
+
+
+@contextmanager
+def _opened(workspace: Workspace, spec: DatasetSpec, held: Sequence[HeldFile]) -> Iterator[tuple[Cut, ...]]:
+    try:
+        portal = latest_portal_record(workspace, spec).claims
+    except NotFound:
+        portal = ()
+    with ExitStack() as opened:
+        volume = opened.enter_context(workspace.source(spec.source).open_volume(spec, held))
+        claims = [*spec_claims(spec), *volume.claims, *portal]
+        record = DatasetRecord.resolve(spec.dataset_id, "planned", claims)
+        voxel_size = voxel_size_of(record, [one.file.path for one in held])
+        image = image_cut(spec, volume, voxel_size, spec.dataset_id)
+        yield image, *opened.enter_context(opened_labels(workspace, spec, held, image))
+
+
+def _from_headers(workspace: Workspace, spec: DatasetSpec) -> Outlook:
+    address, note = spec.location, ""
+    if address is None:
+        address, note = portal_address(workspace.source(spec.source), spec)
+    policy = HttpPolicy(
+        connections=1,
+        read_timeout_s=workspace.policy.read_timeout_s,
+        retries=workspace.policy.retries,
+        endpoints=workspace.policy.endpoints,
+    )
+    found = inspect(address, policy, workspace.progress.note)
+    image = _level(spec, found.images, address)
+    if None in image.shape or image.chunk_shape is None:
+        raise InputRefused(
+            f"Plan {spec.dataset_id}",
+            "its headers do not say its whole shape",
+            "Download it first: em ingest",
+        )
+    shape = Shape(*(int(n or 0) for n in image.shape))
+    record = DatasetRecord.resolve(spec.dataset_id, "planned", [*spec_claims(spec), *image.claims])
+    box = spec.bounding_box or BoundingBox.of_shape(shape)
+    if not box.within(shape):
+        raise InputRefused(
+            f"Cut {tuple(box.start)}..{tuple(box.stop)} (z-y-x voxels) out of {spec.dataset_id}",
+            f"the volume is {tuple(shape)}",
+            "Give a box inside it",
+        )
+    plan = _plan_of(
+        workspace,
+        box.shape,
+        image.dtype,
+        voxel_size_of(record, [address]),
+        Shape(*image.chunk_shape),
+        codec=spec.codec,
+        read_scratch=0 if image.compression in PLAIN else _chunk_bytes(image),
+    )
+    notes = [note, f"planned from headers: {found.requests} requests, {found.bytes_read:,} bytes"]
+    if spec.label_images:
+        notes.append(f"label images are not planned before download: {', '.join(spec.label_names)}")
+    notes += [*found.notes, *image.notes]
+    images = (("the image", report(plan)),)
+    return Outlook(spec.dataset_id, workspace.memory_budget, images, tuple(filter(None, notes)))
+
+
+def _chunk_bytes(image: ImageHeaders) -> int:
+    """What decoding a chunk takes besides the voxels wanted, as far as headers tell."""
+    return math.prod(image.chunk_shape or ()) * np.dtype(image.dtype).itemsize
+
+
+def _level(spec: DatasetSpec, images: Sequence[ImageHeaders], address: str) -> ImageHeaders:
+    """The level that the spec asks for; of a pyramid the finest comes first."""
+    level = spec.level or 0
+    if isinstance(level, int) and level < len(images):
+        return images[level]
+    named = [image for image in images if image.name == level]
+    if named:
+        return named[0]
+    raise InputRefused(
+        f"Plan level {level!r} of {spec.dataset_id}",
+        f"{address} has {', '.join(image.name or str(n) for n, image in enumerate(images)) or 'no image'}",
+        "Give one of these with --level",
+    )

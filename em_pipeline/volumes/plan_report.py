@@ -1,0 +1,121 @@
+"""What a plan will take, said before anything is written: bytes, memory, requests and time."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+from em_pipeline.domain.geometry import Shape, VoxelSize
+from em_pipeline.volumes.cost import Machine, Ratios, Requests, rechunk_cost
+from em_pipeline.volumes.memory import of_process
+from em_pipeline.volumes.plan import LevelPlan, RechunkPlan
+from em_pipeline.volumes.sampling import Sample
+
+
+@dataclass(frozen=True)
+class LevelReport:
+    """One level: shapes in voxels z-y-x, counts of what covers it, the factors to the next coarser level."""
+
+    index: int
+    shape: Shape
+    voxel_size: VoxelSize
+    factors: Shape
+    chunks: int
+    shards: int
+    units: int
+    unit_shape: Shape
+    slab_shape: Shape
+
+    @property
+    def halved(self) -> str:
+        """The axes that the next level has half as many voxels along."""
+        return "".join(axis for axis, factor in zip("zyx", self.factors, strict=True) if factor == 2)
+
+
+@dataclass(frozen=True)
+class PlanReport:
+    """What one image takes. Bytes, but for `amplification` (decoded per voxel that is wanted) and `seconds`.
+
+    `unit_bytes` are voxels that a restart reads and writes again at most for each unit under way. What rests
+    on a sample (`write_bytes`, `seconds`) is None without one; `requests` then assume `cost.Ratios`.
+    `process_bytes` is what the process holds at most, to be compared with its budget.
+    """
+
+    levels: tuple[LevelReport, ...]
+    dtype: str
+    codec: str
+    threads: int
+    voxel_bytes: int
+    read_bytes: int
+    unit_bytes: int
+    scratch_bytes: int
+    process_bytes: int
+    requests: Requests
+    sample: Sample | None
+    write_bytes: int | None
+    seconds: float | None
+
+    @property
+    def amplification(self) -> float:
+        return self.read_bytes / self.voxel_bytes
+
+    def __str__(self) -> str:
+        """One line for logs."""
+        finest = self.levels[0]
+        size = "×".join(map(str, finest.unit_shape))
+        return (
+            f"plan: {len(self.levels)} levels, {sum(level.units for level in self.levels)} units "
+            f"(of {size} voxels at level 0), {self.read_bytes / 1e6:.0f} MB to read "
+            f"({self.amplification:.2f}×), {self.scratch_bytes / 1e6:.0f} MB of scratch, "
+            f"{self.process_bytes / 2**20:.0f} MiB of memory on {self.threads} threads"
+        )
+
+
+def report(plan: RechunkPlan, sample: Sample | None = None) -> PlanReport:
+    """What `plan` takes; with a sample of its source also what it writes, and how long that takes."""
+    itemsize = plan.dtype.itemsize
+    finest = plan.levels[0]
+    every_voxel = sum(level.shape.voxels for level in plan.levels) * itemsize
+    ratios = Ratios() if sample is None else Ratios(stored=sample.ratio)
+    write_bytes = seconds = None
+    if sample is not None:
+        write_bytes = round(every_voxel * sample.ratio)
+        # The same cores do both, in turn; what the disk needs beyond that is not known before it is tried.
+        seconds = finest.bytes_to_read / sample.read_rate + every_voxel / sample.encode_rate
+    return PlanReport(
+        levels=tuple(map(_level, plan.levels)),
+        dtype=plan.dtype.name,
+        codec=plan.codec,
+        threads=plan.threads,
+        voxel_bytes=finest.shape.voxels * itemsize,
+        read_bytes=finest.bytes_to_read,
+        unit_bytes=max(_unit_voxels(level) for level in plan.levels) * itemsize,
+        scratch_bytes=_scratch_voxels(plan) * itemsize,
+        process_bytes=of_process(plan.bytes_held, plan.threads),
+        requests=rechunk_cost(plan, Machine(cores=plan.threads), 1, ratios=ratios).requests,
+        sample=sample,
+        write_bytes=write_bytes,
+        seconds=seconds,
+    )
+
+
+def _level(level: LevelPlan) -> LevelReport:
+    return LevelReport(
+        index=level.index,
+        shape=level.shape,
+        voxel_size=level.voxel_size,
+        factors=level.factors,
+        chunks=level.chunk_grid.voxels,
+        shards=level.shard_grid.voxels,
+        units=level.unit_count,
+        unit_shape=level.unit_shape,
+        slab_shape=level.slab_shape,
+    )
+
+
+def _unit_voxels(level: LevelPlan) -> int:
+    return Shape(*map(min, level.unit_shape, level.shape)).voxels
+
+
+def _scratch_voxels(plan: RechunkPlan) -> int:
+    """At most: a level's scratch is read while the next one's is written."""
+    coarser = [level.shape.voxels for level in plan.levels[1:]]
+    return max((a + b for a, b in pairwise([*coarser, 0])), default=0)

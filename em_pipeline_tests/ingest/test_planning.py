@@ -1,0 +1,80 @@
+"""`em plan` of files on this machine, of a spec that asks for a part, and of an address."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from em_pipeline.domain.errors import InputRefused
+from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize, Shape
+from em_pipeline.ingest.asked import Asked, spec_of
+from em_pipeline.ingest.fetch import fetch
+from em_pipeline.ingest.planning import Outlook, outlook
+from em_pipeline.ingest.scrape import scrape
+from em_pipeline.ingest.specs import find_spec
+from em_pipeline.ingest.workspace import Workspace
+from em_pipeline_tests.portals.folder import Folder
+
+SHAPE = (20, 140, 150)
+SIZE = PartialVoxelSize(z=40, y=4, x=4)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    folder = tmp_path / "web"
+    folder.mkdir()
+    path = folder / "scan.tif"
+    voxels = np.random.default_rng(0).integers(0, 99, SHAPE, np.uint8)
+    tifffile.imwrite(path, voxels, photometric="minisblack")
+    return path
+
+
+def planned(workspace: Workspace, target: str, **said: object) -> Outlook:
+    asked = Asked(voxel_size=SIZE, **said)  # type: ignore[arg-type] # fields of Asked
+    return outlook(workspace, spec_of(target, asked, {}, workspace.sources))
+
+
+def test_a_file_here_is_sampled_and_nothing_is_written(workspace: Workspace, file: Path) -> None:
+    found = planned(workspace, str(file))
+    ((_, image),) = found.images
+    assert image.levels[0].shape == SHAPE
+    assert [level.halved for level in image.levels] == ["yx", ""]
+    assert image.sample is not None
+    assert 0 < image.sample.ratio < 1
+    assert image.process_bytes <= found.memory_budget == workspace.memory_budget
+    assert list(workspace.store.list("")) == []
+
+
+def test_a_box_is_planned_as_a_box(workspace: Workspace, file: Path) -> None:
+    box = BoundingBox(start=Shape(1, 2, 3), stop=Shape(11, 82, 93))
+    ((_, image),) = planned(workspace, str(file), box=box).images
+    assert image.levels[0].shape == (10, 80, 90)
+
+
+def test_of_an_address_only_headers_are_read(workspace: Workspace, file: Path) -> None:
+    with Folder(file.parent) as folder:
+        url = folder.url
+        ((_, image),) = (found := planned(workspace, f"{url}/scan.tif")).images
+        assert image.levels[0].shape == SHAPE
+        assert (image.sample, image.write_bytes, image.seconds) == (None, None, None)
+        assert any(note.startswith("planned from headers") for note in found.notes)
+        box = BoundingBox(start=Shape(0, 0, 0), stop=Shape(21, 1, 1))
+        with pytest.raises(InputRefused, match="the volume is \\(20, 140, 150\\)"):
+            planned(workspace, f"{url}/scan.tif", box=box)
+        with pytest.raises(InputRefused, match="level 3"):
+            planned(workspace, f"{url}/scan.tif", level=3)
+
+
+def test_a_portal_s_dataset_is_looked_at_before_it_is_downloaded_and_sampled_after(
+    workspace: Workspace,
+) -> None:
+    spec = find_spec(workspace.catalog, "empiar-11759")
+    before = outlook(workspace, spec)
+    assert before.images[0][1].sample is None
+    assert list(workspace.store.list("")) == []
+    scrape(workspace, spec)
+    fetch(workspace, spec)
+    after = outlook(workspace, spec)
+    assert after.notes == ()
+    assert after.images[0][1].sample is not None

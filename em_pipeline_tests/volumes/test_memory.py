@@ -1,0 +1,185 @@
+"""What a plan says it holds, what fits a budget, and what a process really takes."""
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from em_pipeline.domain.errors import InputRefused
+from em_pipeline.domain.geometry import Shape, VoxelSize
+from em_pipeline.volumes.memory import (
+    GRANULE,
+    PROCESS_BYTES,
+    SHARDS_OF_A_UNIT,
+    SLABS_HELD,
+    for_voxels,
+    granule,
+    of_process,
+    spans,
+)
+from em_pipeline.volumes.plan import plan_rechunk
+
+ISOTROPIC = VoxelSize(z=8, y=8, x=8)
+EXTENTS = st.one_of(st.integers(1, 300), st.integers(1, 50_000))
+SHAPES = st.builds(Shape, EXTENTS, EXTENTS, EXTENTS)
+MIB = 1 << 20
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    shape=SHAPES,
+    stored=SHAPES,
+    dtype=st.sampled_from(["uint8", "int16", "uint32", "float32", "uint64", "float64"]),
+    kind=st.sampled_from(["image", "labels"]),
+    budget=st.integers(200, 30_000),
+    threads=st.integers(1, 64),
+    scratch=st.integers(0, 64 * MIB),
+    sink=st.sampled_from([0, 4096, 64 * MIB]),
+)
+def test_a_plan_holds_no_more_than_it_was_given(
+    shape: Shape, stored: Shape, dtype: str, kind: str, budget: int, threads: int, scratch: int, sink: int
+) -> None:
+    given_bytes, given_threads = budget * MIB, threads
+    try:
+        voxels, threads = for_voxels(given_bytes, threads)
+        plan = plan_rechunk(
+            shape, dtype, ISOTROPIC, kind="labels" if kind == "labels" and dtype[0] == "u" else "image",
+            source_chunk=stored, memory_budget=voxels, threads=threads, read_scratch=scratch, sink_bytes=sink,
+        )  # fmt: skip
+    except InputRefused as error:
+        assert error.to_do.endswith("(EM_MEMORY_BUDGET)")  # noqa: PT017 - most budgets are enough
+        return
+    assert plan.threads <= threads <= given_threads
+    assert of_process(plan.bytes_held, plan.threads) <= given_bytes
+    itemsize = plan.dtype.itemsize
+    for level in plan.levels:
+        slab = math.prod(
+            min(s, math.ceil(n / 128) * 128) for s, n in zip(level.slab_shape, level.shape, strict=True)
+        )
+        shards = math.prod(
+            math.ceil(min(u, n) / s)
+            for u, n, s in zip(level.unit_shape, level.shape, level.shard_shape, strict=True)
+        )
+        assert shards <= SHARDS_OF_A_UNIT
+        sinks = 2 * shards * min(sink, level.shard_shape.voxels * itemsize)
+        needed = SLABS_HELD * slab * itemsize + sinks + 3 * plan.threads * (128**3 * itemsize)
+        assert needed <= level.held.on(plan.threads)
+
+
+@given(slab=SHAPES, stored=SHAPES, itemsize=st.sampled_from([1, 2, 4, 8]))
+def test_a_granule_is_whole_source_chunks_of_about_a_mebibyte(
+    slab: Shape, stored: Shape, itemsize: int
+) -> None:
+    piece = granule(slab, stored, itemsize)
+    smallest = Shape(*map(min, stored, slab))
+    assert all(a <= p <= s for a, p, s in zip(smallest, piece, slab, strict=True))
+    assert piece.voxels * itemsize <= max(GRANULE, smallest.voxels * itemsize)
+
+
+@given(
+    start=st.integers(0, 500),
+    length=st.integers(1, 500),
+    step=st.integers(1, 300),
+    stored=st.integers(1, 200),
+    origin=st.integers(0, 300),
+)
+def test_spans_cut_only_between_chunks_of_the_source(
+    start: int, length: int, step: int, stored: int, origin: int
+) -> None:
+    cuts = list(spans(start, start + length, step, stored, origin))
+    assert cuts[0][0] == start
+    assert cuts[-1][1] == start + length
+    assert all(a < b and b - a <= max(step, stored) for a, b in cuts)
+    assert all((b + origin) % stored == 0 for _, b in cuts[:-1])
+
+
+def test_a_process_that_leaves_nothing_for_voxels_is_refused() -> None:
+    with pytest.raises(InputRefused, match=r"takes .* MiB before it holds a voxel.*EM_MEMORY_BUDGET"):
+        for_voxels(PROCESS_BYTES, 1)
+
+
+def test_planes_of_40_000_voxels_stay_in_small_units_where_they_come_in_tiles() -> None:
+    shape = Shape(2000, 40_000, 40_000)
+    voxels, threads = for_voxels(1 << 30, 8)
+    tiles, rows = (
+        plan_rechunk(
+            shape, "uint8", ISOTROPIC, source_chunk=Shape(*chunk), memory_budget=voxels, threads=threads
+        ).levels[0]
+        for chunk in ((1, 256, 256), (1, 1, 40_000))
+    )
+    assert tiles.bytes_to_read == shape.voxels
+    assert tiles.unit_shape == (512, 512, 2048)
+    assert rows.bytes_to_read <= 8 * shape.voxels
+
+
+def test_a_blob_that_holds_much_back_makes_units_of_few_shards() -> None:
+    def shards(sink_bytes: int) -> int:
+        plan = plan_rechunk(
+            Shape(512, 512, 40_000), "uint8", ISOTROPIC, source_chunk=Shape(1, 1, 40_000), threads=2,
+            memory_budget=2 << 30, sink_bytes=sink_bytes,
+        )  # fmt: skip
+        return plan.levels[0].unit_shape.x // 512
+
+    assert shards(64 * MIB) < shards(0)
+
+
+RUN = """
+import json, resource, sys, tempfile
+from pathlib import Path
+import numpy as np
+from em_pipeline.domain.geometry import BoundingBox, Shape, VoxelSize
+from em_pipeline.domain.progress import Silent
+from em_pipeline.storage.local_blobs import LocalBlobs
+from em_pipeline.volumes.memory import for_voxels, of_process
+from em_pipeline.volumes.plan import plan_rechunk
+from em_pipeline.volumes.rechunk import rechunk
+
+class Made:
+    missing, claims, metadata, translation_nm = (), (), {}, (0.0, 0.0, 0.0)
+    def __init__(self, shape, dtype, chunk):
+        self.shape, self.dtype, self.decode_shape = shape, dtype, chunk
+    def read(self, box, out):
+        out.reshape(-1)[...] = np.arange(out.size) >> 6
+        return out
+
+shape, dtype, chunk, budget, folder = json.loads(sys.argv[1])
+voxels, threads = for_voxels(budget, 2)
+source = Made(Shape(*shape), np.dtype(dtype), Shape(*chunk))
+size = VoxelSize(z=8, y=8, x=8)
+plan = plan_rechunk(source.shape, dtype, size, source_chunk=source.decode_shape, memory_budget=voxels,
+                    threads=threads)
+box = BoundingBox.of_shape(source.shape)
+rechunk(source, box, plan, LocalBlobs(Path(folder)), name="t", progress=Silent())
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+print(json.dumps([peak, of_process(plan.bytes_held, plan.threads)]))
+"""
+
+
+def measured(shape: Shape, dtype: str, chunk: Shape, budget: int, folder: str) -> tuple[int, int]:
+    """Peak resident bytes of a process that rechunks made-up voxels, and what its plan says."""
+    said = json.dumps([shape, dtype, chunk, budget, folder])
+    done = subprocess.run([sys.executable, "-c", RUN, said], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    peak, planned = json.loads(done.stdout)
+    return peak, planned
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux alone")
+def test_a_process_takes_less_than_its_plan_says_and_no_more_for_more_planes(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    peaks = []
+    for depth in (256, 1024):
+        folder = str(tmp_path_factory.mktemp("volume"))
+        peak, planned = measured(Shape(depth, 512, 512), "uint8", Shape(1, 1, 512), 320 * MIB, folder)
+        assert peak <= planned <= 320 * MIB
+        peaks.append(peak)
+    assert max(peaks) <= 1.15 * min(peaks)
+    folder = str(tmp_path_factory.mktemp("volume"))
+    peak, planned = measured(Shape(128, 256, 512), "float32", Shape(64, 64, 64), 512 * MIB, folder)
+    assert peak <= planned <= 512 * MIB
