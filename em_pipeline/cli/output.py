@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Collection, Iterator, Sequence
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.table import Table
 from rich.text import Text
 
@@ -51,8 +52,27 @@ def printable(text: str) -> str:
 FIGURES = re.compile(r"|[\d?][\d.,e+×?-]*( [KMGT]?i?B)?( ?\W)?")
 
 
+# Columns of what is no terminal: files and pipes break no line.
+UNBROKEN = 1_000_000
+
+
 class Screen(Console):
-    """A console that shows data as they are, without obeying them."""
+    """A console that shows data as they are, without obeying them.
+
+    Lines are as long as they need to be where no terminal shows them; `COLUMNS` bounds them there too.
+    """
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        """Columns and lines."""
+        known = super().size
+        if self.file.isatty() or os.environ.get("COLUMNS"):
+            return known
+        return ConsoleDimensions(UNBROKEN, known.height)
+
+    @size.setter
+    def size(self, new_size: tuple[int, int]) -> None:
+        self._width, self._height = new_size
 
     def print(self, *objects: Any, **options: Any) -> None:
         super().print(*(printable(one) if isinstance(one, str) else one for one in objects), **options)
@@ -86,32 +106,47 @@ def _jsonable(value: object) -> object:
 
 
 def table(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, whole: Collection[str] = ()
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    whole: Collection[str] = (),
+    on: Console | None = None,
 ) -> None:
     """A table for people; cells are shown as they are, never read as markup.
 
-    Headings are always whole. Cells of the columns `whole` are folded only where the screen has no room for
-    them even when all other columns are as narrow as their headings.
+    It goes to standard output, or to another screen. Headings are always whole. Cells of the columns `whole`
+    are folded only where the screen has no room for them even when all other columns are as narrow as their
+    headings.
     """
+    screen = console if on is None else on
     cells = [["" if cell is None else printable(str(cell)) for cell in row] for row in rows]
     shown = Table(
         title=title, title_justify="left", header_style="bold", box=None, pad_edge=False, padding=(0, 1, 0, 0)
     )
-    for column, width in zip(columns, _widths(columns, cells, whole), strict=True):
+    for column, width in zip(columns, _widths(columns, cells, whole, screen.width), strict=True):
         shown.add_column(column, width=width, overflow="fold")
     for row in cells:
         shown.add_row(*map(Text, row))
-    console.print(shown)
+    if screen.width < UNBROKEN:
+        screen.print(shown)
+        return
+    with screen.capture() as captured:
+        screen.print(shown)
+    # A line ends where its text does: one long cell would fill all the others up.
+    screen.out(*(line.rstrip() for line in captured.get().splitlines()), sep="\n", highlight=False)
 
 
-def _widths(columns: Sequence[str], cells: Sequence[Sequence[str]], whole: Collection[str]) -> list[int]:
+def _widths(
+    columns: Sequence[str], cells: Sequence[Sequence[str]], whole: Collection[str], width: int
+) -> list[int]:
     """Each column's width: first headings, then figures, then columns `whole`, others in equal shares."""
     widths = [cell_len(column) for column in columns]
     wanted = [
         max(0, *(cell_len(line) - widths[place] for row in cells for line in row[place].splitlines()), 0)
         for place in range(len(columns))
     ]
-    room = max(0, console.width - sum(widths) - len(columns))
+    room = max(0, width - sum(widths) - len(columns))
     figures = [n for n in range(len(columns)) if all(FIGURES.fullmatch(row[n]) for row in cells)]
     kept = [*figures, *(n for n, name in enumerate(columns) if name in whole and n not in figures)]
     others = sorted((place for place in range(len(columns)) if place not in kept), key=wanted.__getitem__)

@@ -1,12 +1,14 @@
 """`em table`: the published datasets side by side."""
 
+import io
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
-from em_pipeline.cli.output import Json, answering, console, print_json, printable, table
+from em_pipeline.cli.output import Json, Screen, answering, console, print_json, printable, table
 from em_pipeline.settings import load_settings
 
 if TYPE_CHECKING:
@@ -64,35 +66,33 @@ def _write(text: str, out: Path | None) -> None:
 
 
 def _print(found: "Comparison", out: Path | None) -> None:
-    if out is not None:
-        with console.capture() as captured:
-            _print_tables(found)
-        _write(captured.get(), out)
+    if out is None:
+        _print_tables(found, console)
         return
-    _print_tables(found)
+    file = io.StringIO()
+    _print_tables(found, Screen(file=file, highlight=False))
+    _write(file.getvalue(), out)
 
 
-def _print_tables(found: "Comparison") -> None:
+def _print_tables(found: "Comparison", screen: Console) -> None:
     from em_pipeline.ingest.table_output import DISPUTED, TITLES, marked, shown_rows
     from em_pipeline.ingest.tables import SHOWN_ACQUISITION, SHOWN_VOLUMES
 
     if found.volumes.empty:
-        console.print("No dataset is published yet. `em ingest ID|PATH|URL` ingests one.")
+        screen.print("No dataset is published yet. `em ingest ID|PATH|URL` ingests one.")
         return
     for title, frame, shown in (
         (TITLES[0], found.volumes, SHOWN_VOLUMES),
         (TITLES[1], found.acquisition, SHOWN_ACQUISITION),
     ):
         rows = [[marked(*cell) for cell in row] for row in shown_rows(found, frame, shown)]
-        table(title, ["dataset", *shown], rows, whole=("dataset",))
-        console.print()
+        table(title, ["dataset", *shown], rows, whole=("dataset",), on=screen)
+        screen.print()
     if found.conflicts.empty:
-        console.print("No conflicts.")
+        screen.print("No conflicts.")
         return
-    console.print(
-        f"{TITLES[2]} ({DISPUTED} above): what was kept, and what another source says", markup=False
-    )
+    screen.print(f"{TITLES[2]} ({DISPUTED} above): what was kept, and what another source says", markup=False)
     for row in found.conflicts.itertuples(index=False):
         line = f"{row.dataset} {row.field}: {row.kept} ({row.kept_origin}, {row.kept_from}); "
         line += f"not {row.rejected} ({row.rejected_origin}, {row.rejected_from})"
-        console.print(printable(line), markup=False, soft_wrap=True)
+        screen.print(printable(line), markup=False, soft_wrap=True)

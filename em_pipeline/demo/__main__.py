@@ -92,6 +92,7 @@ def _read_a_block(environ: Mapping[str, str], dataset_id: str) -> None:
             f"get_block({dataset_id!r}, 0, 0, 0): {data.shape} {data.dtype}, "
             f"values {data.min()}–{data.max()}, {block.valid_fraction:.0%} valid",
             markup=False,
+            soft_wrap=True,
         )
 
 

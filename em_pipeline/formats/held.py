@@ -2,7 +2,7 @@
 
 import os
 from array import array as packed
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -40,8 +40,13 @@ class HeldObjects:
         return not any(_contains(gap, covered) for gap in self.missing)
 
 
-def object_names(folder: Path, array: StoredArray, inside: str = "") -> Iterator[str]:
-    """Names below the array's folder of the files that may be its objects, by listing folders."""
+def object_names(
+    folder: Path, array: StoredArray, wanted: Sequence[range] = (), inside: str = ""
+) -> Iterator[str]:
+    """Names below the array's folder of the files that may be its objects, by listing folders.
+
+    `wanted` are the indices asked for along each stored axis, by default all; folders of others stay closed.
+    """
     try:
         entries = os.scandir(folder / inside)
     except (FileNotFoundError, NotADirectoryError):
@@ -50,10 +55,22 @@ def object_names(folder: Path, array: StoredArray, inside: str = "") -> Iterator
         for entry in entries:
             name = f"{inside}{entry.name}"
             if entry.is_dir():
-                if entry.name.isdigit() or f"{entry.name}/" == array.prefix:
-                    yield from object_names(folder, array, f"{name}/")
-            elif array.index(name) is not None:
+                if _leads_to(f"{name}/", array, wanted):
+                    yield from object_names(folder, array, wanted, f"{name}/")
+            elif (index := array.index(name)) is not None and _among(index, wanted):
                 yield name
+
+
+def _leads_to(inside: str, array: StoredArray, wanted: Sequence[range]) -> bool:
+    """Whether objects that are wanted may lie in the folder `inside`."""
+    if inside == array.prefix:
+        return True
+    above = inside.removeprefix(array.prefix).removesuffix("/").split("/")
+    return all(map(str.isdecimal, above)) and _among(map(int, above), wanted)
+
+
+def _among(index: Iterable[int], wanted: Sequence[range]) -> bool:
+    return all(at in along for at, along in zip(index, wanted, strict=False))
 
 
 def _contains(outer: BoundingBox, inner: BoundingBox) -> bool:

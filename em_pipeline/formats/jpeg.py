@@ -10,7 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-START, END, SCAN, HUFFMAN, PROGRESSIVE = b"\xff\xd8", 0xD9, 0xDA, 0xC4, 0xC2
+START, END, SCAN, HUFFMAN = b"\xff\xd8", 0xD9, 0xDA, 0xC4
+# Start-of-frame markers: all of 0xC0..0xCF but DHT (C4), JPG (C8) and DAC (CC).
+FRAMES = frozenset(range(0xC0, 0xD0)) - {HUFFMAN, 0xC8, 0xCC}
+# Frames in which long zeros may stand: first scans of progressive ones, flat rows of lossless ones.
+LOSSLESS = frozenset({0xC3, 0xC7, 0xCB, 0xCF})
+ZEROS_BEGIN = LOSSLESS | {0xC2, 0xC6, 0xCA, 0xCE}
 MARKER = re.compile(rb"\xff+([^\xff\x00])")
 # Within entropy-coded data stand stuffed zeros (FF00) and restart markers (D0–D7); all else ends them.
 SCAN_END = re.compile(rb"\xff[^\xff\x00\xd0-\xd7]")
@@ -40,19 +45,22 @@ def decode_jpeg(data: bytes) -> NDArray[Any]:
     return picture
 
 
-def check_stream(data: bytes) -> None:
-    """Walk the segments from the start marker to the end marker. Raises `ValueError` where they break off."""
+def check_stream(data: bytes) -> int:
+    """Walk the segments from the start marker to the end marker; gives the marker of the frame.
+
+    Raises `ValueError` where they break off, hold no frame, or a stretch of zeros that no picture has.
+    """
     if not data.startswith(START):
         raise ValueError("it does not begin as a JPEG does")
-    at, zeros_are_blank = len(START), False
+    at, frame, zeros_are_blank = len(START), 0, False
     while (marker := MARKER.match(data, at)) is not None:
         at, kind = marker.end(), marker[1][0]
-        if kind == END:
-            return
+        if kind == END and frame:
+            return frame
         segment = data[at + 2 : at + int.from_bytes(data[at : at + 2])]
         at += 2 + len(segment)
-        # The first scan of a progressive picture may be all zeros, too.
-        zeros_are_blank |= kind == PROGRESSIVE or (kind == HUFFMAN and _blank_is_zeros(segment))
+        frame = kind if kind in FRAMES else frame
+        zeros_are_blank |= kind in ZEROS_BEGIN or (kind == HUFFMAN and _blank_is_zeros(segment))
         if kind == SCAN:
             at = _end_of_scan(data, at, zeros_are_blank)
     raise ValueError(f"its JPEG stream breaks off or is damaged at byte {at:,} of {len(data):,}")

@@ -16,14 +16,12 @@ from numpy.typing import NDArray
 from em_pipeline.domain.errors import UnsupportedFormat
 from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.formats.base import ClaimSheet, FileVolume, head_of, opened, read_exactly, truncated
-from em_pipeline.formats.jpeg import decode_jpeg
+from em_pipeline.formats.jpeg import FRAMES, decode_jpeg
 
 EXTRACTOR = "formats.png"
 PNG_COLOURS = {2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}
 PNG_END = b"IEND\xaeB`\x82"
 JPEG_END = b"\xff\xd9"
-# Start-of-frame markers: all of 0xC0..0xCF but DHT (C4), JPG (C8) and DAC (CC).
-JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 JPEG_HEAD_BYTES = 1 << 20
 
 
@@ -103,7 +101,7 @@ def _jpeg_frame(path: Path, head: bytes) -> tuple[int, int, int]:
     at = 2
     while at + 10 <= len(head) and head[at] == 0xFF:
         marker, length = head[at + 1], struct.unpack(">H", head[at + 2 : at + 4])[0]
-        if marker in JPEG_FRAMES:
+        if marker in FRAMES:
             height, width, components = struct.unpack(">HHB", head[at + 5 : at + 10])
             return height, width, components
         at += 2 + length

@@ -4,27 +4,23 @@ In a folder that a download made, chunks have the names they have in an unsharde
 have at their source, wherever these lay there.
 """
 
-import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from em_pipeline.domain.errors import NotFound, UnsupportedFormat
+from em_pipeline.domain.errors import UnsupportedFormat
 from em_pipeline.domain.evidence import Claim
 from em_pipeline.domain.geometry import BoundingBox
-from em_pipeline.formats.base import ClaimSheet, FileVolume, jsonable, opened
+from em_pipeline.formats.base import ClaimSheet, FileVolume, jsonable
 from em_pipeline.formats.precomputed_codecs import decode_chunk
 from em_pipeline.formats.precomputed_grid import ChunkVoxels
+from em_pipeline.formats.precomputed_held import HeldChunks, held_chunks, missing_of, read_bytes
 from em_pipeline.formats.precomputed_info import Info, Scale, parse_info
-from em_pipeline.formats.sharded import ChunkPlace, ReadRange, ShardIndexes
 
 EXTRACTOR = "formats.precomputed"
 TITLE = "neuroglancer precomputed"
-# A chunk's bytes as stored; None where it was never written.
-ReadChunk = Callable[[BoundingBox], bytes | None]
 
 
 def open_precomputed(
@@ -39,18 +35,18 @@ def open_precomputed(
     `NotFound` for a folder without `info` and for unknown levels, and `UnsupportedFormat` for a folder that
     holds no chunk of the box at all, which is more likely lost than empty.
     """
-    info = parse_info(_bytes(folder / "info"), f"{folder.name}/info")
+    info = parse_info(read_bytes(folder / "info"), f"{folder.name}/info")
     scale = info.scale(level)
     part = box or BoundingBox.of_shape(scale.shape)
-    read, missing = _reader(folder, scale, part)
-    count = scale.grid.count(part)
-    if len(missing) == count:
+    held = held_chunks(folder / scale.key, scale, part)
+    if not len(held.cells):
+        count, where = scale.grid.count(part), f"{tuple(part.start)}..{tuple(part.stop)} (z-y-x)"
         raise UnsupportedFormat(
             f"Open level {scale} of {folder.name}",
-            f"none of the {count:,} chunks of {tuple(part.start)}..{tuple(part.stop)} (z-y-x) is there",
+            f"none of the {count:,} chunks of {where} is there",
             "Download them again, or choose a level and a box that hold data",
         )
-    voxels = _Decoded(scale, read)
+    voxels = _Decoded(scale, held)
     return FileVolume(
         scale.shape,
         scale.dtype,
@@ -59,7 +55,7 @@ def open_precomputed(
         claims_of(info, scale, folder / "info"),
         {"level": scale.index, "key": scale.key, "info": jsonable(dict(info.document))},
         scale.translation_nm,
-        missing,
+        missing_of(held, scale, part),
     )
 
 
@@ -79,88 +75,11 @@ def claims_of(info: Info, scale: Scale, document: Path) -> tuple[Claim, ...]:
 @dataclass(frozen=True)
 class _Decoded:
     scale: Scale
-    read: ReadChunk
+    held: HeldChunks
 
     def load(self, chunk: BoundingBox) -> NDArray[Any] | None:
-        data = self.read(chunk)
+        data = self.held.read(chunk)
         if data is None:
             return None
         name = f"{self.scale.key}/{self.scale.grid.name(chunk)}"
         return decode_chunk(data, self.scale, chunk.shape, name)
-
-
-def _reader(folder: Path, scale: Scale, part: BoundingBox) -> tuple[ReadChunk, tuple[BoundingBox, ...]]:
-    """How to read a chunk of the level, and which chunks that meet `part` were never written."""
-    chunks = folder / scale.key
-    held = frozenset(child.name for child in chunks.iterdir()) if chunks.is_dir() else frozenset()
-    if scale.sharding is not None and any(name.endswith(".shard") for name in held):
-        shards = ShardIndexes(scale.sharding, _range_reader(chunks), scale.key)
-        places = _Shards(chunks, scale, shards)
-        return places.read, tuple(c for c in scale.grid.boxes(part) if places.place(c) is None)
-    files = _Files(chunks, scale, part, held)
-    return files.read, tuple(c for c in scale.grid.boxes(part) if files.name(c) is None)
-
-
-@dataclass(frozen=True)
-class _Files:
-    """One file for each chunk. `held` are the names in the folder when it was opened."""
-
-    folder: Path
-    scale: Scale
-    part: BoundingBox
-    held: frozenset[str]
-
-    def name(self, chunk: BoundingBox) -> str | None:
-        plain = self.scale.grid.name(chunk)
-        return next((name for name in (plain, f"{plain}.gz") if name in self.held), None)
-
-    def read(self, chunk: BoundingBox) -> bytes | None:
-        name = self.name(chunk)
-        if name is not None:
-            return _bytes(self.folder / name)
-        if _meet(chunk, self.part):
-            return None
-        raise NotFound(
-            f"Read the chunk {self.scale.key}/{self.scale.grid.name(chunk)}",
-            f"only those of {tuple(self.part.start)}..{tuple(self.part.stop)} (z-y-x) are held",
-            "Read inside that box",
-        )
-
-
-@dataclass(frozen=True)
-class _Shards:
-    folder: Path
-    scale: Scale
-    indexes: ShardIndexes
-
-    def place(self, chunk: BoundingBox) -> ChunkPlace | None:
-        return self.indexes.locate(self.scale.grid.morton(chunk))
-
-    def read(self, chunk: BoundingBox) -> bytes | None:
-        place = self.place(chunk)
-        return None if place is None else _range_reader(self.folder)(*place)
-
-
-def _range_reader(folder: Path) -> ReadRange:
-    def read(name: str, offset: int, size: int) -> bytes | None:
-        path = folder / name
-        return _bytes(path, offset, size) if path.is_file() else None
-
-    return read
-
-
-def _bytes(path: Path, offset: int = 0, size: int | None = None) -> bytes:
-    """`size` bytes from `offset`, by default all; fewer where the file ends first."""
-    with opened(path) as descriptor:
-        there = os.fstat(descriptor).st_size - offset
-        left = there if size is None else min(size, there)
-        pieces: list[bytes] = []
-        while left > 0 and (piece := os.pread(descriptor, left, offset)):
-            pieces.append(piece)
-            left, offset = left - len(piece), offset + len(piece)
-    return b"".join(pieces)
-
-
-def _meet(a: BoundingBox, b: BoundingBox) -> bool:
-    sides = zip(a.start, a.stop, b.start, b.stop, strict=True)
-    return all(first < other_stop and other < stop for first, stop, other, other_stop in sides)

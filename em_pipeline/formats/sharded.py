@@ -6,9 +6,10 @@ each minishard, where its own index lies); the minishard index lists chunk ids a
 Nothing here touches a disk or a network: bytes come through a `ReadRange`.
 """
 
+import re
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ ReadRange = Callable[[str, int, int], bytes | None]
 SHARDED_TYPE = "neuroglancer_uint64_sharded_v1"
 HASHES = ("identity", "murmurhash3_x86_128")
 ENCODINGS = ("raw", "gzip")
+HEXADECIMAL = re.compile(r"[0-9a-f]+")
 # A shard index has 16 bytes for each of 2^bits minishards; real volumes use 6 to 11 bits.
 MOST_MINISHARD_BITS = 16
 # Each entry of a minishard's index has 24 bytes; writers keep to some thousand entries.
@@ -109,6 +111,20 @@ class ShardIndexes:
         shard, minishard = self.sharding.place(chunk_id)
         found = self._minishard(shard, minishard).get(chunk_id)
         return None if found is None else ChunkPlace(self.sharding.shard_name(shard), *found)
+
+    def chunks(self, name: str) -> Iterator[int]:
+        """Ids of the chunks that the shard file `name` lists where `locate` finds them.
+
+        Raises like `locate`. A file that is called as no shard lists none.
+        """
+        digits = name.removesuffix(".shard")
+        shard = int(digits, 16) if HEXADECIMAL.fullmatch(digits) else -1
+        if shard < 0 or self.sharding.shard_name(shard) != name:
+            return
+        for minishard in range(1 << self.sharding.minishard_bits):
+            for chunk in self._minishard(shard, minishard):
+                if self.sharding.place(chunk) == (shard, minishard):
+                    yield chunk
 
     def _minishard(self, shard: int, minishard: int) -> dict[int, tuple[int, int]]:
         with self._guard:

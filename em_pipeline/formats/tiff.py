@@ -31,6 +31,7 @@ from em_pipeline.formats.base import (
     truncated,
 )
 from em_pipeline.formats.tiff_claims import claim_acquisition, claim_voxel_size
+from em_pipeline.formats.tiff_jpeg import JPEG, decode_segment
 
 EXTRACTOR = "formats.tiff"
 Z_AXES = "ZIQ"  # tifffile names an axis I or Q where the file does not say what it is
@@ -204,7 +205,8 @@ def _voxels(path: Path, tif: tifffile.TiffFile, series: Any, shape: Shape, size:
             "Download the file again, or save all planes into it",
         )
     segments = _segments(path, pages, -(-shape.y // height) * -(-shape.x // width), size)
-    voxels = SegmentVoxels(path, segments, (height, width), shape, page.decode, page.jpegtables)
+    jpeg_bits = page.bitspersample if page.compression in JPEG else None
+    voxels = SegmentVoxels(path, segments, (height, width), shape, page.decode, page.jpegtables, jpeg_bits)
     return voxels, Shape(1, min(height, shape.y), min(width, shape.x))
 
 
@@ -259,7 +261,10 @@ def _segments(path: Path, pages: Sequence[Any], count: int, size: int) -> NDArra
 
 @dataclass(frozen=True)
 class SegmentVoxels:
-    """Planes cut into strips or tiles, each decoded whole. `segments` is (planes, segments, 2)."""
+    """Planes cut into strips or tiles, each decoded whole. `segments` is (planes, segments, 2).
+
+    `jpeg_bits` are the bits of a sample where the segments are JPEG streams.
+    """
 
     path: Path
     segments: NDArray[np.int64]
@@ -267,6 +272,7 @@ class SegmentVoxels:
     shape: Shape
     decode: Callable[..., Any]
     jpegtables: bytes | None
+    jpeg_bits: int | None
 
     def fill(self, box: BoundingBox, out: NDArray[Any]) -> None:
         height, width = self.segment_shape
@@ -284,17 +290,37 @@ class SegmentVoxels:
         offset, length = (int(n) for n in self.segments[z, index])
         data = bytearray(length)
         read_exactly(descriptor, self.path, offset, memoryview(data))
-        extra = {"jpegtables": self.jpegtables} if self.jpegtables else {}
         try:
-            decoded, _position, _shape = self.decode(bytes(data), index, **extra)
+            plane = self._plane(bytes(data), index)
+            self._check_size(plane, index)
         except BROKEN as error:
             raise UnsupportedFormat(
                 f"Decode strip or tile {index} of plane {z} of {self.path.name}",
                 f"{type(error).__name__}: {error}",
                 "The file is damaged, or its compression is not supported: re-save it uncompressed",
             ) from error
-        plane: NDArray[Any] = decoded.reshape(decoded.shape[1:3])
         return plane
+
+    def _plane(self, data: bytes, index: int) -> NDArray[Any]:
+        def decode() -> NDArray[Any]:
+            extra = {"jpegtables": self.jpegtables} if self.jpegtables else {}
+            decoded, _position, _shape = self.decode(data, index, **extra)
+            plane: NDArray[Any] = decoded.reshape(decoded.shape[1:3])
+            return plane
+
+        return (
+            decode()
+            if self.jpeg_bits is None
+            else decode_segment(data, self.jpegtables, self.jpeg_bits, decode)
+        )
+
+    def _check_size(self, plane: NDArray[Any], index: int) -> None:
+        """Raise `ValueError` for a segment with fewer rows or columns than the image has where it lies."""
+        columns = -(-self.shape.x // self.segment_shape[1])
+        places = zip(divmod(index, columns), self.segment_shape, self.shape[1:], strict=True)
+        needed = [min(size, extent - place * size) for place, size, extent in places]
+        if any(has < least for has, least in zip(plane.shape, needed, strict=True)):
+            raise ValueError(f"it has {plane.shape[0]} rows and {plane.shape[1]} columns, not {needed}")
 
 
 def _copy(segment: NDArray[Any], corner: tuple[int, int], box: BoundingBox, target: NDArray[Any]) -> None:

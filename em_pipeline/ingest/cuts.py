@@ -17,6 +17,7 @@ from em_pipeline.domain.lazy_volume import LazyVolume
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.sources.base import HeldFile
+from em_pipeline.sources.region_size import check_extent
 from em_pipeline.storage import keys
 from em_pipeline.volumes.missing import Missing
 
@@ -50,7 +51,10 @@ class Cut:
 
 
 def box_of(spec: DatasetSpec, volume: LazyVolume) -> BoundingBox:
-    """The part of the volume that the spec asks for. Raises `InputRefused` where it leaves the volume."""
+    """The part of the volume that the spec asks for.
+
+    Raises `InputRefused` where it leaves the volume, and where it is too large to be written.
+    """
     box = spec.bounding_box or BoundingBox.of_shape(volume.shape)
     if not box.within(volume.shape):
         raise InputRefused(
@@ -58,6 +62,7 @@ def box_of(spec: DatasetSpec, volume: LazyVolume) -> BoundingBox:
             f"the volume is {tuple(volume.shape)}",
             "Give a box inside it",
         )
+    check_extent(spec.dataset_id, "the volume", box.shape)
     return box
 
 

@@ -7,7 +7,7 @@ list some of them late.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -26,12 +26,20 @@ NOT_AVAILABLE = "it is not released yet"
 PUBLISHED = "already published at this revision"
 
 
+class Begun(NamedTuple):
+    """Of an entry at a revision, the datasets that were requested or found published."""
+
+    revision: str
+    datasets: tuple[str, ...]
+
+
 class Cursor(BaseModel):
     """How far a portal's entries were handled.
 
     `at` is the position of the newest entry handled, `swept` that of the older one looked at again last.
-    `taken` holds the revision of each entry that was requested or found published. `skipped` says why the
-    last look took others not; it decides nothing.
+    `taken` holds the revision of each entry that was requested or found published, `begun` that of each of
+    which a part was, with the ids of its datasets in that part. `skipped` says why the last look took others
+    not; it decides nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,6 +47,7 @@ class Cursor(BaseModel):
     at: Position | None = None
     swept: Position | None = None
     taken: dict[str, str] = {}
+    begun: dict[str, Begun] = {}
     skipped: dict[str, str] = {}
 
     @classmethod
@@ -109,10 +118,10 @@ def discover(
 
     `details` holds, by accession, what the portal says of the first ones in `look_up_order`, None where it
     has no record; entries beyond them wait. `known` is dataset id → revision published, None where nothing
-    is. No more than `policy.cap` runs are requested, but an entry's image sets are never parted. The new
-    cursor has moved over what was handled and no further.
+    is. No more than `policy.cap` runs are requested; where an entry has more image sets, the next look goes
+    on with the others. The new cursor has moved over what was handled whole and no further.
     """
-    look = _Look(details, known, policy, source, dict(cursor.taken))
+    look = _Look(details, known, policy, source, cursor)
     new, old = _by_age(listing, cursor)
     handled = look.over(new)
     swept = look.over(old)
@@ -120,6 +129,7 @@ def discover(
         at=position(new[handled - 1]) if handled else cursor.at,
         swept=position(old[swept - 1]) if swept else cursor.swept,
         taken=look.taken,
+        begun=look.begun,
         skipped=dict(list(look.skipped.items())[:KEPT_REASONS]),
     )
     return Discovery(
@@ -151,10 +161,10 @@ class _Look:
         known: Mapping[str, str | None],
         policy: DiscoveryPolicy,
         source: str,
-        taken: dict[str, str],
+        cursor: Cursor,
     ) -> None:
         self._details, self._known, self._policy, self._source = details, known, policy, source
-        self.taken = taken
+        self.taken, self.begun = dict(cursor.taken), dict(cursor.begun)
         self.register: list[DatasetSpec] = []
         self.requests: list[Request] = []
         self.skipped: dict[str, str] = {}
@@ -167,7 +177,7 @@ class _Look:
         return len(refs)
 
     def _handle(self, ref: DatasetRef) -> bool:
-        """Take or skip an entry; False where the cap leaves no room for it."""
+        """Take or skip an entry; False where the cap leaves no room for all of it."""
         details = self._details[ref.accession]
         if details is not None and self.taken.get(ref.accession) == details.revision:
             return True
@@ -175,15 +185,24 @@ class _Look:
         if details is None or not specs:
             self.skipped[ref.accession] = reason
             return True
-        if all(_same_revision(self._known.get(spec.dataset_id), details.revision) for spec in specs):
+        begun = self.begun.pop(ref.accession, None)
+        done = begun.datasets if begun and begun.revision == details.revision else ()
+        wanted = [spec for spec in specs if self._is_open(spec.dataset_id, details.revision, done)]
+        if not wanted and not done:
             self.skipped[ref.accession] = PUBLISHED
-        elif self.requests and len(self.requests) + len(specs) > self._policy.cap:
+        now = wanted[: max(0, self._policy.cap - len(self.requests))]
+        self.register += [spec for spec in now if spec.dataset_id not in self._known]
+        self.requests += [Request(spec.dataset_id, details.revision) for spec in now]
+        if len(now) < len(wanted):
+            if done or now:
+                self.begun[ref.accession] = Begun(details.revision, (*done, *(one.dataset_id for one in now)))
             return False
-        else:
-            self.register += [spec for spec in specs if spec.dataset_id not in self._known]
-            self.requests += [Request(spec.dataset_id, details.revision) for spec in specs]
         self.taken[ref.accession] = details.revision
         return True
+
+    def _is_open(self, dataset: str, revision: str, done: Sequence[str]) -> bool:
+        """Whether a dataset of an entry was neither requested nor published at its revision."""
+        return dataset not in done and not _same_revision(self._known.get(dataset), revision)
 
     def _wanted(self, ref: DatasetRef, details: EntryDetails | None) -> tuple[str, list[DatasetSpec]]:
         """The datasets that an entry makes, or why it makes none."""

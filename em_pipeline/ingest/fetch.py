@@ -8,6 +8,7 @@ from em_pipeline.domain.files import Manifest, RawFile, RemoteFile
 from em_pipeline.domain.record import DatasetRecord, Status
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.ingest.claims import spec_claims, voxel_size_of
+from em_pipeline.ingest.cuts import box_of
 from em_pipeline.ingest.kept import read_kept
 from em_pipeline.ingest.raw_files import RawFiles, held_by, raw_files
 from em_pipeline.ingest.scrape import latest_portal_record
@@ -69,7 +70,8 @@ def fetch(workspace: Workspace, spec: DatasetSpec) -> Fetched:
 def _look_first(workspace: Workspace, spec: DatasetSpec, files: Sequence[RemoteFile]) -> None:
     """Refuse files on this machine that cannot become a volume, before hours go into hashing them.
 
-    Raises `UnsupportedFormat`, or `InputRefused` where neither they nor the spec say the voxel size.
+    Raises `UnsupportedFormat`, or `InputRefused` where neither they nor the spec say the voxel size, and like
+    `box_of`.
     """
     if not all(file.url.startswith("file://") for file in files):
         return
@@ -82,6 +84,7 @@ def _look_first(workspace: Workspace, spec: DatasetSpec, files: Sequence[RemoteF
     with workspace.source(spec.source).open_volume(spec, held) as volume:
         record = DatasetRecord.resolve(spec.dataset_id, "unhashed", [*spec_claims(spec), *volume.claims])
         voxel_size_of(record, [file.path for file in files])
+        box_of(spec, volume)
 
 
 def latest_manifest(workspace: Workspace, spec: DatasetSpec) -> Manifest:

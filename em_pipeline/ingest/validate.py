@@ -102,6 +102,9 @@ CHECK_NAMES = (
     "agreement",
 )
 WARNINGS = frozenset({"contrast", "coverage", "agreement"})
+NOT_STORED = (
+    "Their chunks are not there: writers leave out chunks that are all fill value, and lost ones look alike"
+)
 
 
 def _made(name: str, check: Callable[[], CheckResult]) -> CheckResult:
@@ -174,7 +177,7 @@ def _coverage(ledgers: Ledgers) -> CheckResult:
         name="coverage",
         passed=not lacking,
         severity=Severity.WARNING,
-        message="; ".join(lacking) or "the source holds every voxel",
+        message=f"{'; '.join(lacking)}. {NOT_STORED}" if lacking else "the source holds every voxel",
         details=shares,
     )
 

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from em_pipeline.domain.errors import InputRefused, NotFound
 from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.formats.arrays import SPATIAL, ArrayLayout
+from em_pipeline.formats.held import object_names
 from em_pipeline.sources.documents import fetch_json, json_document
 from em_pipeline.storage.http import PortalClient
 from em_pipeline.storage.object_urls import bucket_and_key, https_url
@@ -95,7 +96,14 @@ class FolderContainer:
         return self._found(key) or Stored(key, len(content))
 
     def stored(self, layout: ArrayLayout, box: BoundingBox) -> Iterator[Stored]:
-        for key, _ in layout.objects(box):
+        """By listing: of a large array, most objects may never have been written."""
+        wanted = [_indices(layout, box, dim) for dim in range(len(layout.axes))]
+        try:
+            names = list(object_names(self.folder / layout.path, layout.array, wanted))
+        except OSError as error:
+            raise _unreadable(Path(error.filename or self.folder), error) from error
+        there = {index for name in names if (index := layout.grid_index(name)) is not None}
+        for key in map(layout.key, sorted(there)):
             if found := self._found(key):
                 yield found
 

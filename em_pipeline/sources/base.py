@@ -16,7 +16,11 @@ from em_pipeline.domain.spec import DatasetSpec
 
 @dataclass(frozen=True)
 class DatasetRef:
-    """One entry of a portal's listing. `revision` changes when the portal's entry does."""
+    """One entry of a portal's listing.
+
+    `revision` changes when the portal's entry does. The revision of a record that was made of the entry as it
+    is listed is the same, or begins with it and a dash: that is how a dataset that is there is known.
+    """
 
     accession: str
     revision: str
@@ -37,8 +41,9 @@ class ImageSet:
 class EntryDetails:
     """What a portal says of a listed entry, as far as one chooses by it; None or empty: it says nothing.
 
-    `revision` changes when the entry does. `methods` are the portal's words for how it was imaged. `size`
-    is in bytes, of the whole entry. `available` is False for what is announced and cannot be had yet.
+    `revision` is as in `DatasetRef`, and takes its place. `methods` are the portal's words for how it was
+    imaged. `size` is in bytes, of the whole entry. `available` is False for what is announced and cannot be
+    had yet.
     """
 
     revision: str

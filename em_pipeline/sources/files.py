@@ -21,7 +21,8 @@ from em_pipeline.sources.array_source_address import container_at, is_remote
 from em_pipeline.sources.base import DatasetRef, HeldFile, PortalRecord
 from em_pipeline.sources.claimant import Claimant
 from em_pipeline.sources.files_local import in_utf8
-from em_pipeline.sources.files_parts import Part, image_part, label_part, open_part
+from em_pipeline.sources.files_parts import Look, Part, image_part, label_part, open_part
+from em_pipeline.sources.region_size import LARGEST_GB
 from em_pipeline.storage.http import PortalClient
 from em_pipeline.storage.object_urls import ObjectEndpoints
 
@@ -63,6 +64,7 @@ class FilesSource:
     not. `spec.image_set` is the path of an image inside a container or HDF5 file, `spec.level` one of its
     levels. `spec.label_images` are `name=address` of files or arrays, or names that an OME-Zarr image lists.
     The setting `s3` is the http(s) base of another server that answers for s3:// addresses.
+    At most `largest_gb` of a remote array, once decoded, are taken.
     """
 
     slug = "files"
@@ -75,11 +77,12 @@ class FilesSource:
         self,
         *,
         s3: str = "",
+        largest_gb: float | str = LARGEST_GB,
         timeout_s: float | str = 12.0,
         retries: int | str = 4,
         backoff_s: float | str = 0.5,
     ) -> None:
-        self._s3 = s3
+        self._s3, self._largest_gb = s3, float(largest_gb)
         self._timeout_s, self._retries, self._backoff_s = float(timeout_s), int(retries), float(backoff_s)
 
     def list_datasets(self, since: date | None = None) -> Iterable[DatasetRef]:  # noqa: ARG002
@@ -150,11 +153,11 @@ class FilesSource:
             backoff_s=self._backoff_s,
             endpoints=ObjectEndpoints(s3=self._s3),
         ) as client:
-            containers = partial(container_at, client=client)
-            image = image_part(_location(spec), spec, client, containers)
+            look = Look(client, partial(container_at, client=client), self._largest_gb)
+            image = image_part(_location(spec), spec, look)
             return [
                 image,
-                *(label_part(_entry(entry), spec, image, client, containers) for entry in spec.label_images),
+                *(label_part(_entry(entry), spec, image, look) for entry in spec.label_images),
             ]
 
 

@@ -28,7 +28,6 @@ from em_pipeline.sources.base import HeldFile
 from em_pipeline.sources.files_local import kind_of, local_files
 from em_pipeline.sources.levels import refuse_levels
 from em_pipeline.sources.precomputed_store import Wanted
-from em_pipeline.sources.region_size import LARGEST_GB
 from em_pipeline.storage.http import PortalClient
 from em_pipeline.storage.object_urls import https_url
 
@@ -37,6 +36,15 @@ ARRAYS, PRECOMPUTED, FILE = "arrays", "precomputed", "file"
 MARKS = (*DOCUMENTS, ".zgroup")
 # Suffixes of files: no array has them.
 FILE_SUFFIXES = frozenset(suffix for known in FORMATS for suffix in known.suffixes) | set(RAW_SUFFIXES)
+
+
+@dataclass(frozen=True)
+class Look:
+    """How addresses are looked at, and how much of a remote array is taken at most."""
+
+    client: PortalClient
+    containers: Containers
+    largest_gb: float
 
 
 @dataclass(frozen=True)
@@ -52,27 +60,25 @@ class Part:
     image: HeldImage | Wanted | None = None
 
 
-def image_part(address: str, spec: DatasetSpec, client: PortalClient, containers: Containers) -> Part:
+def image_part(address: str, spec: DatasetSpec, look: Look) -> Part:
     """The image at the spec's location. Raises like the functions for what is found there."""
-    kind = _kind(address, containers)
+    kind = _kind(address, look.containers)
     if kind == ARRAYS:
-        return _of_image(image_by_address(address, spec, containers))
+        return _of_image(image_by_address(address, spec, look.containers), look)
     if kind == PRECOMPUTED:
-        volume = precomputed_store.image_at(precomputed_store.store_at(address, client), spec)
+        volume = precomputed_store.image_at(precomputed_store.store_at(address, look.client), spec)
         if is_remote(address):
-            precomputed_store.check_size(volume, spec, LARGEST_GB)
+            precomputed_store.check_size(volume, spec, look.largest_gb)
         return _of_volume(volume)
     refuse_levels(spec, "it is files of one image")
-    return _in_place(_files(address, spec.include, client), "")
+    return _in_place(_files(address, spec.include, look.client), "")
 
 
-def label_part(
-    entry: str, spec: DatasetSpec, image: Part, client: PortalClient, containers: Containers
-) -> Part:
+def label_part(entry: str, spec: DatasetSpec, image: Part, look: Look) -> Part:
     """The label image that an entry of `DatasetSpec.label_images` means: a name, or `name=address`."""
     name, given, address = entry.partition("=")
-    if isinstance(image.image, HeldImage) and (not given or _kind(address, containers) == ARRAYS):
-        return _of_image(label_image_by_name(entry, image.image, containers))
+    if isinstance(image.image, HeldImage) and (not given or _kind(address, look.containers) == ARRAYS):
+        return _of_image(label_image_by_name(entry, image.image, look.containers), look)
     if not given:
         raise InputRefused(
             f"Find the label image {name!r} of {spec.dataset_id}",
@@ -80,18 +86,18 @@ def label_part(
             "Give its address: name=path, or name=URL",
         )
     place = f"labels/{name}"
-    kind = _kind(address, containers)
+    kind = _kind(address, look.containers)
     if kind == ARRAYS:
         whole = spec.model_copy(update={"bounding_box": None, "level": None, "image_set": None})
-        alone = image_by_address(address, whole, containers)
-        return _of_image(HeldImage(alone.container, alone.layout, alone.box, place))
+        alone = image_by_address(address, whole, look.containers)
+        return _of_image(HeldImage(alone.container, alone.layout, alone.box, place), look)
     if kind == PRECOMPUTED:
-        store = precomputed_store.store_at(address, client)
+        store = precomputed_store.store_at(address, look.client)
         if isinstance(image.image, Wanted):
             return _of_volume(precomputed_store.labels_at(store, name, image.image.region))
         whole = spec.model_copy(update={"bounding_box": None, "level": None})
         return _of_volume(replace(precomputed_store.image_at(store, whole), place=place))
-    return _in_place(_files(address, (), client), f"{place}/")
+    return _in_place(_files(address, (), look.client), f"{place}/")
 
 
 def open_part(files: Sequence[HeldFile], place: str, spec: DatasetSpec) -> LazyVolume | None:
@@ -120,8 +126,8 @@ def plain_revision(files: Sequence[RemoteFile]) -> str:
     return short_hash(*(f"{file.path}\t{file.size}\t{file.modified}\t{file.etag}" for file in files))
 
 
-def _of_image(image: HeldImage) -> Part:
-    found = array_source.survey([image])
+def _of_image(image: HeldImage, look: Look) -> Part:
+    found = array_source.survey([image], look.largest_gb)
     return Part(tuple(found.files), found.revision, tuple(array_source.layout_claims(image)), image)
 
 

@@ -42,7 +42,8 @@ class FlyemSource:
     `spec.level` is the number or key of a scale; the box is in voxels of it, z-y-x, which for hemibrain are
     also neuroglancer's (there in x, y, z). `spec.image_set` is `clahe_yz`, `raw` or `dvid`, by default what
     the link shows; `spec.label_images` are `segmentation` (v1.2) or `name=address`. Settings: `link`, the
-    bases of the other servers, `largest_gb` as in `PrecomputedSource`; the others are as in `PortalClient`.
+    bases of the other servers; the others are as in `PortalClient`. At most `largest_gb` of a remote array,
+    once decoded, are taken.
     """
 
     slug = "flyem"

@@ -22,6 +22,7 @@ from em_pipeline.sources.base import DatasetRef, HeldFile, PortalRecord
 from em_pipeline.sources.documents import JsonDocument
 from em_pipeline.sources.idr_api import Annotation, IdrApi, Thing
 from em_pipeline.sources.idr_files import Place
+from em_pipeline.sources.region_size import LARGEST_GB
 from em_pipeline.storage.http import PortalClient
 
 ACCESSION = re.compile(r"^(?:idr-)?([1-9]\d{0,11})$", re.IGNORECASE)
@@ -40,6 +41,7 @@ class IdrSource:
     images that IDR has as OME-Zarr.
 
     `methods` are words, separated by commas, of which a study's imaging method must have one to be listed.
+    At most `largest_gb` of a remote array, once decoded, are taken.
     `timeout_s`, `retries` and `backoff_s` are as in `PortalClient`.
     """
 
@@ -61,6 +63,7 @@ class IdrSource:
         studies: str = "https://raw.githubusercontent.com/IDR",
         zarr: str = "https://uk1s3.embassy.ebi.ac.uk/idr/zarr/v0.4",
         methods: str = ELECTRON_MICROSCOPY,
+        largest_gb: float | str = LARGEST_GB,
         timeout_s: float | str = 12.0,
         retries: int | str = 4,
         backoff_s: float | str = 0.5,
@@ -68,6 +71,7 @@ class IdrSource:
         self._base, self._mirror, self._ftp = base.rstrip("/"), mirror.rstrip("/"), ftp.rstrip("/")
         self._studies, self._zarr = studies.rstrip("/"), zarr.rstrip("/")
         self._methods = tuple(word.strip().casefold() for word in methods.split(",") if word.strip())
+        self._largest_gb = float(largest_gb)
         self._timeout_s, self._retries, self._backoff_s = float(timeout_s), int(retries), float(backoff_s)
 
     def list_datasets(self, since: date | None = None) -> Iterable[DatasetRef]:
@@ -113,8 +117,9 @@ class IdrSource:
         ]
         if (info := idr_claims.study_info(annotations)) is not None:
             claims += idr_claims.rights_claims(info)
+        listed = _listed(project.name if project else "", dataset.name if dataset else "", image.name, info)
         return PortalRecord(
-            revision=_revision(answer, info, place),
+            revision=_revision(listed, answer, place),
             claims=(*claims, *place.claims),
             documents={"image.json": answer.text},
             facts={
@@ -133,7 +138,8 @@ class IdrSource:
         with self._client() as client:
             if "zarr" in record.facts:
                 images = idr_zarr.images_at(client, str(record.facts["zarr"]), spec)
-                return array_source.files_at(str(record.facts["objects"]), images, spec.dataset_id)
+                revision = str(record.facts["objects"])
+                return array_source.files_at(revision, images, spec.dataset_id, self._largest_gb)
             if spec.label_images:
                 raise InputRefused(
                     f"Take the label images {', '.join(spec.label_images)} of {spec.dataset_id}",
@@ -201,7 +207,7 @@ class IdrSource:
         root = idr_zarr.find(client, self._zarr, experiment, image.id)
         if root is None:
             raise missing
-        return idr_zarr.place_of(client, root, spec)
+        return idr_zarr.place_of(client, root, spec, self._largest_gb)
 
     def _address(
         self, client: PortalClient, experiment: idr_files.Experiment, image: Thing, dataset: Thing | None
@@ -256,8 +262,7 @@ def _volumes(api: IdrApi, project: Thing, info: Annotation) -> Iterator[DatasetR
             resliced = RESLICED.sub("_xy", name)
             if depth == 1 or (resliced != name and resliced in names):
                 continue
-            content = short_hash(project.name, dataset.name, name, *(f"{k}={v}" for k, v in info.values))
-            revision = f"{day.isoformat() if day else 'undated'}-{content}"
+            revision = _listed(project.name, dataset.name, name, info)
             yield DatasetRef(str(image["@id"]), revision, day, f"{name} ({project.name})")
 
 
@@ -265,9 +270,13 @@ def _is_zarr(files: Sequence[HeldFile]) -> bool:
     return any(held.file.path.startswith(f"{array_source.IMAGE}/") for held in files)
 
 
-def _revision(answer: JsonDocument, info: Annotation | None, place: Place) -> str:
-    """Changes with the image's description, its study's and the voxels' files."""
+def _listed(project: str, dataset: str, image: str, info: Annotation | None) -> str:
+    """The revision of a listed image: changes with its names and what is said of its study."""
     day = idr_claims.released(info) if info else None
     pairs = [f"{key}={value}" for key, value in info.values] if info else []
-    content = short_hash(answer.text, *pairs, place.mark)
-    return check_revision(f"{day.isoformat() if day else 'undated'}-{content}")
+    return f"{day.isoformat() if day else 'undated'}-{short_hash(project, dataset, image, *pairs)}"
+
+
+def _revision(listed: str, answer: JsonDocument, place: Place) -> str:
+    """Changes with the image as listed, its description and the voxels' files."""
+    return check_revision(f"{listed}-{short_hash(answer.text, place.mark)}")

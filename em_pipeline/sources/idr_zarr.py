@@ -41,10 +41,10 @@ def images_at(client: PortalClient, root: str, spec: DatasetSpec) -> list[HeldIm
     return [image, *(label_image_by_name(name, image, containers) for name in spec.label_images)]
 
 
-def place_of(client: PortalClient, root: str, spec: DatasetSpec) -> Place:
-    """Where the voxels lie, and what the image's documents say of them."""
+def place_of(client: PortalClient, root: str, spec: DatasetSpec, largest_gb: float) -> Place:
+    """Where the voxels lie, and what the image's documents say of them. Raises like `array_source.survey`."""
     images = images_at(client, root, spec)
-    revision = array_source.survey(images).revision
+    revision = array_source.survey(images, largest_gb).revision
     claims: list[Claim] = array_source.layout_claims(images[0])
     url = images[0].url
     claims.append(Claimant(url, EXTRACTOR).says("provenance.download_url", url, "address", root))

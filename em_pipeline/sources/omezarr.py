@@ -35,8 +35,8 @@ class OmeZarrSource:
     `spec.level` is one of its levels, `spec.label_images` are names that it lists or `name=address`.
     A text as `spec.image_set` is the image's path below the location, a number the channel to take of it.
     What the image does not say of itself (licence, citation, organism) belongs into the spec, as `curated`.
-    The setting `s3` is the http(s) base of another server that answers for s3:// addresses; of a remote
-    image at most `largest_gb` (decoded) are taken.
+    The setting `s3` is the http(s) base of another server that answers for s3:// addresses.
+    At most `largest_gb` of a remote array, once decoded, are taken.
     """
 
     slug = "omezarr"

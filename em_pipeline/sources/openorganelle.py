@@ -20,6 +20,7 @@ from em_pipeline.sources.claimant import Claimant, curated_claim
 from em_pipeline.sources.openorganelle_images import EmImage
 from em_pipeline.sources.openorganelle_page import page_claims
 from em_pipeline.sources.page import Reading, read_page
+from em_pipeline.sources.region_size import LARGEST_GB
 from em_pipeline.sources.rendered_page import Browser, find_browser
 from em_pipeline.storage.http import PortalClient
 from em_pipeline.storage.object_urls import ObjectEndpoints
@@ -45,7 +46,7 @@ class OpenOrganelleSource:
     `bucket` is its address; `s3` is the http(s) base of another server that answers for it, empty for AWS;
     `site` is the base of the pages. `timeout_s`, `retries` and `backoff_s` are as in `PortalClient`; text is
     accepted, as settings give it. A page shows its values only in a browser: without one, they are those
-    that are curated.
+    that are curated. At most `largest_gb` of a remote array, once decoded, are taken.
     """
 
     slug = "openorganelle"
@@ -61,11 +62,13 @@ class OpenOrganelleSource:
         bucket: str = "s3://janelia-cosem-datasets",
         s3: str = "",
         site: str = "https://openorganelle.janelia.org",
+        largest_gb: float | str = LARGEST_GB,
         timeout_s: float | str = 12.0,
         retries: int | str = 4,
         backoff_s: float | str = 0.5,
     ) -> None:
         self._address, self._s3, self._site = bucket.rstrip("/"), s3, site.rstrip("/")
+        self._largest_gb = float(largest_gb)
         self._timeout_s, self._retries, self._backoff_s = float(timeout_s), int(retries), float(backoff_s)
         self._find_browser: Callable[[], Browser | None] = find_browser
 
@@ -73,7 +76,7 @@ class OpenOrganelleSource:
         """Every folder of the bucket that holds an image container of its own name.
 
         The bucket does not say when a dataset was released, so `since` leaves none out. The revision is of
-        the containers' names: that of the voxels is known only where they are listed.
+        the container's name: that of the voxels is known only where they are listed.
         """
         with self._bucket() as bucket:
             names = [name.rstrip("/") for name in bucket.names("") if name.endswith("/")]
@@ -85,7 +88,7 @@ class OpenOrganelleSource:
                 held = list(pool.map(lambda name: openorganelle_images.containers(bucket, name), names))
         for name, containers in zip(names, held, strict=True):
             if containers and NAME.match(name):
-                yield DatasetRef(name, short_hash(*containers), None, name)
+                yield DatasetRef(name, _listed(containers), None, name)
 
     def fetch_record(self, spec: DatasetSpec) -> PortalRecord:
         """What the image's documents and the dataset's page say, of the level that the spec names.
@@ -95,22 +98,23 @@ class OpenOrganelleSource:
         spec does not say which of several images is meant.
         """
         with self._bucket() as bucket:
+            containers = openorganelle_images.containers(bucket, _name(spec))
             chosen = openorganelle_images.chosen_image(
-                openorganelle_images.em_images(bucket, _name(spec)), spec
+                openorganelle_images.em_images(bucket, _name(spec), containers), spec
             )
             labels = {
                 name: openorganelle_images.label_path(bucket, chosen, name) for name in spec.label_images
             }
             images = _held(bucket, chosen.path, labels, spec)
-            revision = array_source.survey(images).revision
+            objects = array_source.survey(images, self._largest_gb).revision
         reading = self._page(spec)
         page = reading.page
         shown = page_claims(page.url, page.html, finest=images[0].layout.level == 0) if page else []
         return PortalRecord(
-            revision=revision,
+            revision=f"{_listed(containers)}-{objects}",
             claims=(*_claims(images[0], chosen), *shown, *_title(images[0], spec, shown)),
             documents={"page.html": page.html} if page else {},
-            facts={"image": chosen.path, "labels": labels, "page_read": reading.how},
+            facts={"image": chosen.path, "labels": labels, "objects": objects, "page_read": reading.how},
             unavailable=reading.unavailable,
         )
 
@@ -121,7 +125,8 @@ class OpenOrganelleSource:
         """
         with self._bucket() as bucket:
             images = _held(bucket, str(record.facts["image"]), record.facts["labels"], spec)
-            return array_source.files_at(record.revision, images, spec.dataset_id)
+            objects = str(record.facts["objects"])
+            return array_source.files_at(objects, images, spec.dataset_id, self._largest_gb)
 
     def open_volume(self, spec: DatasetSpec, files: Sequence[HeldFile]) -> LazyVolume:  # noqa: ARG002
         """The whole level that the spec names, in the values that are stored: int16 stays int16."""
@@ -164,6 +169,11 @@ def _name(spec: DatasetSpec) -> str:
             "Take it from the dataset's page, https://openorganelle.janelia.org/datasets/<name>",
         )
     return spec.accession
+
+
+def _listed(containers: Sequence[str]) -> str:
+    """The revision of a listed dataset. Its first container is the one that is read, whatever others come."""
+    return short_hash(*containers[:1])
 
 
 def _held(bucket: Container, image: str, labels: Mapping[str, str], spec: DatasetSpec) -> list[HeldImage]:

@@ -7,7 +7,7 @@ alignments of one specimen; which of them hold EM differs from dataset to datase
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -66,12 +66,11 @@ def containers(bucket: Container, dataset: str) -> list[str]:
     return [f"{dataset}/{dataset}{kind}" for kind in (".zarr", ".n5") if f"{dataset}{kind}/" in there]
 
 
-def em_images(bucket: Container, dataset: str) -> list[EmImage]:
-    """The EM images of the first container that has any, by reconstruction.
+def em_images(bucket: Container, dataset: str, held: Sequence[str]) -> list[EmImage]:
+    """The EM images of the first of the dataset's containers `held` that has any, by reconstruction.
 
     Raises `NotFound` where the bucket has no such dataset, or no EM image of it.
     """
-    held = containers(bucket, dataset)
     if not held:
         raise NotFound(
             f"Find the dataset {dataset!r} in {bucket.url('')}",

@@ -13,7 +13,7 @@ from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.sources import precomputed_store
 from em_pipeline.sources.base import DatasetRef, HeldFile, PortalRecord
 from em_pipeline.sources.claimant import Claimant
-from em_pipeline.sources.precomputed_store import Wanted, revision_of
+from em_pipeline.sources.precomputed_store import RemoteStore, Wanted, revision_of
 from em_pipeline.sources.region_size import LARGEST_GB
 from em_pipeline.storage.http import PortalClient
 from em_pipeline.storage.object_urls import GOOGLE, ObjectEndpoints
@@ -27,8 +27,8 @@ class PrecomputedSource:
     `spec.level` is the number or key of a scale, `spec.bounding_box` counts from that scale's first voxel:
     a position that neuroglancer shows, less the scale's `voxel_offset`. `spec.label_images` are segmentations
     as `name=address`. What `info` does not say (licence, citation, organism) belongs into the spec, as
-    `curated`. Settings: at most `largest_gb` (decoded) are taken; `gs` and `s3` are http(s)
-    bases of other servers that answer for such addresses; the others are as in `PortalClient`.
+    `curated`. Settings: `gs` and `s3` are http(s) bases of other servers that answer for such addresses; the
+    others are as in `PortalClient`. At most `largest_gb` of a remote array, once decoded, are taken.
     """
 
     slug = "precomputed"
@@ -75,7 +75,8 @@ class PrecomputedSource:
         """
         with self._wanted(spec) as wanted:
             precomputed_store.check_unchanged(spec, record, revision_of(wanted))
-            precomputed_store.check_size(wanted[0], spec, self._largest_gb)
+            if isinstance(wanted[0].store, RemoteStore):
+                precomputed_store.check_size(wanted[0], spec, self._largest_gb)
             return [file for one in wanted for file in one.files()]
 
     def open_volume(self, spec: DatasetSpec, files: Sequence[HeldFile]) -> LazyVolume:

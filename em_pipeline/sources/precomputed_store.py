@@ -23,11 +23,12 @@ from em_pipeline.domain.identity import short_hash
 from em_pipeline.domain.lazy_volume import LazyVolume
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.formats.precomputed import claims_of, open_precomputed
+from em_pipeline.formats.precomputed_held import held_chunks
 from em_pipeline.formats.precomputed_info import Info, Scale, parse_info
 from em_pipeline.formats.sharded import ShardIndexes, Sharding
 from em_pipeline.sources.base import HeldFile, PortalRecord
 from em_pipeline.sources.documents import fetch_json
-from em_pipeline.sources.region_size import check_bytes
+from em_pipeline.sources.region_size import check_bytes, check_extent
 from em_pipeline.storage.http import PortalClient
 from em_pipeline.storage.object_urls import https_url
 
@@ -150,13 +151,13 @@ class FolderStore:
             raise InputRefused(f"Open {self.folder / 'info'}", str(error), "Make it readable") from error
 
     def files(self, scale: Scale, box: BoundingBox, place: str) -> Iterator[RemoteFile]:
-        chunks = scale.grid.boxes(box)
-        if scale.sharding is not None:
-            shards = {scale.sharding.place(scale.grid.morton(chunk))[0] for chunk in chunks}
-            names = sorted(map(scale.sharding.shard_name, shards))
-        else:
-            names = [name + suffix for name in map(scale.grid.name, chunks) for suffix in ("", ".gz")]
-        there = [f"{scale.key}/{name}" for name in names if (self.folder / scale.key / name).is_file()]
+        try:
+            held = held_chunks(self.folder / scale.key, scale, box)
+        except OSError as error:
+            raise InputRefused(
+                f"Read {error.filename or self.folder}", str(error), "Make it readable"
+            ) from error
+        there = [f"{scale.key}/{name}" for name in held.names]
         if not there:
             raise _nothing(str(self.folder), scale, box)
         for name in ("info", *there):
@@ -243,6 +244,8 @@ class Wanted:
         return Region(self.scale.voxel_nm, self.scale.voxel_offset, self.box)
 
     def files(self) -> Iterator[RemoteFile]:
+        """What holds the box. Raises `InputRefused` for more chunks than can be taken."""
+        check_extent(self.url, str(self), self.box.shape, self.scale.chunk)
         return self.store.files(self.scale, self.box, self.place)
 
     def claims(self) -> list[Claim]:

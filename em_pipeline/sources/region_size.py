@@ -1,9 +1,16 @@
-"""How much of a remote image one dataset may take: regions reach petabytes, and a disk ends long before."""
+"""How much of an image one dataset may take: regions reach petabytes, and a disk ends long before."""
 
 from em_pipeline.domain.errors import InputRefused
+from em_pipeline.domain.geometry import Shape
 
 # About an hour at 100 Mbit/s. A source's setting `largest_gb` raises it.
 LARGEST_GB = 50.0
+# Blocks of 128³ voxels: 35 TB of bytes. Every one of them has a row in the ledger.
+MOST_BLOCKS = 1 << 24
+BLOCK = Shape(128, 128, 128)
+# Places where a chunk or shard may lie. Which of them are empty is kept in memory.
+MOST_PLACES = 1 << 26
+SMALLER = "Name a smaller region with --roi z0:z1,y0:y1,x0:x1 --name NAME, or a coarser level with --level"
 
 
 def check_bytes(dataset_id: str, image: str, size: int, largest_gb: float) -> None:
@@ -13,6 +20,23 @@ def check_bytes(dataset_id: str, image: str, size: int, largest_gb: float) -> No
             f"Take {dataset_id}",
             f"the region of {image} is {size / 1e9:,.0f} GB once decoded, and at most "
             f"{largest_gb:g} GB are taken",
-            "Name a smaller region with --roi z0:z1,y0:y1,x0:x1 --name NAME, a coarser level with --level, "
-            "or raise the source's setting largest_gb",
+            f"{SMALLER}; or raise the source's setting largest_gb (EM_SOURCES__<SOURCE>__LARGEST_GB)",
         )
+
+
+def check_extent(dataset_id: str, image: str, shape: Shape, stored: Shape = BLOCK) -> None:
+    """Raise `InputRefused`, with how to cut a region, for more voxels than a volume is written of.
+
+    `shape` is the region's, `stored` that of the image's chunks or shards, both in voxels z-y-x. That nothing
+    is stored of most of it makes it no smaller: each place is looked at.
+    """
+    for tile, most, what in ((BLOCK, MOST_BLOCKS, "blocks of 128³ voxels"), (stored, MOST_PLACES, "chunks")):
+        count = Shape(*(-(-n // t) for n, t in zip(shape, tile, strict=True))).voxels
+        if count > most:
+            voxels = "×".join(map(str, shape))
+            raise InputRefused(
+                f"Take {dataset_id}",
+                f"the region of {image} is {voxels} voxels (z, y, x): {count:,} {what}, and at most {most:,} "
+                "are taken",
+                SMALLER,
+            )

@@ -19,6 +19,7 @@ _FINEST: Final = 1024  # voxels along an axis of the level that is drawn
 _MARGIN, _GAP, _STRIP, _CAPTION = 16, 8, 84, 22
 _BACKGROUND, _FRAME, _TEXT, _FAINT = (18, 20, 24), (52, 57, 66), (226, 229, 234), (138, 145, 156)
 _BAR, _TAIL, _CURVE = (255, 255, 255), (74, 81, 92), (112, 176, 214)
+_HOLE, _HATCH, _STRIPE = (44, 36, 30), (150, 108, 52), 12
 _LEAST: Final = 40  # pixels across a slice, so that a single section can be seen at all
 
 Colour = tuple[int, int, int]
@@ -37,15 +38,14 @@ class _Layout:
 def preview_png(reader: VolumeReader, statistics: VolumeStatistics) -> bytes:
     """PNG of the volume: xy, xz and zy through its centre, black at p01 and white at p99 (labels in colours).
 
-    Slices are in physical proportion, but none is thinner than 40 pixels. Reads three planes of one coarse
-    level. Raises `ChunkCorrupt` like the reader.
+    Voxels that the source does not hold are hatched; a slice that would show little else goes through where
+    more is held. Slices are in physical proportion, but none is thinner than 40 pixels. Reads three planes of
+    one coarse level. Raises `ChunkCorrupt` like the reader.
     """
     level = _level(reader)
     layout = _layout(level)
-    middle = Shape(*(n // 2 for n in level.shape))
-    planes = {axis: _plane(reader, level, middle, axis) for axis in range(3)}
+    places = _places(reader, level)
     paint = _coloured if reader.info.kind == "labels" else _grey
-    panels = {axis: paint(plane, statistics) for axis, plane in planes.items()}
 
     right = _MARGIN + layout.width + _GAP
     below = _MARGIN + layout.height + _GAP
@@ -54,20 +54,24 @@ def preview_png(reader: VolumeReader, statistics: VolumeStatistics) -> bytes:
     canvas = Image.new("RGB", total, _BACKGROUND)
     draw = ImageDraw.Draw(canvas)
     finest = reader.levels[0]
-    centre = [n // 2 for n in finest.shape]
+    at = [i * n // m for i, n, m in zip(places, finest.shape, level.shape, strict=True)]
     for axis, place, size, name in (
-        (0, (_MARGIN, _MARGIN), (layout.width, layout.height), f"xy   z = {centre[0]}"),
-        (1, (_MARGIN, below), (layout.width, layout.depth), f"xz   y = {centre[1]}"),
-        (2, (right, _MARGIN), (layout.depth, layout.height), f"zy   x = {centre[2]}"),
+        (0, (_MARGIN, _MARGIN), (layout.width, layout.height), f"xy   z = {at[0]}"),
+        (1, (_MARGIN, below), (layout.width, layout.depth), f"xz   y = {at[1]}"),
+        (2, (right, _MARGIN), (layout.depth, layout.height), f"zy   x = {at[2]}"),
     ):
         smooth = Image.Resampling.NEAREST if reader.info.kind == "labels" else Image.Resampling.BICUBIC
-        canvas.paste(Image.fromarray(panels[axis]).resize(size, smooth), place)
+        plane, absent = _plane(reader, level, places[axis], axis)
+        canvas.paste(Image.fromarray(paint(plane, statistics)).resize(size, smooth), place)
+        if absent is not None:
+            canvas.paste(_hatched(size), place, Image.fromarray(absent).resize(size))
         draw.rectangle((place[0] - 1, place[1] - 1, place[0] + size[0], place[1] + size[1]), outline=_FRAME)
         _panel_name(draw, place, size, name)
     _scale_bar(draw, layout)
     # The font that Pillow brings has neither × nor µ.
     extent = f"{' x '.join(map(str, finest.shape))} voxels   {finest.voxel_size}".replace("×", "x")
-    caption = f"{extent}   {finest.dtype}   z, y, x"
+    hatched = "   hatched: not held by the source" if reader.ledger.missing else ""
+    caption = f"{extent}   {finest.dtype}   z, y, x{hatched}"
     draw.text((_MARGIN, below + layout.depth + 6), caption, _FAINT, _font(12))
     _histogram(draw, statistics, strip_top, total[0] - 2 * _MARGIN)
     sink = io.BytesIO()
@@ -87,13 +91,43 @@ def _layout(level: LevelInfo) -> _Layout:
     return _Layout(scale, *(max(_LEAST, round(extent * scale)) for extent in (width, height, depth)))
 
 
-def _plane(reader: VolumeReader, level: LevelInfo, middle: Shape, axis: int) -> NDArray[Any]:
-    """The plane through `middle` across `axis`, rows downwards: (y, x), (z, x) or (y, z)."""
+def _places(reader: VolumeReader, level: LevelInfo) -> Shape:
+    """Which planes are drawn across z, y, x: the middle ones where none holds more than twice as much."""
+    middle = Shape(*(n // 2 for n in level.shape))
+    if reader.ledger.missing is None:
+        return middle
+    missing = reader.ledger.missing.pyramid([one.shape for one in reader.levels])[level.index]
+    lengths = [np.diff(cut) for cut in missing.cuts]
+    places = []
+    for axis, (cut, at) in enumerate(zip(missing.cuts, middle, strict=True)):
+        across = [n if other != axis else np.ones_like(n) for other, n in enumerate(lengths)]
+        held = np.einsum("zyx,z,y,x->" + "zyx"[axis], ~missing.cells, *across)
+        nearest = np.clip(at, cut[:-1], cut[1:] - 1)
+        fullest = min(range(len(held)), key=lambda n: (-held[n], abs(nearest[n] - at)))
+        here = np.searchsorted(cut, at, "right") - 1
+        places.append(at if 2 * held[here] >= held[fullest] else int(nearest[fullest]))
+    return Shape(*places)
+
+
+def _plane(
+    reader: VolumeReader, level: LevelInfo, place: int, axis: int
+) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """The plane at `place` across `axis`, rows downwards, (y, x), (z, x) or (y, z); what of it is absent."""
     start, size = [0, 0, 0], list(level.shape)
-    start[axis], size[axis] = middle[axis], 1
-    box = BoundingBox.at(Shape(*start), Shape(*size))
-    plane = reader.read_block(level.index, box).data.squeeze(axis)
-    return plane.T if axis == 2 else plane
+    start[axis], size[axis] = place, 1
+    block = reader.read_block(level.index, BoundingBox.at(Shape(*start), Shape(*size)))
+    plane = block.data.squeeze(axis)
+    absent = None if block.absent is None else block.absent.squeeze(axis)
+    if axis == 2:
+        return plane.T, None if absent is None else absent.T
+    return plane, absent
+
+
+def _hatched(size: tuple[int, int]) -> Image.Image:
+    """Diagonal stripes, as no voxels look."""
+    rows, columns = np.indices(size[::-1])
+    stripe = (rows + columns) % _STRIPE < 2
+    return Image.fromarray(np.where(stripe[..., None], _HATCH, _HOLE).astype(np.uint8))
 
 
 def _grey(plane: NDArray[Any], statistics: VolumeStatistics) -> NDArray[np.uint8]:

@@ -1,5 +1,6 @@
 """What `em` prints: data as they are, whole headings, JSON that every reader takes."""
 
+import io
 import json
 import math
 from pathlib import Path
@@ -83,6 +84,35 @@ def test_headings_stay_whole_beside_a_very_long_id(screen: Console) -> None:
     shown = screen.export_text().splitlines()
     assert all(heading in shown[1] for heading in catalogue.COLUMNS)
     assert "".join(line.split()[0] for line in shown[2:] if line.startswith(("f", "x"))).count("x") == 120
+
+
+@pytest.fixture
+def piped(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """A screen that is no terminal."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    file = io.StringIO()
+    screen = output.Screen(file=file, highlight=False)
+    monkeypatch.setattr(output, "console", screen)
+    monkeypatch.setattr(catalogue, "console", screen)
+    return file
+
+
+def test_no_line_is_broken_where_no_terminal_reads_it(piped: io.StringIO) -> None:
+    long = {**ROW, "dataset_id": "files-" + "x" * 120, "organism": "Mus musculus", "licence": "CC0-1.0"}
+    catalogue._print_rows([long], every=True)
+    title, headings, row, message = piped.getvalue().splitlines()
+    assert headings.split()[-3:] == ["organism", "modality", "licence"]
+    assert row.split()[0] == long["dataset_id"]
+    assert row.split()[-1] == "CC0-1.0"
+    assert all(line == line.rstrip() for line in piped.getvalue().splitlines())
+    output.console.print("word " * 100, markup=False)
+    assert len(piped.getvalue().splitlines()) == len([title, headings, row, message]) + 1
+
+
+def test_columns_bound_a_pipe_too(piped: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    catalogue._print_rows([ROW], every=False)
+    assert max(map(len, piped.getvalue().splitlines())) <= 60
 
 
 def test_an_empty_table(screen: Console) -> None:

@@ -39,6 +39,11 @@ def test_text_csv_html_and_json(published: dict[str, str], tmp_path: Path) -> No
     done = run(published, "em", "table", "--format", "html", "--out", str(page))
     assert (done.returncode, str(page) in done.stdout.replace("\n", "")) == (0, True)
     assert 'class="disputed"' in page.read_text()
+    plain = tmp_path / "table.txt"
+    unbounded = {name: value for name, value in published.items() if name != "COLUMNS"}
+    assert run(unbounded, "em", "table", "--out", str(plain)).returncode == 0
+    assert plain.read_text() == run(unbounded, "em", "table").stdout
+    assert max(map(len, plain.read_text().splitlines())) > 80
     assert list(tmp_path.glob(".*.part")) == []
 
     document = em(published, "table")

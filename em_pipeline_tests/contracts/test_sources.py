@@ -227,6 +227,16 @@ def test_its_listing_can_be_watched(subject: Subject) -> None:
 
 
 @pytest.mark.parametrize("slug", LISTING)
+def test_its_listing_knows_a_record_that_was_made_of_it(subject: Subject) -> None:
+    """So that a sensor does not ask for what was ingested by hand."""
+    (ref,) = (one for one in subject.source.list_datasets() if one.accession == subject.spec.accession)
+    revision = ref.revision
+    if isinstance(subject.source, DescribingSource):
+        revision = subject.source.describe([ref.accession])[ref.accession].revision
+    assert f"{subject.source.fetch_record(subject.spec).revision}-".startswith(f"{revision}-")
+
+
+@pytest.mark.parametrize("slug", LISTING)
 @pytest.mark.parametrize("trouble", [Trouble.RESET, Trouble.SERVER_ERROR, Trouble.HTML, Trouble.TRUNCATED])
 def test_trouble_is_never_an_empty_listing(trouble: Trouble, subject: Subject) -> None:
     subject.portal.trouble(trouble)

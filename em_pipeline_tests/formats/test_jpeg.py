@@ -6,6 +6,7 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from em_pipeline.demo.specimen import specimen
@@ -14,6 +15,7 @@ from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.formats.jpeg import LONGEST_ZEROS, decode_jpeg
 from em_pipeline.formats.open import open_volume
 from em_pipeline.formats.precomputed import open_precomputed
+from em_pipeline_tests.formats.helpers import check_volume
 from em_pipeline_tests.formats.test_precomputed import written
 
 PICTURE = specimen(Shape(16, 64, 64), seed=7).reshape(1024, 64)
@@ -82,3 +84,61 @@ def test_a_chunk_and_a_plane_cut_in_half_are_refused(tmp_path: Path, end: bytes)
     image = open_volume([plane])
     with pytest.raises(UnsupportedFormat, match="truncated or damaged"):
         image.read(BoundingBox.of_shape(image.shape))
+
+
+def tiff(path: Path, stream: bytes, *, bits: int = 8, tables: bytes = b"") -> Path:
+    """One plane of 1024×64 in two strips of 512 rows, each the same JPEG `stream`."""
+    options = {"dtype": np.uint8 if bits == 8 else np.uint16, "compression": "jpeg", "rowsperstrip": 512}
+    tags = [(347, 7, len(tables), tables, True)] if tables else []
+    tifffile.imwrite(
+        path, iter([stream, stream]), shape=(1024, 64), bitspersample=bits, extratags=tags,
+        photometric="minisblack", metadata=None, **options,
+    )  # fmt: skip
+    return path
+
+
+STRIP = PICTURE[:512]
+STREAM = bytes(imagecodecs.jpeg8_encode(STRIP, level=90))
+STRIP_HALF = len(STREAM) // 2
+STRIP_DAMAGED = {
+    "cut": STREAM[:STRIP_HALF],
+    "cut, end marker kept": STREAM[:STRIP_HALF] + END,
+    "zeroed": STREAM[:STRIP_HALF] + bytes(len(STREAM) - STRIP_HALF),
+    "zeroed, end marker kept": STREAM[:STRIP_HALF] + bytes(len(STREAM) - STRIP_HALF - 2) + END,
+    "too few rows": bytes(imagecodecs.jpeg8_encode(STRIP[:500], level=90)),
+}
+
+
+@pytest.mark.parametrize("stream", STRIP_DAMAGED.values(), ids=STRIP_DAMAGED.keys())
+def test_a_damaged_strip_of_a_tiff_is_refused(tmp_path: Path, stream: bytes) -> None:
+    volume = open_volume([tiff(tmp_path / "a.tif", stream)])
+    with pytest.raises(UnsupportedFormat, match=r"strip or tile 0 of plane 0 of a\.tif"):
+        volume.read(BoundingBox.of_shape(volume.shape))
+
+
+def test_whole_strips_are_read_with_and_without_shared_tables(tmp_path: Path) -> None:
+    expected = np.concatenate([imagecodecs.jpeg8_decode(STREAM)] * 2)[None]
+    check_volume(open_volume([tiff(tmp_path / "own.tif", STREAM)]), expected)
+    # Tables stand between the start marker and the frame header.
+    frame = STREAM.index(b"\xff\xc0")
+    scan = STREAM.index(b"\xff\xda")
+    frame_end = frame + 2 + int.from_bytes(STREAM[frame + 2 : frame + 4])
+    tables = STREAM[:frame] + STREAM[frame_end:scan] + END
+    short = STREAM[:2] + STREAM[frame:frame_end] + STREAM[scan:]
+    check_volume(open_volume([tiff(tmp_path / "shared.tif", short, tables=tables)]), expected)
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+def test_pictures_of_12_bits_are_read_whole_and_refused_in_part(tmp_path: Path, lossless: bool) -> None:
+    picture = STRIP.astype(np.uint16) * 16
+    stream = bytes(imagecodecs.jpeg8_encode(picture, bitspersample=12, lossless=lossless))
+    expected = np.concatenate([imagecodecs.jpeg8_decode(stream)] * 2)[None]
+    check_volume(open_volume([tiff(tmp_path / "a.tif", stream, bits=12)]), expected)
+    damaged = open_volume([tiff(tmp_path / "b.tif", stream[: len(stream) // 2], bits=12)])
+    with pytest.raises(UnsupportedFormat, match="end marker"):
+        damaged.read(BoundingBox.of_shape(damaged.shape))
+
+
+def test_flat_strips_without_loss_may_be_zeros_throughout(tmp_path: Path) -> None:
+    stream = bytes(imagecodecs.jpeg8_encode(0 * STRIP, lossless=True))
+    check_volume(open_volume([tiff(tmp_path / "a.tif", stream)]), np.zeros((1, 1024, 64), np.uint8))

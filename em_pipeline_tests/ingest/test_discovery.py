@@ -30,6 +30,10 @@ VOLUME = ImageSet(0, "reconstructed volumes")
 FITS = EntryDetails("2026-01-01", ("SBF-SEM",), (VOLUME,), 10**9, "CC0-1.0")
 
 
+def of_sets(count: int) -> EntryDetails:
+    return replace(FITS, image_sets=tuple(ImageSet(n, VOLUME.category) for n in range(count)))
+
+
 def ref(accession: str, day: int | None = 0) -> DatasetRef:
     released = None if day is None else DAY + timedelta(days=day)
     return DatasetRef(accession, f"listed-{accession}", released, "t")
@@ -174,13 +178,45 @@ class TestImageSets:
         found = looked(ref("10"), details={"10": replace(FITS, image_sets=sets)})
         assert found.skipped == {"10": "its image sets are class averages, tilt series"}
 
-    def test_they_are_never_parted_and_never_stuck(self) -> None:
-        many = replace(FITS, image_sets=tuple(ImageSet(n, VOLUME.category) for n in range(3)))
+    def test_the_cap_parts_an_entry_and_the_next_look_goes_on_within_it(self) -> None:
+        refs = (ref("10", 0), ref("20", 1), ref("30", 2))
+        details = {"10": FITS, "20": of_sets(3), "30": FITS}
+        cursor, looks = Cursor(), []
+        for _ in range(4):
+            found = looked(*refs, details=details, cap=2, cursor=cursor)
+            cursor = Cursor.read(found.new_cursor.text())
+            looks.append([request.dataset_id for request in found.run_requests])
+            assert [spec.dataset_id for spec in found.register] == looks[-1]
+        assert looks == [["empiar-10", "empiar-20"], ["empiar-20-1", "empiar-20-2"], ["empiar-30"], []]
+        assert (cursor.begun, cursor.taken) == (
+            {},
+            {"10": FITS.revision, "20": FITS.revision, "30": FITS.revision},
+        )
+
+    def test_a_parted_entry_that_is_revised_begins_anew(self) -> None:
+        first = looked(ref("20"), details={"20": of_sets(3)}, cap=2)
+        revised = {"20": replace(of_sets(3), revision="2026-02-02")}
+        second = looked(ref("20"), details=revised, cap=2, cursor=first.new_cursor)
+        assert requested(second) == ["empiar-20@2026-02-02", "empiar-20-1@2026-02-02"]
+        third = looked(ref("20"), details=revised, cap=2, cursor=second.new_cursor)
+        assert requested(third) == ["empiar-20-2@2026-02-02"]
+
+    def test_an_older_entry_is_parted_too(self) -> None:
         refs = (ref("10", 0), ref("20", 1))
-        first = looked(*refs, details={"10": FITS, "20": many}, cap=2)
-        assert len(first.run_requests) == 1
-        second = looked(*refs, details={"10": FITS, "20": many}, cap=2, cursor=first.new_cursor)
-        assert len(second.run_requests) == 3
+        taken = looked(*refs, details={"10": FITS, "20": FITS}).new_cursor
+        revised = {"10": replace(of_sets(3), revision="2026-02-02"), "20": FITS}
+        first = looked(*refs, details=revised, cap=2, cursor=taken)
+        second = looked(*refs, details=revised, cap=2, cursor=first.new_cursor)
+        assert requested(first) + requested(second) == [
+            "empiar-10@2026-02-02", "empiar-10-1@2026-02-02", "empiar-10-2@2026-02-02",
+        ]  # fmt: skip
+
+    def test_those_ingested_by_hand_are_not_asked_for(self) -> None:
+        known = {"empiar-20": None, "empiar-20-1": f"{FITS.revision}-0123456789ab"}
+        found = looked(ref("20"), details={"20": of_sets(3)}, known=known)
+        assert [request.dataset_id for request in found.run_requests] == ["empiar-20", "empiar-20-2"]
+        assert [spec.dataset_id for spec in found.register] == ["empiar-20-2"]
+        assert found.new_cursor.taken == {"20": FITS.revision}
 
     def test_a_source_without_image_sets_has_one_dataset(self) -> None:
         (spec,) = looked(ref("10"), details={"10": replace(FITS, image_sets=())}).register
@@ -309,7 +345,13 @@ class Portal:
     def details(self, accession: str) -> EntryDetails:
         fits = int(accession) % 3 > 0
         revision = f"r{self.entries[accession][1]}"
-        return replace(FITS, revision=revision, methods=("SBF-SEM",) if fits else ("EMDB",))
+        sets = of_sets(1 + int(accession) % 4)
+        return replace(sets, revision=revision, methods=("SBF-SEM",) if fits else ("EMDB",))
+
+    @staticmethod
+    def datasets(accession: str) -> list[str]:
+        names = [accession, *(f"{accession}-{n}" for n in range(1, 1 + int(accession) % 4))]
+        return [f"empiar-{name}" for name in names]
 
 
 EVENTS = st.lists(
@@ -368,13 +410,16 @@ def test_no_entry_is_lost_or_requested_twice(events: list[tuple[str, int, int]])
     for event in events:
         world.happen(event)
     world.portal.hidden.clear()
-    for _ in range(4 * (len(world.portal.entries) + 1)):
+    for _ in range(4 * (sum(len(Portal.datasets(name)) for name in world.portal.entries) + 1)):
         world.look(cap=1, lookups=2)
     assert len(set(world.requests)) == len(world.requests)
     assert len(set(world.registered)) == len(world.registered)
     fitting = {name: entry for name, entry in world.portal.entries.items() if int(name) % 3 > 0}
-    assert {f"empiar-{name}@r{revision}" for name, (_, revision) in fitting.items()} <= set(world.requests)
-    assert set(world.registered) == {f"empiar-{name}" for name in fitting}
+    newest = {
+        f"{one}@r{revision}" for name, (_, revision) in fitting.items() for one in Portal.datasets(name)
+    }
+    assert newest <= set(world.requests)
+    assert set(world.registered) == {one for name in fitting for one in Portal.datasets(name)}
 
 
 def test_the_real_listing_is_discovered(portal: DemoPortal) -> None:

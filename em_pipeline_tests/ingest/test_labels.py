@@ -232,6 +232,7 @@ def test_what_the_source_lacks_is_absent_counted_and_shown(arrays: Workspace, so
     assert not checks["coverage"].passed
     assert "78.019% of the voxels are absent at the source" in checks["coverage"].message
     assert "labels/mito: 10.000%" in checks["coverage"].message
+    assert "all fill value, and lost ones look alike" in checks["coverage"].message
     ledger = Ledger.read(arrays.store.blobs("volumes/arrays-a"), served.ledger_key.rpartition("/")[2])
     assert ledger.row(0, (0, 0, 0)).state is ChunkState.ABSENT
     assert zarr.open_array(arrays.store.local_path(served.volume_key) / "0", mode="r")[0, 0, 0] == 0

@@ -109,7 +109,7 @@ def test_chunks_that_were_never_written_are_asked_for_and_missing(web: WebFolder
     written(web.folder / "em", ramp(SHAPE), BoundingBox.at((0, 0, 0), (8, 12, 32)))
     spec = spec_at(f"{web.url}/em", bounding_box=BoundingBox.at((0, 0, 0), (8, 12, 50)))
     volume = SOURCE.open_volume(spec, held(spec, tmp_path / "raw"))
-    assert [tuple(box.start) for box in volume.missing] == [(0, 0, 32), (0, 0, 48)]
+    assert list(volume.missing) == [BoundingBox(start=Shape(0, 0, 32), stop=Shape(8, 12, 50))]
 
 
 def test_a_level_that_is_not_there_at_all_is_refused(web: WebFolder) -> None:

@@ -6,14 +6,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from em_pipeline.domain.geometry import VoxelSize
+from em_pipeline.domain.geometry import BoundingBox, Shape, VoxelSize
 from em_pipeline.volumes.preview import preview_png
-from em_pipeline_tests.volumes.written import open_in, write
+from em_pipeline.volumes.rechunk import WrittenVolume
+from em_pipeline_tests.volumes.test_absent import sparse, write_sparse
+from em_pipeline_tests.volumes.written import open_in, path_of, write
 
 
 def preview(array: Any, folder: Path, **options: Any) -> Any:
-    written = write(array, folder, **options)
-    with open_in(folder) as reader:
+    return picture_of(write(array, folder, **options))
+
+
+def picture_of(written: WrittenVolume) -> Any:
+    with open_in(path_of(written).parent) as reader:
         png = preview_png(reader, written.statistics)
         assert png == preview_png(reader, written.statistics)
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
@@ -71,3 +76,34 @@ def test_contrast_follows_the_percentiles(tmp_path: Path) -> None:
     panel = picture[60:400, 60:400, 0]
     assert panel.min() < 30
     assert panel.max() > 225
+
+
+XY = (slice(60, 440), slice(60, 440))  # within the panel of a cube's xy slice, 446 pixels wide
+
+
+def colourful(panel: Any) -> Any:
+    return panel.max(axis=-1).astype(int) - panel.min(axis=-1) > 10
+
+
+@pytest.mark.parametrize("kind", ["image", "labels"])
+def test_absent_voxels_are_hatched_and_take_no_part_in_the_contrast(tmp_path: Path, kind: Any) -> None:
+    array = np.random.default_rng(0).integers(5000, 5100, (32, 32, 32)).astype(np.uint16)
+    half = sparse(array, [BoundingBox.at((0, 0, 0), (32, 32, 16))])
+    panel = picture_of(write_sparse(half, tmp_path, kind=kind))[XY]
+    absent, held = panel[:, :150], panel[:, 200:]
+    assert len(np.unique(absent.reshape(-1, 3), axis=0)) == 2
+    assert colourful(absent).all()
+    if kind == "image":
+        assert not colourful(held).any()
+        assert (held.min() < 30, held.max() > 225) == (True, True)
+
+
+def test_slices_go_where_there_is_something_to_see(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(5000, 5100, (32, 32, 32)).astype(np.uint16)
+    missing = [
+        BoundingBox.at((0, 0, 0), (28, 32, 32)),
+        BoundingBox(start=Shape(28, 0, 0), stop=Shape(32, 32, 4)),
+    ]
+    panel = picture_of(write_sparse(sparse(array, missing), tmp_path))[XY]
+    assert not colourful(panel[:, 60:]).any()
+    assert panel[:, 60:].std() > 30
