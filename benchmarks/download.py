@@ -1,6 +1,6 @@
 """Ours against `aria2c -x16` where a portal is slow and forgetful.
 
-    python benchmarks/download.py [--size-mib 320] [--repetitions 5]
+    python benchmarks/download.py [--size-mib 320] [--repetitions 5] [--first-seed 0]
 
 A server on this machine gives each connection 1.5 MB/s and never answers one range request in thirty, as
 EBI's was measured to do. All download the same file in turns, with the same luck: the n-th request of a
@@ -152,6 +152,7 @@ def main() -> None:
     )
     parser.add_argument("--size-mib", type=int, default=320)
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0, help="the luck of the first repetition")
     parser.add_argument("--limit-s", type=float, default=180, help="when a download counts as not finished")
     asked = parser.parse_args()
     size = asked.size_mib * MIB
@@ -168,7 +169,7 @@ def main() -> None:
             "aria2c -x16 -s16": [*ARIA2, url],
             "aria2c, its best flags": [*PATIENT_ARIA2, url],
         }
-        for seed in range(asked.repetitions):
+        for seed in range(asked.first_seed, asked.first_seed + asked.repetitions):
             for name, command in commands.items():
                 run = measure(command, Path(scratch) / "run", data, seed, control, asked.limit_s)
                 runs.setdefault(name, []).append(run)
@@ -181,13 +182,14 @@ def report(runs: dict[str, list[Run]], size: int) -> None:
     ours = statistics.median(run.seconds for run in runs["ours"])
     ideal = size / (CONNECTIONS * BYTES_PER_SECOND)
     print(f"\n{size / MIB:.0f} MiB; at {CONNECTIONS} × {BYTES_PER_SECOND / 1e6} MB/s it takes {ideal:.1f} s")
-    titles = ("median s", "slowest s", "ours is", "finished", "sent twice", "hung")
+    titles = ("median s", "mean s", "slowest s", "ours is", "finished", "sent twice", "hung")
     print(" " * 24 + "".join(f"{title:>11}" for title in titles))
     for name, each in runs.items():
         median = statistics.median(run.seconds for run in each)
         again = statistics.median(run.sent - size for run in each)
         shown = (
-            f"{median:.1f}",
+            f"{median:.2f}",
+            f"{statistics.mean(run.seconds for run in each):.2f}",
             f"{max(run.seconds for run in each):.1f}",
             f"{median / ours:.2f}×",
             f"{sum(run.finished for run in each)} of {len(each)}",

@@ -24,6 +24,7 @@ from em_pipeline.sensors.discovery import build_discovery_sensor
 from em_pipeline.settings import Executor, Settings, load_settings
 from em_pipeline.sources.base import Source, WatchedSource
 from em_pipeline.sources.registry import load_sources
+from em_pipeline.storage.object_urls import endpoints_of
 
 EXECUTORS = {
     Executor.IN_PROCESS: dg.in_process_executor,
@@ -85,7 +86,7 @@ def prepare_instance(sources: Mapping[str, Source]) -> None:
 def _from_environment() -> dg.Definitions:
     """Dagster asks for the definitions once per step; this process's settings do not change meanwhile."""
     settings = load_settings().settings
-    sources = load_sources(settings.sources)
+    sources = load_sources(settings.sources, endpoints=endpoints_of(settings))
     prepare_instance(sources)
     # What was imported so far lives as long as the process: the collector need not visit it at every pass.
     gc.freeze()

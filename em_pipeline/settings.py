@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from em_pipeline.domain.errors import InputRefused
 
@@ -32,6 +32,7 @@ NOT_SETTINGS = frozenset({"EM_CONFIG", "EM_SHARED_DATA"})
 DATABASE_URL = re.compile(
     r"[\w+]+://([^:/]*(:[^@]*)?@)?(\[[^\]/?]+\]|[^:/?\[\]@]*)(:\d*)?([/?].*)?", re.ASCII | re.DOTALL
 )
+SCHEDULER = re.compile(r"(tcp|tls)://(\[[^\]/]+\]|[^:/\[\]]+):\d+", re.ASCII)
 PASSWORD = re.compile(r"(://[^:/@]*):.*@", re.DOTALL)
 REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::([^}]*))?\}")
 
@@ -41,6 +42,16 @@ class Executor(StrEnum):
 
     IN_PROCESS = "in-process"
     MULTIPROCESS = "multiprocess"
+
+
+class ComputeBackend(StrEnum):
+    """What writes the units of a volume."""
+
+    THREADS = "threads"
+    DASK = "dask"
+
+
+CHOICES: Mapping[str, type[StrEnum]] = {"executor": Executor, "compute": ComputeBackend}
 
 
 def default_home() -> Path:
@@ -74,6 +85,12 @@ class Settings(BaseModel):
     dagster_home: Path | None = Field(default=None, description="Dagster's folder; default <home>/dagster")
     executor: Executor = Field(default=Executor.IN_PROCESS, description="in-process or multiprocess")
     threads: int = Field(default_factory=available_cores, ge=1, le=1024, description="compute threads")
+    compute: ComputeBackend = Field(
+        default=ComputeBackend.THREADS, description="threads of this process, or dask: workers of a scheduler"
+    )
+    dask_scheduler: str = Field(
+        default="", description="tcp://<host>:<port> of the Dask scheduler that compute: dask needs"
+    )
     memory_budget: ByteSize = Field(
         default=ByteSize(1 << 30), ge=64 << 20, description="bytes a rechunk may hold, such as 1GiB"
     )
@@ -101,6 +118,15 @@ class Settings(BaseModel):
         if url and not DATABASE_URL.fullmatch(url):
             raise ValueError("it is not postgresql://<user>:<password>@<host>:<port>/<database>")
         return url
+
+    @field_validator("dask_scheduler")
+    @classmethod
+    def _is_a_scheduler(cls, address: str, info: ValidationInfo) -> str:
+        if address and not SCHEDULER.fullmatch(address):
+            raise ValueError("it is not tcp://<host>:<port> or tls://<host>:<port>")
+        if not address and info.data.get("compute") is ComputeBackend.DASK:
+            raise ValueError("compute is dask, which needs one")
+        return address
 
     @field_validator(*BY_SOURCE, mode="before")
     @classmethod
@@ -286,8 +312,8 @@ def _validated(values: dict[str, Any], provenance: dict[str, str]) -> Settings:
         first = error.errors()[0]
         key = str(first["loc"][0])
         to_do = f"{key}: {Settings.model_fields[key].description}"
-        if key == "executor":
-            nearest = difflib.get_close_matches(str(first["input"]), list(Executor), n=1, cutoff=0.0)[0]
+        if key in CHOICES:
+            nearest = difflib.get_close_matches(str(first["input"]), list(CHOICES[key]), n=1, cutoff=0.0)[0]
             to_do = f"The nearest is {nearest}"
         raise InputRefused(
             f"Read the setting {key} from {provenance.get(key, 'its default')}",

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from em_pipeline.domain.errors import InputRefused
-from em_pipeline.settings import Executor, load_settings
+from em_pipeline.settings import ComputeBackend, Executor, load_settings
 
 
 def test_defaults_are_embedded_below_home(tmp_path: Path) -> None:
@@ -41,6 +41,9 @@ def test_an_unset_reference_is_refused(tmp_path: Path) -> None:
         ("store_ulr: x\n", {}, "nearest is store_url"),
         ("", {"EM_STORE_ULR": "x"}, "nearest is EM_STORE_URL"),
         ("executor: multiproces\n", {}, "nearest is multiprocess"),
+        ("compute: dusk\n", {}, "nearest is dask"),
+        ("compute: dask\n", {}, "compute is dask, which needs one. dask_scheduler: tcp://<host>"),
+        ("dask_scheduler: localhost:8786\n", {}, "it is not tcp://<host>:<port>"),
         ("threads: many\n", {}, "'many' does not fit"),
         ("threads: 0\n", {}, "greater than or equal to 1"),
         ("- a\n- b\n", {}, "not a mapping"),
@@ -75,6 +78,12 @@ def test_a_number_in_a_source_s_options_is_text(tmp_path: Path) -> None:
 
 def test_an_empty_variable_is_not_set(tmp_path: Path) -> None:
     assert load_settings(tmp_path, {"EM_THREADS": "", "EM_HOME": ""}).provenance == {}
+
+
+def test_dask_is_chosen_with_its_scheduler() -> None:
+    environ = {"EM_COMPUTE": "dask", "EM_DASK_SCHEDULER": "tcp://[::1]:8786"}
+    settings = load_settings(Path("/"), environ).settings
+    assert (settings.compute, settings.dask_scheduler) == (ComputeBackend.DASK, "tcp://[::1]:8786")
 
 
 def test_executor_names() -> None:

@@ -36,11 +36,15 @@ def inspect(
     with answering(as_json):
         from em_pipeline.ingest.inspection import inspect as inspect_target
         from em_pipeline.ingest.inspection_target import address_of
+        from em_pipeline.storage.object_urls import endpoints_of
         from em_pipeline.storage.transport import HttpPolicy
 
         settings = load_settings().settings
         policy = HttpPolicy(
-            connections=1, read_timeout_s=settings.download_timeout_s, retries=settings.download_retries
+            connections=1,
+            read_timeout_s=settings.download_timeout_s,
+            retries=settings.download_retries,
+            endpoints=endpoints_of(settings),
         )
         address, note = address_of(target, settings)
         found = inspect_target(address, policy, errors.print)

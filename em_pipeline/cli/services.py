@@ -45,9 +45,10 @@ def config(as_json: Json = False) -> None:
     """Show every setting, its value and where that came from."""
     with answering(as_json):
         from em_pipeline.sources.registry import load_sources
+        from em_pipeline.storage.object_urls import endpoints_of
 
         loaded = load_settings()
-        load_sources(loaded.settings.sources)
+        load_sources(loaded.settings.sources, endpoints=endpoints_of(loaded.settings))
         rows = loaded.shown()
         if as_json:
             print_json({key: {"value": value, "from": where} for key, value, where in rows})

@@ -95,6 +95,10 @@ class NotFound(EmError):
     slug = "not-found"
 
 
+class Gone(NotFound):
+    """A file that its portal says was there and is no more (HTTP 410): never one that was not written."""
+
+
 class SchemaMismatch(EmError):
     """The catalogue's database is at another schema revision than this code."""
 

@@ -16,10 +16,13 @@ class LazyVolume(Protocol):
     """A 3-D array in files, read box by box.
 
     `shape` is z-y-x voxels. `dtype` has native byte order. `chunk_shape` is the unit the source stores
-    and decodes whole (a strip, a tile, a plane), z-y-x. `voxel_size_nm` holds what the files say, None
-    per axis where they say nothing. `translation_nm` is the position of the first voxel's centre, z-y-x.
+    (a strip, a tile, a plane), z-y-x; `decode_shape` what it decodes whole to give any voxel of it: the same,
+    or a row where rows are stored plainly. `voxel_size_nm` holds what the files say, None per axis where they
+    say nothing. `translation_nm` is the position of the first voxel's centre, z-y-x.
     `missing` are boxes, z-y-x, for which the source holds nothing although it could: reading them gives the
     source's fill value, and whoever writes the voxels records that they are absent. They do not overlap.
+    `scratch_bytes` is the memory that one read takes at most besides the array it fills; each thread that
+    reads takes as much, and may keep it until it ends.
     `claims` carry the evidence for every value the files gave. `metadata` is the raw headers, JSON-ready.
     """
 
@@ -30,11 +33,15 @@ class LazyVolume(Protocol):
     @property
     def chunk_shape(self) -> Shape: ...
     @property
+    def decode_shape(self) -> Shape: ...
+    @property
     def voxel_size_nm(self) -> PartialVoxelSize: ...
     @property
     def translation_nm(self) -> tuple[float, float, float]: ...
     @property
     def missing(self) -> Sequence[BoundingBox]: ...
+    @property
+    def scratch_bytes(self) -> int: ...
     @property
     def claims(self) -> Sequence[Claim]: ...
     @property

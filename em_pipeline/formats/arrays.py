@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from em_pipeline.domain.errors import InputRefused, NotFound, UnsupportedFormat
 from em_pipeline.domain.evidence import Claim
@@ -313,15 +314,19 @@ def spatial_axes(lengths: Sequence[int]) -> tuple[str, ...]:
 
 def stored_index(
     box: BoundingBox, axes: Sequence[str], at: Mapping[str, int] | None = None
-) -> tuple[tuple[slice | int, ...], tuple[int, ...]]:
-    """Index of `box` (z-y-x) in an array of these `axes`, and the transposition that then gives z-y-x.
-
-    Axes other than z, y, x are indexed `at`, by default at 0. Where z is no axis, the result is y-x.
-    """
+) -> tuple[slice, ...]:
+    """Index of `box` (z-y-x) in an array of these `axes`; along others it is the entry `at`, by default 0."""
     spans = dict(zip(SPATIAL, box.slices, strict=True))
-    index = tuple(spans[axis] if axis in spans else (at or {}).get(axis, 0) for axis in axes)
-    stored = [axis for axis in axes if axis in SPATIAL]
-    return index, tuple(stored.index(axis) for axis in SPATIAL if axis in stored)
+    places = {axis: (at or {}).get(axis, 0) for axis in axes}
+    return tuple(spans.get(axis, slice(places[axis], places[axis] + 1)) for axis in axes)
+
+
+def as_stored(voxels: NDArray[Any], axes: Sequence[str]) -> NDArray[Any]:
+    """A view of `voxels` (z-y-x) whose axes are those stored, `axes`; others than z, y, x have length 1."""
+    kept = voxels[tuple(slice(None) if axis in axes else 0 for axis in SPATIAL)]
+    present = [axis for axis in SPATIAL if axis in axes]
+    turned = kept.transpose([present.index(axis) for axis in axes if axis in SPATIAL])
+    return turned[tuple(slice(None) if axis in SPATIAL else None for axis in axes)]
 
 
 def joined(*parts: str) -> str:

@@ -5,8 +5,9 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +15,14 @@ from numpy.typing import NDArray
 from em_pipeline.domain.errors import InputRefused, NotFound, UnsupportedFormat
 from em_pipeline.domain.evidence import Claim, Evidence, Origin
 from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize, Shape
+from em_pipeline.formats.scratch import scratch_array
 
 # Text of a header longer than this is cut in `metadata`; the file itself stays the full record.
 LONGEST_TEXT = 20_000
 # Arrays of a header longer than this (colour tables, strip offsets) are named, not copied.
 LONGEST_LIST = 256
+# Plain rows that are read at once on their way into an array: few calls, and still in a core's cache.
+ROWS_BYTES = 1 << 20
 # What zarr's commonest compressor can hold (BLOSC_MAX_BUFFERSIZE, https://github.com/Blosc/c-blosc).
 # Decoders take memory for a whole chunk before they read it, and a process that gets none is aborted.
 MOST_CHUNK_BYTES = 2**31 - 1
@@ -36,11 +40,24 @@ def check_chunk(tried: str, chunk: Sequence[int], dtype: np.dtype[Any]) -> None:
 
 
 class Voxels(Protocol):
-    """Where the voxels of a volume lie. `fill` is called with a box that is inside the volume."""
+    """Where the voxels of a volume lie. `fill` is called with a box that is inside the volume.
+
+    May be pickled: what is open in one process is opened again in another.
+    """
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Bytes that one `fill` takes at most, besides `out`."""
+        ...
 
     def fill(self, box: BoundingBox, out: NDArray[Any]) -> None:
         """Write the voxels of `box` (z-y-x) into `out`, of the box's shape. Safe in several threads."""
         ...
+
+
+def is_plain(voxels: Voxels) -> bool:
+    """Whether rows are read by themselves, without decoding what is stored around them."""
+    return bool(getattr(voxels, "plain", False))
 
 
 @dataclass(frozen=True)
@@ -48,7 +65,8 @@ class FileVolume:
     """A `LazyVolume` over files: what the headers say, and `voxels` to read the rest.
 
     No file is held open between reads, so a stack of any number of files needs no more handles than
-    there are threads reading it, and `close` has nothing to do.
+    there are threads reading it, and `close` has nothing to do. A volume may be pickled and read in another
+    process that sees the same files.
     """
 
     shape: Shape
@@ -64,6 +82,16 @@ class FileVolume:
     def voxel_size_nm(self) -> PartialVoxelSize:
         """The first claim per axis, None where the files say nothing."""
         return PartialVoxelSize(**{axis: self._claimed(f"core.voxel_size_nm.{axis}") for axis in "zyx"})
+
+    @property
+    def scratch_bytes(self) -> int:
+        """See `LazyVolume`."""
+        return self.voxels.scratch_bytes
+
+    @property
+    def decode_shape(self) -> Shape:
+        """See `LazyVolume`."""
+        return Shape(1, 1, self.shape.x) if is_plain(self.voxels) else self.chunk_shape
 
     @property
     def format(self) -> str:
@@ -228,6 +256,8 @@ class RawVoxels:
     order and is converted to that of the array read into.
     """
 
+    plain: ClassVar[bool] = True
+
     path: Path
     plane_offsets: NDArray[np.int64]
     shape: Shape
@@ -245,31 +275,56 @@ class RawVoxels:
         if size < needed:
             raise truncated(self.path, needed, size)
 
+    @property
+    def scratch_bytes(self) -> int:
+        """Some rows, where they are not read straight into the array asked for."""
+        return max(ROWS_BYTES, self.shape.x * self.dtype.itemsize)
+
     def fill(self, box: BoundingBox, out: NDArray[Any]) -> None:
         with opened(self.path) as descriptor:
-            for target, z in zip(out, range(box.start.z, box.stop.z), strict=True):
-                self._fill_plane(descriptor, int(self.plane_offsets[z]), box, target)
+            for first, last in self._runs(box, out):
+                offset = int(self.plane_offsets[box.start.z + first])
+                if last - first > 1:
+                    read_exactly(descriptor, self.path, offset, _bytes_of(out[first:last]))
+                else:
+                    self._fill_plane(descriptor, offset, box, out[first])
+
+    def _runs(self, box: BoundingBox, out: NDArray[Any]) -> Iterator[tuple[int, int]]:
+        """Planes of the box, by their number in it, that one read fills: whole ones behind each other."""
+        count = box.shape.z
+        whole = box.shape[1:] == self.shape[1:] and out.dtype == self.dtype and out.flags.c_contiguous
+        steps = np.diff(self.plane_offsets[box.start.z : box.stop.z])
+        plane = self.shape.y * self.shape.x * self.dtype.itemsize
+        breaks = np.flatnonzero(steps != plane) + 1 if whole else np.arange(1, count)
+        edges = [0, *breaks.tolist(), count]
+        return pairwise(edges)
 
     def _fill_plane(self, descriptor: int, offset: int, box: BoundingBox, target: NDArray[Any]) -> None:
-        columns = self.shape.x
-        start = offset + box.start.y * columns * self.dtype.itemsize
-        # Rows read whole cost at most twice the bytes wanted, and one system call instead of one per row.
-        if 2 * box.shape.x < columns:
-            target[...] = self._rows(descriptor, start + box.start.x * self.dtype.itemsize, box)
-        elif box.shape.x == columns and target.dtype == self.dtype and target.flags.c_contiguous:
+        width = self.shape.x * self.dtype.itemsize
+        start = offset + box.start.y * width
+        if box.shape.x == self.shape.x and target.dtype == self.dtype and target.flags.c_contiguous:
             read_exactly(descriptor, self.path, start, _bytes_of(target))
-        else:
-            rows = np.empty((box.shape.y, columns), self.dtype)
-            read_exactly(descriptor, self.path, start, _bytes_of(rows))
-            target[...] = rows[:, box.start.x : box.stop.x]
+            return
+        # Rows read whole cost at most twice the bytes wanted, and one system call instead of one per row.
+        read = self._read_parts if 2 * box.shape.x < self.shape.x else self._read_rows
+        height = max(1, ROWS_BYTES // width)
+        for row in range(0, box.shape.y, height):
+            band = target[row : row + height]
+            band[...] = read(descriptor, start + row * width, len(band), box)
 
-    def _rows(self, descriptor: int, start: int, box: BoundingBox) -> NDArray[Any]:
-        pieces = np.empty((box.shape.y, box.shape.x), self.dtype)
-        buffer, width = _bytes_of(pieces), box.shape.x * self.dtype.itemsize
-        for row in range(box.shape.y):
-            at = start + row * self.shape.x * self.dtype.itemsize
+    def _read_rows(self, descriptor: int, start: int, count: int, box: BoundingBox) -> NDArray[Any]:
+        rows = scratch_array("rows", (count, self.shape.x), self.dtype)
+        read_exactly(descriptor, self.path, start, _bytes_of(rows))
+        return rows[:, box.start.x : box.stop.x]
+
+    def _read_parts(self, descriptor: int, start: int, count: int, box: BoundingBox) -> NDArray[Any]:
+        itemsize = self.dtype.itemsize
+        parts = scratch_array("rows", (count, box.shape.x), self.dtype)
+        buffer, width = _bytes_of(parts), box.shape.x * itemsize
+        for row in range(count):
+            at = start + (row * self.shape.x + box.start.x) * itemsize
             read_exactly(descriptor, self.path, at, buffer[row * width : (row + 1) * width])
-        return pieces
+        return parts
 
 
 def _bytes_of(array: NDArray[Any]) -> memoryview:

@@ -130,7 +130,11 @@ def open_dvid(folder: Path, *, box: BoundingBox | None = None) -> FileVolume:
         instance.shape,
         instance.dtype,
         instance.grid.chunk,
-        ChunkVoxels(instance.grid, _Boxes(folder, instance).load),
+        ChunkVoxels(
+            instance.grid,
+            _Boxes(folder, instance).load,
+            2 * instance.grid.chunk.voxels * instance.dtype.itemsize,
+        ),
         instance.claims(ClaimSheet(path, EXTRACTOR)),
         {"info": jsonable(dict(instance.document))},
         _translation_nm(instance),

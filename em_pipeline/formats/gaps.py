@@ -32,6 +32,10 @@ class LazyBoxes(Sequence[BoundingBox]):
     def __hash__(self) -> int:
         return hash(self._boxes)
 
+    def __reduce__(self) -> tuple[type[tuple[BoundingBox, ...]], tuple[tuple[BoundingBox, ...]]]:
+        """Pickled, they are found: whoever they are sent to need not look again."""
+        return tuple, (self._boxes,)
+
     def __repr__(self) -> str:
         return repr(self._boxes)
 

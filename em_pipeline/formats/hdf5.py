@@ -5,8 +5,10 @@ Conventions: `resolution` and `offset` in nm, z-y-x (CREMI, https://cremi.org/da
 (https://imaris.oxinst.com/support/imaris-file-format).
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +62,9 @@ def hdf5_volume(path: Path, file: Any, name: str) -> FileVolume:
     sheet.axes(axes, name, list(axes), channels=lengths.get("c", 1))
     offset = _calibrate(file, name, stored, axes, shape, sheet)
     metadata = _metadata(name, stored, axes)
-    voxels = Hdf5Voxels(path, name, axes, dtype)
-    missing = LazyBoxes(lambda: never_written(path, name, axes, shape))
+    piece = math.prod(stored.chunks or stored.shape[-2:]) * stored.dtype.itemsize
+    voxels = Hdf5Voxels(path, name, axes, piece)
+    missing = LazyBoxes(partial(never_written, path, name, tuple(axes), shape))
     return FileVolume(shape, dtype, chunk, voxels, tuple(sheet.claims), metadata, offset, missing)
 
 

@@ -1,9 +1,12 @@
 """Voxels of an HDF5 dataset. h5py serves one thread at a time: plain and gzip chunks are decoded outside it.
 
+Every chunk that a box meets is decoded once and copied from there into its place, so that a read needs memory
+for one chunk, whatever the box.
+
 Filter numbers and the shuffle filter: https://docs.hdfgroup.org/hdf5/v1_14/group___h5_z.html.
 """
 
-import zlib
+import math
 from array import array as packed
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,13 +15,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
 from em_pipeline.domain.errors import InputRefused, NotFound, UnsupportedFormat
 from em_pipeline.domain.geometry import BoundingBox, Shape
-from em_pipeline.formats.arrays import SPATIAL, stored_index
+from em_pipeline.formats.arrays import SPATIAL, as_stored, stored_index
 from em_pipeline.formats.gaps import gaps, in_voxels
+from em_pipeline.formats.scratch import scratch
 
 DEFLATE, SHUFFLE = 1, 2
 DECODED_HERE: tuple[list[int], ...] = ([], [DEFLATE], [SHUFFLE, DEFLATE])
@@ -52,20 +57,30 @@ class Hdf5Voxels:
     path: Path
     name: str
     axes: tuple[str, ...]
-    dtype: np.dtype[Any]
+    piece_bytes: int
+
+    @property
+    def scratch_bytes(self) -> int:
+        """A chunk as stored, unshuffled and decoded; or the part of a plane that is in the box."""
+        return 3 * self.piece_bytes
 
     def fill(self, box: BoundingBox, out: NDArray[Any]) -> None:
-        chosen, order = stored_index(box, self.axes)
-        index = tuple(part if isinstance(part, slice) else slice(part, part + 1) for part in chosen)
+        index = stored_index(box, self.axes)
+        target = as_stored(out, self.axes)
         with opened_hdf5(self.path) as file:
             stored = file[self.name]
+            filters = _filters(stored)
             try:
-                voxels = _by_chunk(stored, index) if _filters(stored) in DECODED_HERE else stored[index]
-            except (OSError, RuntimeError, ValueError, zlib.error) as error:
+                for piece, whole in _pieces(stored, index):
+                    into = zip(piece, index, strict=True)
+                    target[tuple(slice(p.start - i.start, p.stop - i.start) for p, i in into)] = (
+                        _by_chunk(stored, filters, piece, whole)
+                        if filters is not None and filters in DECODED_HERE
+                        else stored[piece]
+                    )
+            except (OSError, RuntimeError, ValueError) as error:
                 where = f"the voxels {tuple(box.start)}..{tuple(box.stop)} of {self.name!r}"
                 raise _damaged(self.path, f"{where} cannot be decoded: {error}") from error
-        spatial = tuple(slice(None) if axis in SPATIAL else 0 for axis in self.axes)
-        (out if "z" in self.axes else out[0])[...] = voxels[spatial].transpose(order)
 
 
 def never_written(path: Path, name: str, axes: Sequence[str], shape: Shape) -> tuple[BoundingBox, ...]:
@@ -95,36 +110,50 @@ def _filters(stored: Any) -> list[int] | None:
     return [settings.get_filter(number)[0] for number in range(settings.get_nfilters())]
 
 
-def _by_chunk(stored: Any, index: tuple[slice, ...]) -> NDArray[Any]:
-    """The voxels at `index`, in the order of the stored axes."""
-    filters = _filters(stored) or []
-    voxels = np.empty([span.stop - span.start for span in index], stored.dtype)
-    ranges = (range(s.start - s.start % n, s.stop, n) for s, n in zip(index, stored.chunks, strict=True))
+def _pieces(stored: Any, index: tuple[slice, ...]) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
+    """What of each chunk is at `index`, and the whole chunk; of datasets without chunks, planes."""
+    sizes = stored.chunks or (*(1,) * (len(index) - 2), *stored.shape[-2:])
+    ranges = (range(s.start - s.start % n, s.stop, n) for s, n in zip(index, sizes, strict=True))
     for corner in product(*ranges):
-        chunk = _chunk(stored, filters, corner)
-        inner, outer = [], []
-        for span, first, length in zip(index, corner, stored.chunks, strict=True):
-            start, stop = max(span.start, first), min(span.stop, first + length)
-            inner.append(slice(start - first, stop - first))
-            outer.append(slice(start - span.start, stop - span.start))
-        voxels[tuple(outer)] = chunk[tuple(inner)]
-    return voxels
+        whole = tuple(slice(first, first + n) for first, n in zip(corner, sizes, strict=True))
+        spans = zip(index, whole, strict=True)
+        yield tuple(slice(max(s.start, w.start), min(s.stop, w.stop)) for s, w in spans), whole
+
+
+def _by_chunk(
+    stored: Any, filters: list[int], piece: tuple[slice, ...], whole: tuple[slice, ...]
+) -> NDArray[Any]:
+    voxels = _chunk(stored, filters, tuple(span.start for span in whole))
+    inside = zip(piece, whole, strict=True)
+    return voxels[tuple(slice(p.start - w.start, p.stop - w.start) for p, w in inside)]
 
 
 def _chunk(stored: Any, filters: list[int], corner: tuple[int, ...]) -> NDArray[Any]:
+    """The decoded chunk that begins at `corner`; valid until this thread asks for another."""
     if stored.id.get_chunk_info_by_coord(corner).byte_offset is None:
-        return np.full(stored.chunks, stored.fillvalue, stored.dtype)
+        return np.broadcast_to(np.asarray(stored.fillvalue, stored.dtype), stored.chunks)
     left_out, data = stored.id.read_direct_chunk(corner)
+    decoded = np.frombuffer(data, np.uint8)
+    size = math.prod(stored.chunks) * stored.dtype.itemsize
     for number, name in reversed(list(enumerate(filters))):
         if left_out >> number & 1:  # writers leave a filter out of a chunk where it failed
             continue
-        data = zlib.decompress(data) if name == DEFLATE else _unshuffled(data, stored.dtype.itemsize)
-    return np.frombuffer(data, stored.dtype).reshape(stored.chunks)
+        decoded = _inflated(decoded, size) if name == DEFLATE else _unshuffled(decoded, stored.dtype.itemsize)
+    voxels: NDArray[Any] = decoded.view(stored.dtype).reshape(stored.chunks)
+    return voxels
 
 
-def _unshuffled(data: bytes, itemsize: int) -> bytes:
+def _inflated(data: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    decode: Any = imagecodecs.deflate_decode
+    found: NDArray[np.uint8] = decode(data, out=scratch("inflated", size))
+    return found
+
+
+def _unshuffled(data: NDArray[np.uint8], itemsize: int) -> NDArray[np.uint8]:
     """The filter stores all first bytes, then all second bytes, and so on."""
-    return np.frombuffer(data, np.uint8).reshape(itemsize, -1).T.tobytes()
+    plain = scratch("unshuffled", len(data))
+    plain.reshape(-1, itemsize)[...] = data.reshape(itemsize, -1).T
+    return plain
 
 
 def _damaged(path: Path, found: str) -> UnsupportedFormat:

@@ -33,6 +33,10 @@ class HeldObjects:
         grid = BoundingBox.of_shape(self.layout.grid_shape)
         return tuple(in_voxels(box, size, shape) for box in gaps(grid, present))
 
+    def find(self) -> tuple[BoundingBox, ...]:
+        """`missing`."""
+        return self.missing
+
     def vanished(self, key: str, covered: BoundingBox) -> bool:
         """Whether the object `key` was there when `missing` was asked for, and is gone."""
         if "missing" not in self.__dict__ or (self.root / key).exists():

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from em_pipeline.domain.errors import EmError, InputRefused, NotFound, UnsupportedFormat
 from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.formats import n5
-from em_pipeline.formats.arrays import SPATIAL, ArrayLayout, Fetch, choose_level, joined, stored_index
+from em_pipeline.formats.arrays import ArrayLayout, Fetch, as_stored, choose_level, joined, stored_index
 from em_pipeline.formats.base import FileVolume, head_of
 from em_pipeline.formats.decoders import REFUSALS, Decoder, decoder, said
 from em_pipeline.formats.gaps import LazyBoxes
@@ -68,7 +68,7 @@ def open_layout(root: Path, layout: ArrayLayout) -> FileVolume:
         claims=layout.claims,
         metadata=layout.metadata,
         translation_nm=layout.translation_nm,
-        missing=LazyBoxes(lambda: held.missing),
+        missing=LazyBoxes(held.find),
     )
 
 
@@ -125,26 +125,25 @@ class StoredVoxels:
     held: HeldObjects
     decoder: Decoder
 
+    @property
+    def scratch_bytes(self) -> int:
+        return self.decoder.scratch_bytes
+
     def fill(self, box: BoundingBox, out: NDArray[Any]) -> None:
         for key, covered in self.layout.objects(box):
-            self._check(key, covered)
+            # A decoder would read it as fill.
+            if self.held.vanished(key, covered):
+                raise NotFound(
+                    f"Read the chunk {key!r}", "it was there and is gone", "Download or copy it again"
+                )
         try:
             self._read(box, out)
         except REFUSALS as error:
             raise self._explained(box, error) from error
 
-    def _check(self, key: str, covered: BoundingBox) -> None:
-        """Refuse what a decoder would read as fill: an object that is gone, an N5 block that is too short."""
-        if self.held.vanished(key, covered):
-            raise NotFound(f"Read the chunk {key!r}", "it was there and is gone", "Download or copy it again")
-        if self.layout.array.driver == "n5" and (self.root / key).exists():
-            sizes = dict(zip(SPATIAL, covered.shape, strict=True))
-            lengths = [sizes.get(axis, 1) for axis in self.layout.axes]
-            n5.check_block(key, head_of(self.root / key, n5.HEAD_BYTES), lengths)
-
     def _read(self, box: BoundingBox, out: NDArray[Any]) -> None:
-        index, order = stored_index(box, self.layout.axes, self.layout.at)
-        self.decoder.read(index, order, out if "z" in self.layout.axes else out[0])
+        index = stored_index(box, self.layout.axes, self.layout.at)
+        self.decoder.read(index, as_stored(out, self.layout.axes))
 
     def _explained(self, box: BoundingBox, error: Exception) -> EmError:
         """Which object of `box` cannot be read: each is tried alone."""

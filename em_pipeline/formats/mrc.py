@@ -71,6 +71,10 @@ class Transposed:
     stored: RawVoxels
     order: tuple[str, ...]
 
+    @property
+    def scratch_bytes(self) -> int:
+        return self.stored.scratch_bytes
+
     def fill(self, box: BoundingBox, out: NDArray[Any]) -> None:
         start = Shape(*(getattr(box.start, axis) for axis in self.order))
         stop = Shape(*(getattr(box.stop, axis) for axis in self.order))

@@ -115,11 +115,11 @@ def calibration(
     return None
 
 
-def check_block(key: str, head: bytes, lengths: Sequence[int]) -> None:
-    """Refuse a block of variable length, and one shorter than the `lengths` (stored axes) it must hold.
+def check_block(key: str, head: bytes, lengths: Sequence[int]) -> tuple[int, ...]:
+    """The shape of a block (stored axes), which must hold at least `lengths`.
 
-    `head` is its first `HEAD_BYTES`: mode, number of axes, lengths, big-endian. Decoders read what a block
-    lacks as fill. Raises `UnsupportedFormat`.
+    `head` are its first `HEAD_BYTES` or more: mode, number of axes, lengths, big-endian. Raises
+    `UnsupportedFormat` for a shorter block, and for one of variable length.
     """
     mode, count = struct.unpack(">HH", head[:4]) if len(head) >= 4 else (0, 0)
     if mode in LIST_MODES:
@@ -135,6 +135,7 @@ def check_block(key: str, head: bytes, lengths: Sequence[int]) -> None:
             f"its header promises {list(stored)} voxels of mode {mode}, the array has {list(lengths)} there",
             "It is truncated or damaged: download or copy it again",
         )
+    return stored
 
 
 def _transform(key: str, field: str, found: Any) -> Calibration | None:

@@ -66,6 +66,11 @@ class EncodedPlane:
     dtype: np.dtype[Any]
     end: bytes
 
+    @property
+    def scratch_bytes(self) -> int:
+        """The file, twice, and the plane."""
+        return 2 * self.path.stat().st_size + self.shape.voxels * self.dtype.itemsize
+
     def fill(self, box: BoundingBox, out: NDArray[Any]) -> None:
         data = bytearray(self.path.stat().st_size)
         with opened(self.path) as descriptor:
@@ -74,7 +79,7 @@ class EncodedPlane:
         if self.end not in data[-4096:]:
             raise _damaged(self.path, "it does not end as its format demands")
         try:
-            decode = imagecodecs.png_decode if self.end is PNG_END else decode_jpeg
+            decode = imagecodecs.png_decode if self.end == PNG_END else decode_jpeg
             plane = decode(bytes(data))
         except (RuntimeError, ValueError) as error:
             raise _damaged(self.path, str(error)) from error

@@ -14,7 +14,7 @@ from em_pipeline.domain.errors import UnsupportedFormat
 from em_pipeline.domain.evidence import Claim
 from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.formats.base import ClaimSheet, FileVolume, jsonable
-from em_pipeline.formats.precomputed_codecs import decode_chunk
+from em_pipeline.formats.precomputed_codecs import decode_chunk, decoding_bytes
 from em_pipeline.formats.precomputed_grid import ChunkVoxels
 from em_pipeline.formats.precomputed_held import HeldChunks, held_chunks, missing_of, read_bytes
 from em_pipeline.formats.precomputed_info import Info, Scale, parse_info
@@ -51,7 +51,7 @@ def open_precomputed(
         scale.shape,
         scale.dtype,
         scale.chunk,
-        ChunkVoxels(scale.grid, voxels.load),
+        ChunkVoxels(scale.grid, voxels.load, decoding_bytes(scale)),
         claims_of(info, scale, folder / "info"),
         {"level": scale.index, "key": scale.key, "info": jsonable(dict(info.document))},
         scale.translation_nm,

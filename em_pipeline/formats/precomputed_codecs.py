@@ -34,6 +34,15 @@ def decode_chunk(data: bytes, scale: Scale, shape: Shape, name: str) -> NDArray[
     return voxels.reshape(shape)
 
 
+def decoding_bytes(scale: Scale) -> int:
+    """Bytes that decoding one chunk takes at most: it as stored, unpacked and decoded.
+
+    Labels are looked up by the number of bits of their block, with positions of 8 bytes.
+    """
+    positions = 40 if scale.encoding == "compressed_segmentation" else 0
+    return scale.chunk.voxels * (4 * scale.dtype.itemsize + positions) + 65536
+
+
 def _unpacked(data: bytes, scale: Scale, shape: Shape) -> bytes:
     """`data` without gzip around them, which sharding, web servers and cloud-volume each may add.
 

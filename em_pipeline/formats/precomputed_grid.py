@@ -122,11 +122,12 @@ class ChunkGrid:
 class ChunkVoxels:
     """Voxels of a volume whose chunks `load` gives, z-y-x; None for one that was never written, read as 0.
 
-    A chunk is loaded once per read, whole.
+    A chunk is loaded once per read, whole. `scratch_bytes` is what `load` takes for one.
     """
 
     grid: ChunkGrid
     load: Callable[[BoundingBox], NDArray[Any] | None]
+    scratch_bytes: int
 
     def fill(self, box: BoundingBox, out: NDArray[Any]) -> None:
         for chunk in self.grid.boxes(box):

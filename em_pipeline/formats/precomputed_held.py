@@ -14,7 +14,7 @@ from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.formats.base import opened
 from em_pipeline.formats.gaps import gaps, in_voxels
 from em_pipeline.formats.precomputed_info import Scale
-from em_pipeline.formats.sharded import ReadRange, ShardIndexes, Sharding
+from em_pipeline.formats.sharded import ShardIndexes, Sharding
 
 # As cloud-volume writes compressed chunks on disks.
 SUFFIXES = ("", ".gz")
@@ -46,7 +46,7 @@ def held_chunks(folder: Path, scale: Scale, part: BoundingBox) -> HeldChunks:
     names = frozenset(child.name for child in folder.iterdir()) if folder.is_dir() else frozenset[str]()
     shards = sorted(name for name in names if name.endswith(".shard"))
     if scale.sharding is not None and shards:
-        indexes = ShardIndexes(scale.sharding, range_reader(folder), scale.key)
+        indexes = ShardIndexes(scale.sharding, FolderRanges(folder), scale.key)
         return _Shards(
             folder, scale, part, indexes, _shard_cells(scale, scale.sharding, part, indexes, shards)
         )
@@ -105,7 +105,7 @@ class _Shards:
 
     def read(self, chunk: BoundingBox) -> bytes | None:
         place = self.indexes.locate(self.scale.grid.morton(chunk))
-        return None if place is None else range_reader(self.folder)(*place)
+        return None if place is None else FolderRanges(self.folder)(*place)
 
 
 def _file_cells(scale: Scale, part: BoundingBox, names: Iterable[str]) -> NDArray[np.int64]:
@@ -130,14 +130,15 @@ def _within(cells: BoundingBox, found: set[Shape]) -> NDArray[np.int64]:
     return rows[((rows >= np.array(cells.start)) & (rows < np.array(cells.stop))).all(axis=1)]
 
 
-def range_reader(folder: Path) -> ReadRange:
-    """Reads a part of a file in the folder; None where there is no such file."""
+@dataclass(frozen=True)
+class FolderRanges:
+    """Reads a part of a file in the folder; None where there is no such file. May be pickled."""
 
-    def read(name: str, offset: int, size: int) -> bytes | None:
-        path = folder / name
+    folder: Path
+
+    def __call__(self, name: str, offset: int, size: int) -> bytes | None:
+        path = self.folder / name
         return read_bytes(path, offset, size) if path.is_file() else None
-
-    return read
 
 
 def read_bytes(path: Path, offset: int = 0, size: int | None = None) -> bytes:

@@ -61,6 +61,10 @@ class Reversed:
 
     stored: Voxels
 
+    @property
+    def scratch_bytes(self) -> int:
+        return self.stored.scratch_bytes
+
     def fill(self, box: BoundingBox, out: NDArray[Any]) -> None:
         start, stop = Shape(*box.start[::-1]), Shape(*box.stop[::-1])
         self.stored.fill(BoundingBox(start=start, stop=stop), out.transpose(2, 1, 0))
@@ -71,6 +75,10 @@ class InMemory:
     """Voxels that had to be unpacked."""
 
     voxels: NDArray[Any]
+
+    @property
+    def scratch_bytes(self) -> int:
+        return 0
 
     def fill(self, box: BoundingBox, out: NDArray[Any]) -> None:
         out[...] = self.voxels[box.slices]

@@ -102,6 +102,9 @@ class ShardIndexes:
         self._shards: dict[int, bytes | None] = {}
         self._minishards: dict[tuple[int, int], dict[int, tuple[int, int]]] = {}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ShardIndexes, (self.sharding, self._read, self._where)
+
     def locate(self, chunk_id: int) -> ChunkPlace | None:
         """Where the chunk lies; None where its shard, its minishard or its entry does not exist.
 

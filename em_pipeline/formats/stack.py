@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from em_pipeline.domain.errors import InputRefused, UnsupportedFormat
 from em_pipeline.domain.geometry import BoundingBox, Shape
-from em_pipeline.formats.base import ClaimSheet, FileVolume, Voxels
+from em_pipeline.formats.base import ClaimSheet, FileVolume, Voxels, is_plain
 
 EXTRACTOR = "formats.stack"
 # The metadata lists this many files that disagree with the first, and counts the rest.
@@ -63,6 +63,15 @@ class StackVoxels:
     """One file per plane; only those that a box meets are opened."""
 
     planes: tuple[Voxels, ...]
+
+    @property
+    def plain(self) -> bool:
+        """Whether rows of every plane are read by themselves."""
+        return all(is_plain(plane) for plane in self.planes)
+
+    @property
+    def scratch_bytes(self) -> int:
+        return max(plane.scratch_bytes for plane in self.planes)
 
     def fill(self, box: BoundingBox, out: NDArray[Any]) -> None:
         flat = BoundingBox(start=Shape(0, box.start.y, box.start.x), stop=Shape(1, box.stop.y, box.stop.x))

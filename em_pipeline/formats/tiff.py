@@ -6,10 +6,9 @@ offsets alone: plain planes row by row, others by the strips or tiles that the b
 
 import math
 import struct
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,19 +18,17 @@ from defusedxml.ElementTree import ParseError, fromstring
 from numpy.typing import NDArray
 
 from em_pipeline.domain.errors import UnsupportedFormat
-from em_pipeline.domain.geometry import BoundingBox, Shape
-from em_pipeline.formats.base import (
-    ClaimSheet,
-    FileVolume,
-    RawVoxels,
-    Voxels,
-    jsonable,
-    opened,
-    read_exactly,
-    truncated,
-)
+from em_pipeline.domain.geometry import Shape
+from em_pipeline.formats.base import ClaimSheet, FileVolume, RawVoxels, Voxels, jsonable, truncated
 from em_pipeline.formats.tiff_claims import claim_acquisition, claim_voxel_size
-from em_pipeline.formats.tiff_jpeg import JPEG, decode_segment
+from em_pipeline.formats.tiff_jpeg import JPEG
+from em_pipeline.formats.tiff_segments import (
+    BROKEN,
+    ByTifffile,
+    CodedSegments,
+    SegmentDecoder,
+    SegmentVoxels,
+)
 
 EXTRACTOR = "formats.tiff"
 Z_AXES = "ZIQ"  # tifffile names an axis I or Q where the file does not say what it is
@@ -40,8 +37,6 @@ READ_AS: dict[Any, np.dtype[Any]] = {
     np.dtype(bool): np.dtype(np.uint8),
     np.dtype(np.float16): np.dtype(np.float32),
 }
-BROKEN = (tifffile.TiffFileError, ValueError, KeyError, IndexError, TypeError, RuntimeError, AttributeError,
-          ZeroDivisionError, AssertionError, struct.error, zlib.error, OverflowError)  # fmt: skip
 
 
 def open_tiff(path: Path) -> FileVolume:
@@ -205,9 +200,20 @@ def _voxels(path: Path, tif: tifffile.TiffFile, series: Any, shape: Shape, size:
             "Download the file again, or save all planes into it",
         )
     segments = _segments(path, pages, -(-shape.y // height) * -(-shape.x // width), size)
-    jpeg_bits = page.bitspersample if page.compression in JPEG else None
-    voxels = SegmentVoxels(path, segments, (height, width), shape, page.decode, page.jpegtables, jpeg_bits)
+    decoder: SegmentDecoder | None = CodedSegments.of(page, stored)
+    if decoder is None:
+        native = READ_AS.get(series.dtype, series.dtype).newbyteorder("=")
+        jpeg_bits = page.bitspersample if page.compression in JPEG else None
+        decoder = ByTifffile(partial(_page_decoder, path), (height, width), shape, native, jpeg_bits)
+    voxels = SegmentVoxels(path, segments, (height, width), page.is_tiled, shape, decoder)
     return voxels, Shape(1, min(height, shape.y), min(width, shape.x))
+
+
+def _page_decoder(path: Path) -> tuple[Callable[..., Any], bytes | None]:
+    """What tifffile decodes the strips or tiles of the file with, and the JPEG tables that go with it."""
+    with opened_tiff(path, path.name) as tif:
+        page = _grey_series(path, tif).keyframe
+        return page.decode, page.jpegtables
 
 
 def segment_shape(page: tifffile.TiffPage) -> tuple[int, int]:
@@ -257,82 +263,6 @@ def _segments(path: Path, pages: Sequence[Any], count: int, size: int) -> NDArra
     if end > size:
         raise truncated(path, end, size)
     return table
-
-
-@dataclass(frozen=True)
-class SegmentVoxels:
-    """Planes cut into strips or tiles, each decoded whole. `segments` is (planes, segments, 2).
-
-    `jpeg_bits` are the bits of a sample where the segments are JPEG streams.
-    """
-
-    path: Path
-    segments: NDArray[np.int64]
-    segment_shape: tuple[int, int]
-    shape: Shape
-    decode: Callable[..., Any]
-    jpegtables: bytes | None
-    jpeg_bits: int | None
-
-    def fill(self, box: BoundingBox, out: NDArray[Any]) -> None:
-        height, width = self.segment_shape
-        columns = -(-self.shape.x // width)
-        with opened(self.path) as descriptor:
-            for z in range(box.start.z, box.stop.z):
-                for row in range(box.start.y // height, -(-box.stop.y // height)):
-                    for column in range(box.start.x // width, -(-box.stop.x // width)):
-                        segment = self._decoded(descriptor, z, row * columns + column)
-                        corner = (row * height, column * width)
-                        _copy(segment, corner, box, out[z - box.start.z])
-
-    def _decoded(self, descriptor: int, z: int, index: int) -> NDArray[Any]:
-        """Rows and columns of a segment; at the image's edge it may reach beyond it."""
-        offset, length = (int(n) for n in self.segments[z, index])
-        data = bytearray(length)
-        read_exactly(descriptor, self.path, offset, memoryview(data))
-        try:
-            plane = self._plane(bytes(data), index)
-            self._check_size(plane, index)
-        except BROKEN as error:
-            raise UnsupportedFormat(
-                f"Decode strip or tile {index} of plane {z} of {self.path.name}",
-                f"{type(error).__name__}: {error}",
-                "The file is damaged, or its compression is not supported: re-save it uncompressed",
-            ) from error
-        return plane
-
-    def _plane(self, data: bytes, index: int) -> NDArray[Any]:
-        def decode() -> NDArray[Any]:
-            extra = {"jpegtables": self.jpegtables} if self.jpegtables else {}
-            decoded, _position, _shape = self.decode(data, index, **extra)
-            plane: NDArray[Any] = decoded.reshape(decoded.shape[1:3])
-            return plane
-
-        return (
-            decode()
-            if self.jpeg_bits is None
-            else decode_segment(data, self.jpegtables, self.jpeg_bits, decode)
-        )
-
-    def _check_size(self, plane: NDArray[Any], index: int) -> None:
-        """Raise `ValueError` for a segment with fewer rows or columns than the image has where it lies."""
-        columns = -(-self.shape.x // self.segment_shape[1])
-        places = zip(divmod(index, columns), self.segment_shape, self.shape[1:], strict=True)
-        needed = [min(size, extent - place * size) for place, size, extent in places]
-        if any(has < least for has, least in zip(plane.shape, needed, strict=True)):
-            raise ValueError(f"it has {plane.shape[0]} rows and {plane.shape[1]} columns, not {needed}")
-
-
-def _copy(segment: NDArray[Any], corner: tuple[int, int], box: BoundingBox, target: NDArray[Any]) -> None:
-    """Copy what of a segment at `corner` (y, x of the plane) is in the box."""
-    start = (box.start.y, box.start.x)
-    stop = (box.stop.y, box.stop.x)
-    low = [max(a, c) for a, c in zip(start, corner, strict=True)]
-    high = [min(b, c + n) for b, c, n in zip(stop, corner, segment.shape, strict=True)]
-    (y0, y1), (x0, x1) = zip(low, high, strict=True)
-    target[y0 - start[0] : y1 - start[0], x0 - start[1] : x1 - start[1]] = segment[
-        y0 - corner[0] : y1 - corner[0], x0 - corner[1] : x1 - corner[1]
-    ]
 
 
 def _notes(page: Any) -> list[str]:

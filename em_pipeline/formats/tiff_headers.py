@@ -14,7 +14,6 @@ from em_pipeline.domain.errors import BudgetSpent, UnsupportedFormat
 from em_pipeline.formats.base import ClaimSheet
 from em_pipeline.formats.headers import ImageHeaders, of_volume
 from em_pipeline.formats.tiff import (
-    BROKEN,
     EXTRACTOR,
     READ_AS,
     compression_of,
@@ -25,6 +24,7 @@ from em_pipeline.formats.tiff import (
 )
 from em_pipeline.formats.tiff_chain import Chain, Directories, survey
 from em_pipeline.formats.tiff_claims import claim_acquisition, claim_voxel_size
+from em_pipeline.formats.tiff_segments import BROKEN
 
 OME_SIZES = {"z": "SizeZ", "c": "SizeC", "t": "SizeT"}
 

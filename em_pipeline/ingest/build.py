@@ -151,29 +151,34 @@ def _write(
     # NGFF 0.5, "labels": a label image has as many levels as its image.
     plans = [_plan(workspace, label, kind="labels", level_count=len(plan.levels)) for label in labels]
     place = workspace.store.blobs(keys.staging(spec.dataset_id, version))
-    written = rechunk(image.volume, image.box, plan, place, name=image.name, progress=workspace.progress)
+    progress, compute = workspace.progress, workspace.compute
+    written = rechunk(
+        image.volume, image.box, plan, place, name=image.name, progress=progress, compute=compute
+    )
     for label, label_plan in zip(labels, plans, strict=True):
         ends = "" if label.whole else ", which does not cover the whole image"
-        workspace.progress.note(f"{label}: {label.box.shape} voxels of {label.name!r}{ends}")
+        progress.note(f"{label}: {label.box.shape} voxels of {label.name!r}{ends}")
         rechunk(
             label.volume,
             label.box,
             label_plan,
             place,
             name=label.name,
-            progress=workspace.progress,
+            progress=progress,
             label=label.label,
+            compute=compute,
         )
     return written
 
 
 def _plan(workspace: Workspace, cut: Cut, **options: Any) -> RechunkPlan:
+    cut.check_decodable(workspace.memory_budget)
     return plan_rechunk(
         cut.box.shape,
         cut.volume.dtype,
         cut.voxel_size,
         translation_nm=cut.translation_nm,
-        source_chunk=cut.volume.chunk_shape,
+        source_chunk=cut.volume.decode_shape,
         memory_budget=workspace.memory_budget,
         threads=workspace.threads,
         **options,

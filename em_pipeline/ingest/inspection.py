@@ -16,7 +16,7 @@ from em_pipeline.formats.open import FOLDERS, FORMATS, HEAD_BYTES, recognised, s
 from em_pipeline.formats.stack import natural_key
 from em_pipeline.ingest.inspected_arrays import Arrays, dvid_image, precomputed_images, zarr_or_n5
 from em_pipeline.storage.metered import FolderDocuments, WebDocuments
-from em_pipeline.storage.object_urls import PUBLIC, https_url
+from em_pipeline.storage.object_urls import https_url
 from em_pipeline.storage.ranged import HttpRanges, LocalRanges, Meter, RangedFile, is_url
 from em_pipeline.storage.transport import HttpPolicy, Transport
 
@@ -134,7 +134,7 @@ def _remote(target: str, transport: Transport, meter: Meter) -> _Found:
             f"addresses of the kind {scheme}:// are not read in parts",
             f"Give a path or an address of the kind {', '.join(SCHEMES)}",
         )
-    url = https_url(address, PUBLIC)
+    url = https_url(address, transport.policy.endpoints)
     path = unquote(urlsplit(url).path)
     if DVID.search(path):
         return _arrays(dvid_image(WebDocuments(re.sub(r"/info/?$", "", url), transport, meter).fetch))

@@ -6,6 +6,7 @@ from em_pipeline.domain.errors import NotFound, SchemaMismatch, ServiceUnavailab
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.settings import Settings
 from em_pipeline.sources.base import Source
+from em_pipeline.storage.object_urls import endpoints_of
 from em_pipeline.storage.ranged import is_url
 
 
@@ -20,7 +21,7 @@ def address_of(target: str, settings: Settings) -> tuple[str, str]:
     # Looking at a file must not wait for the catalogue's and the portals' libraries.
     from em_pipeline.sources.registry import load_sources
 
-    sources = load_sources(settings.sources)
+    sources = load_sources(settings.sources, endpoints=endpoints_of(settings))
     spec = _spec(target, settings, sources)
     if spec.location:
         return spec.location, f"{spec.dataset_id} is at {spec.location}"

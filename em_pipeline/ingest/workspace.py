@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sqlalchemy import Engine
@@ -12,12 +12,13 @@ from em_pipeline.catalog.engine import check_schema, create_engine_for, current_
 from em_pipeline.catalog.repository import Catalog
 from em_pipeline.domain.errors import NotFound
 from em_pipeline.domain.progress import Progress
-from em_pipeline.settings import Settings
+from em_pipeline.settings import ComputeBackend, Settings
 from em_pipeline.sources.base import Source
 from em_pipeline.sources.registry import load_sources
 from em_pipeline.storage.download import DownloadPolicy
-from em_pipeline.storage.object_urls import ObjectEndpoints
+from em_pipeline.storage.object_urls import endpoints_of
 from em_pipeline.storage.store import Store, open_store
+from em_pipeline.volumes.compute import Compute, ThisProcess
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Workspace:
     memory_budget: int
     threads: int
     progress: Progress
+    compute: Compute = field(default_factory=ThisProcess)
 
     def source(self, slug: str) -> Source:
         """The source of that slug, or `NotFound` naming those there are."""
@@ -91,22 +93,25 @@ def store_of(settings: Settings) -> Store:
     return open_store(settings.store, endpoints)
 
 
-def endpoints_of(settings: Settings) -> ObjectEndpoints:
-    """Who answers for s3:// and gs:// addresses. Raises `InputRefused` for what is no address."""
-    return ObjectEndpoints(
-        s3=settings.s3_endpoint,
-        s3_region=settings.s3_region,
-        gs=settings.gs_endpoint,
-        s3_anonymous=settings.s3_anonymous,
-    )
+@contextmanager
+def open_compute(settings: Settings) -> Iterator[Compute]:
+    """What writes units by these settings. A Dask scheduler is connected to when there are units to write."""
+    if settings.compute is not ComputeBackend.DASK:
+        yield ThisProcess()
+        return
+    from em_pipeline.volumes.distributed import DaskCluster  # most processes never need to import Dask
+
+    with DaskCluster(settings.dask_scheduler) as cluster:
+        yield cluster
 
 
 @contextmanager
 def open_workspace(settings: Settings, progress: Progress) -> Iterator[Workspace]:
     """Everything an ingest needs, as the settings say. Raises like `open_catalog` and `open_store`."""
-    sources = load_sources(settings.sources)
+    endpoints = endpoints_of(settings)
+    sources = load_sources(settings.sources, endpoints=endpoints)
     store = store_of(settings)
-    with open_catalog(settings) as catalog:
+    with open_catalog(settings) as catalog, open_compute(settings) as compute:
         yield Workspace(
             store=store,
             spool=settings.spool_folder,
@@ -116,9 +121,10 @@ def open_workspace(settings: Settings, progress: Progress) -> Iterator[Workspace
                 connections=settings.download_connections,
                 read_timeout_s=settings.download_timeout_s,
                 retries=settings.download_retries,
-                endpoints=endpoints_of(settings),
+                endpoints=endpoints,
             ),
             memory_budget=int(settings.memory_budget),
             threads=settings.threads,
             progress=progress,
+            compute=compute,
         )

@@ -24,7 +24,7 @@ from em_pipeline.sources.files_local import in_utf8
 from em_pipeline.sources.files_parts import Look, Part, image_part, label_part, open_part
 from em_pipeline.sources.region_size import LARGEST_GB
 from em_pipeline.storage.http import PortalClient
-from em_pipeline.storage.object_urls import ObjectEndpoints
+from em_pipeline.storage.object_urls import PUBLIC, ObjectEndpoints
 
 EXTRACTOR = "em_pipeline.sources.files"
 
@@ -81,8 +81,10 @@ class FilesSource:
         timeout_s: float | str = 12.0,
         retries: int | str = 4,
         backoff_s: float | str = 0.5,
+        endpoints: ObjectEndpoints = PUBLIC,
     ) -> None:
-        self._s3, self._largest_gb = s3, float(largest_gb)
+        self._endpoints = endpoints.where_given(s3=s3)
+        self._largest_gb = float(largest_gb)
         self._timeout_s, self._retries, self._backoff_s = float(timeout_s), int(retries), float(backoff_s)
 
     def list_datasets(self, since: date | None = None) -> Iterable[DatasetRef]:  # noqa: ARG002
@@ -151,7 +153,7 @@ class FilesSource:
             timeout_s=self._timeout_s,
             retries=self._retries,
             backoff_s=self._backoff_s,
-            endpoints=ObjectEndpoints(s3=self._s3),
+            endpoints=self._endpoints,
         ) as client:
             look = Look(client, partial(container_at, client=client), self._largest_gb)
             image = image_part(_location(spec), spec, look)

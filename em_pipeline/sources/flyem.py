@@ -23,7 +23,7 @@ from em_pipeline.sources.neuroglancer import State, fetch_state, told_address
 from em_pipeline.sources.precomputed_store import Wanted, plain_address, revision_of
 from em_pipeline.sources.region_size import LARGEST_GB
 from em_pipeline.storage.http import PortalClient
-from em_pipeline.storage.object_urls import GOOGLE, ObjectEndpoints
+from em_pipeline.storage.object_urls import PUBLIC, ObjectEndpoints
 
 HEMIBRAIN = "hemibrain"
 BUCKET = "gs://neuroglancer-janelia-flyem-hemibrain"
@@ -56,7 +56,7 @@ class FlyemSource:
         self,
         *,
         link: str = "https://tinyurl.com/hemibrain-ng",
-        gs: str = GOOGLE,
+        gs: str = "",
         dvid: str = "https://hemibrain-dvid.janelia.org",
         neuprint: str = "https://neuprint.janelia.org",
         grayscale: str = GRAYSCALE,
@@ -64,10 +64,11 @@ class FlyemSource:
         timeout_s: float | str = 12.0,
         retries: int | str = 4,
         backoff_s: float | str = 0.5,
+        endpoints: ObjectEndpoints = PUBLIC,
     ) -> None:
         self._link, self._dvid, self._neuprint = link, dvid.rstrip("/"), neuprint.rstrip("/")
         self._grayscale = f"{self._dvid}/api/node/{grayscale.strip('/')}"
-        self._endpoints = ObjectEndpoints(gs=gs)
+        self._endpoints = endpoints.where_given(gs=gs)
         self._largest_gb = float(largest_gb)
         self._timeout_s, self._retries, self._backoff_s = float(timeout_s), int(retries), float(backoff_s)
 

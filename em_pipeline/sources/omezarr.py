@@ -24,7 +24,7 @@ from em_pipeline.sources.base import DatasetRef, HeldFile, PortalRecord
 from em_pipeline.sources.claimant import Claimant
 from em_pipeline.sources.region_size import LARGEST_GB
 from em_pipeline.storage.http import PortalClient
-from em_pipeline.storage.object_urls import ObjectEndpoints
+from em_pipeline.storage.object_urls import PUBLIC, ObjectEndpoints
 
 EXTRACTOR = "em_pipeline.sources.omezarr"
 
@@ -53,8 +53,10 @@ class OmeZarrSource:
         timeout_s: float | str = 12.0,
         retries: int | str = 4,
         backoff_s: float | str = 0.5,
+        endpoints: ObjectEndpoints = PUBLIC,
     ) -> None:
-        self._s3, self._largest_gb = s3, float(largest_gb)
+        self._endpoints = endpoints.where_given(s3=s3)
+        self._largest_gb = float(largest_gb)
         self._timeout_s, self._retries, self._backoff_s = float(timeout_s), int(retries), float(backoff_s)
 
     def list_datasets(self, since: date | None = None) -> Iterable[DatasetRef]:  # noqa: ARG002
@@ -99,7 +101,7 @@ class OmeZarrSource:
             timeout_s=self._timeout_s,
             retries=self._retries,
             backoff_s=self._backoff_s,
-            endpoints=ObjectEndpoints(s3=self._s3),
+            endpoints=self._endpoints,
         ) as client:
             containers = partial(container_at, client=client)
             image = image_by_address(spec.location, spec, containers)

@@ -23,7 +23,7 @@ from em_pipeline.sources.page import Reading, read_page
 from em_pipeline.sources.region_size import LARGEST_GB
 from em_pipeline.sources.rendered_page import Browser, find_browser
 from em_pipeline.storage.http import PortalClient
-from em_pipeline.storage.object_urls import ObjectEndpoints
+from em_pipeline.storage.object_urls import PUBLIC, ObjectEndpoints
 
 EXTRACTOR = "em_pipeline.sources.openorganelle"
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -66,8 +66,10 @@ class OpenOrganelleSource:
         timeout_s: float | str = 12.0,
         retries: int | str = 4,
         backoff_s: float | str = 0.5,
+        endpoints: ObjectEndpoints = PUBLIC,
     ) -> None:
-        self._address, self._s3, self._site = bucket.rstrip("/"), s3, site.rstrip("/")
+        self._address, self._site = bucket.rstrip("/"), site.rstrip("/")
+        self._endpoints = endpoints.where_given(s3=s3)
         self._largest_gb = float(largest_gb)
         self._timeout_s, self._retries, self._backoff_s = float(timeout_s), int(retries), float(backoff_s)
         self._find_browser: Callable[[], Browser | None] = find_browser
@@ -148,7 +150,7 @@ class OpenOrganelleSource:
             timeout_s=self._timeout_s,
             retries=self._retries,
             backoff_s=self._backoff_s,
-            endpoints=ObjectEndpoints(s3=self._s3),
+            endpoints=self._endpoints,
         )
 
     def _page(self, spec: DatasetSpec) -> Reading:

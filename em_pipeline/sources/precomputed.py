@@ -16,7 +16,7 @@ from em_pipeline.sources.claimant import Claimant
 from em_pipeline.sources.precomputed_store import RemoteStore, Wanted, revision_of
 from em_pipeline.sources.region_size import LARGEST_GB
 from em_pipeline.storage.http import PortalClient
-from em_pipeline.storage.object_urls import GOOGLE, ObjectEndpoints
+from em_pipeline.storage.object_urls import PUBLIC, ObjectEndpoints
 
 EXTRACTOR = "em_pipeline.sources.precomputed"
 
@@ -40,14 +40,15 @@ class PrecomputedSource:
     def __init__(
         self,
         *,
-        gs: str = GOOGLE,
+        gs: str = "",
         s3: str = "",
         largest_gb: float | str = LARGEST_GB,
         timeout_s: float | str = 12.0,
         retries: int | str = 4,
         backoff_s: float | str = 0.5,
+        endpoints: ObjectEndpoints = PUBLIC,
     ) -> None:
-        self._endpoints = ObjectEndpoints(gs=gs, s3=s3)
+        self._endpoints = endpoints.where_given(gs=gs, s3=s3)
         self._largest_gb = float(largest_gb)
         self._timeout_s, self._retries, self._backoff_s = float(timeout_s), int(retries), float(backoff_s)
 

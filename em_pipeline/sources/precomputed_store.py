@@ -15,7 +15,7 @@ from typing import Protocol
 from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
-from em_pipeline.domain.errors import InputRefused, NotFound, RecordInvalid, UnsupportedFormat
+from em_pipeline.domain.errors import Gone, InputRefused, NotFound, RecordInvalid, UnsupportedFormat
 from em_pipeline.domain.evidence import Claim, Origin
 from em_pipeline.domain.files import RemoteFile
 from em_pipeline.domain.geometry import BoundingBox, Shape
@@ -83,12 +83,17 @@ class RemoteStore:
     def _in_shards(
         self, scale: Scale, sharding: Sharding, box: BoundingBox, place: str
     ) -> Iterator[RemoteFile]:
-        """The byte range of each chunk that was written: the indexes say which those are."""
+        """The byte range of each chunk that was written: the indexes say which those are.
+
+        A shard none of whose chunks was written is not there (404); one that is gone (410) is no such shard.
+        """
         grid, folder = scale.grid, f"{self.url}/{quote(scale.key)}"
 
         def read(name: str, offset: int, size: int) -> bytes | None:
             try:
                 return self.client.get_range(f"{folder}/{name}", offset, size)
+            except Gone:
+                raise
             except NotFound:
                 return None
 

@@ -9,8 +9,12 @@ from importlib.metadata import EntryPoint, entry_points
 from em_pipeline.domain.errors import EmError, InputRefused
 from em_pipeline.settings import SOURCE_GROUP
 from em_pipeline.sources.base import Source
+from em_pipeline.storage.object_urls import PUBLIC, ObjectEndpoints
 
 SLUG = re.compile(r"^[a-z][a-z0-9]*$")
+
+# The constructor argument that is no option of one source, but the same for all.
+ENDPOINTS = "endpoints"
 
 # Source slug → keyword arguments of its constructor, as `settings.Settings.sources` holds them.
 SourceSettings = Mapping[str, Mapping[str, str]]
@@ -24,11 +28,15 @@ class SourceNotLoaded(EmError):
 
 
 def load_sources(
-    settings: SourceSettings | None = None, found: Iterable[EntryPoint] | None = None
+    settings: SourceSettings | None = None,
+    found: Iterable[EntryPoint] | None = None,
+    *,
+    endpoints: ObjectEndpoints = PUBLIC,
 ) -> dict[str, Source]:
     """Slug → source, of every installed entry point of the group, in the order of their slugs.
 
-    `settings` are constructor arguments by slug. Raises `SourceNotLoaded` for an entry point that cannot be
+    `settings` are constructor arguments by slug; `endpoints` reach every source whose constructor takes them.
+    Raises `SourceNotLoaded` for an entry point that cannot be
     imported or built, whose object is not a `Source`, or whose slug is taken; `InputRefused` for settings
     of a source that is not installed, or an option that it does not have.
     """
@@ -38,7 +46,7 @@ def load_sources(
     sources: dict[str, Source] = {}
     owners: dict[str, EntryPoint] = {}
     for entry in entries:
-        source = _load(entry, options.get(entry.name, {}))
+        source = _load(entry, options.get(entry.name, {}), endpoints)
         if source.slug in sources:
             raise SourceNotLoaded(
                 f"Load the source {_shown(entry)}",
@@ -55,7 +63,7 @@ def load_sources(
     return dict(sorted(sources.items()))
 
 
-def _load(entry: EntryPoint, options: Mapping[str, str]) -> Source:
+def _load(entry: EntryPoint, options: Mapping[str, str], endpoints: ObjectEndpoints) -> Source:
     tried = f"Load the source {_shown(entry)}"
     try:
         factory = entry.load()
@@ -67,7 +75,8 @@ def _load(entry: EntryPoint, options: Mapping[str, str]) -> Source:
         raise SourceNotLoaded(tried, f"it is {factory!r}, not a class or function that makes a source", "")
     _check_options(entry, factory, options)
     try:
-        source = factory(**options)
+        stores = {ENDPOINTS: endpoints} if ENDPOINTS in inspect.signature(factory).parameters else {}
+        source = factory(**options, **stores)
     except (TypeError, ValueError) as error:
         raise SourceNotLoaded(
             tried, f"{type(error).__name__}: {error}", f"Check its settings: {dict(options)}"
@@ -104,7 +113,7 @@ def _check_settings(options: SourceSettings, installed: set[str]) -> None:
 def _check_options(entry: EntryPoint, factory: object, options: Mapping[str, str]) -> None:
     if not options or not callable(factory):
         return
-    parameters = inspect.signature(factory).parameters
+    parameters = {k: v for k, v in inspect.signature(factory).parameters.items() if k != ENDPOINTS}
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         return
     for option in options:

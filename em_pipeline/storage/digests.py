@@ -1,6 +1,7 @@
 """SHA-256 of files, and the checksums that portals publish."""
 
 import hashlib
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,9 @@ from em_pipeline.domain.errors import RecordInvalid
 
 ALGORITHMS = frozenset({"md5", "sha1", "sha224", "sha256", "sha384", "sha512"})
 READ_BYTES = 4 * 1024 * 1024
+# What `catch_up` hashes at once, and in one call: about as long as a connection may go unread.
+STEP_BYTES = 1024 * 1024
+CAUGHT_UP_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,8 @@ def promised_checksum(checksum: str | None, url: str) -> Checksum | None:
 class RunningDigest:
     """SHA-256, and one other digest where asked, of a file that several threads write.
 
-    Bytes that arrive in file order are hashed as they pass; `finish` reads only the rest from the disk.
+    Bytes that arrive in file order are hashed as they pass, and what is whole by `catch_up`, while the
+    rest still comes; `finish` reads only the rest from the disk.
     """
 
     def __init__(self, algorithm: str | None) -> None:
@@ -60,6 +65,21 @@ class RunningDigest:
                 self._begin()
             if offset == self._position:
                 self._feed(data)
+
+    def catch_up(self, descriptor: int, whole: int) -> None:
+        """Hash more of the first `whole` bytes of the open file, which do not change any more."""
+        for _ in range(CAUGHT_UP_BYTES // STEP_BYTES):
+            # Who does not get the lock need not wait: another is hashing.
+            if not self._lock.acquire(blocking=False):
+                return
+            try:
+                wanted = min(STEP_BYTES, whole - self._position)
+                data = os.pread(descriptor, wanted, self._position) if wanted > 0 else b""
+                self._feed(data)
+            finally:
+                self._lock.release()
+            if not data:
+                return
 
     def _feed(self, data: bytes) -> None:
         for each in self._hashes:

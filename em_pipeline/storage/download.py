@@ -36,12 +36,13 @@ from em_pipeline.storage.local_files import (
     storage_errors,
 )
 from em_pipeline.storage.lock import file_lock
-from em_pipeline.storage.transfer import Tally, Task, Unit
+from em_pipeline.storage.transfer import Sharers, Tally, Task, Unit
 from em_pipeline.storage.transport import HttpPolicy, Transport
 
 STEP = "download"
 MAX_WORKERS = 32
-EACH_SECOND = 1.0
+# How often connections are compared; what arrived is written down as often as `Holdings` wants.
+LOOK_EACH_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -156,20 +157,22 @@ def _fetch(
                 part_size=policy.part_size,
                 request_size=policy.request_size,
                 tally=tally,
+                sharers=sharers,
                 begin=_begin,
             )
             yield partial(_begin, task)
 
+    sharers = Sharers()
     hosts = {urlsplit(file.url).netloc for file in missing}
     workers = min(MAX_WORKERS, policy.connections * max(1, len(hosts)))
     try:
         with Transport(policy, progress.note) as transport:
 
-            def each_second() -> None:
-                holdings.flush()
-                transport.rest()
+            def meanwhile() -> None:
+                holdings.flush_if_due()
+                transport.look()
 
-            _work(first_units(transport), workers, transport.stop, each_second)
+            _work(first_units(transport), sharers.unit, workers, transport.stop, meanwhile)
     finally:
         holdings.flush()
 
@@ -189,9 +192,16 @@ def _addresses(file: RemoteFile, places: Places) -> tuple[str, ...]:
 
 
 def _work(
-    first: Iterator[Unit], workers: int, stop: Callable[[], None], each_second: Callable[[], None]
+    first: Iterator[Unit],
+    spare: Callable[[], Unit | None],
+    workers: int,
+    stop: Callable[[], None],
+    meanwhile: Callable[[], None],
 ) -> None:
-    """Run units and what they return, the latter first, until none is left or one fails."""
+    """Run units and what they return, the latter first, until none is left or one fails.
+
+    Workers that would have nothing to do are given what is `spare`. `meanwhile` is called all the time.
+    """
     following: deque[Unit] = deque()
     pending: set[Future[list[Unit]]] = set()
     last = time.monotonic()
@@ -199,15 +209,15 @@ def _work(
         try:
             while True:
                 while len(pending) < workers:
-                    unit = following.popleft() if following else next(first, None)
+                    unit = following.popleft() if following else next(first, None) or spare()
                     if unit is None:
                         break
                     pending.add(pool.submit(_guarded, unit))
                 if not pending:
                     return
-                done, pending = wait(pending, timeout=EACH_SECOND, return_when=FIRST_COMPLETED)
-                if time.monotonic() - last > EACH_SECOND:
-                    each_second()
+                done, pending = wait(pending, timeout=LOOK_EACH_S, return_when=FIRST_COMPLETED)
+                if time.monotonic() - last >= LOOK_EACH_S:
+                    meanwhile()
                     last = time.monotonic()
                 for future in done:
                     following.extend(future.result())

@@ -12,3 +12,11 @@ class Fault(Exception):
         super().__init__(message)
         self.wait_s = wait_s
         self.lasting = lasting
+
+
+class Trickle(Fault):
+    """Bytes came, and so few that it counts as a stall: more patience would not help."""
+
+
+class Behind(Fault):
+    """The host leaves this request far behind others: worth asking again at once, on a new connection."""

@@ -1,6 +1,7 @@
 """Files over FTP, anonymously: one stream per file, begun again where it broke off (RFC 959, 2428, 3659)."""
 
 import ftplib
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from em_pipeline.domain.errors import InputRefused, NotFound, RecordInvalid
 from em_pipeline.storage.journal import Plan, Validators
+from em_pipeline.storage.pace import Flow, Line
 from em_pipeline.storage.transfer import Restart, Task, Transfer, Unit
 from em_pipeline.storage.transport import Fault
 
@@ -36,18 +38,20 @@ class FtpTransfer(Transfer):
         # The stream of the first part went on through all that followed; here one is resumed.
         return [partial(self._fetch, min(self._left))] if self._left else []
 
-    def _ask(self, part: int, attempts: int) -> None:
-        with self._connected(self._patience_s(attempts)) as ftp:
+    def _ask(self, part: int, silences: int, line: Line | None) -> None:  # noqa: ARG002
+        with self._connected(self._patience_s(silences)) as ftp:
             plan = self._compared_or_pinned(ftp)
             start = plan.span(part)[0] + self._got.get(part, 0)
             if start < plan.size:
-                self._receive(ftp, plan, part, start)
+                self._receive(ftp, plan, part, start, Flow(self._patience_s(silences)))
 
-    def _receive(self, ftp: ftplib.FTP, plan: Plan, part: int, at: int) -> None:
+    def _receive(self, ftp: ftplib.FTP, plan: Plan, part: int, at: int, flow: Flow) -> None:
         """Take the stream from byte `at`, in `part`, to the file's end; hold each part that it completes."""
         with ftp.transfercmd(f"RETR {self._path}", rest=at or None) as data, self._part_file() as descriptor:
+            since = time.monotonic()
             while piece := data.recv(min(BLOCK, max(1, plan.span(part)[1] - at))):
                 self._transport.check_running()
+                flow.came(len(piece), time.monotonic() - since)
                 if at + len(piece) > plan.size:
                     raise Restart("it is longer now than the server said")
                 self._write(descriptor, part, at, piece)
@@ -56,6 +60,7 @@ class FtpTransfer(Transfer):
                     if self._hold(part, plan) is None:
                         raise Restart("another transfer has taken over")
                     part += 1
+                since = time.monotonic()
         if at < plan.size:
             raise Fault(f"{at} of {plan.size} bytes")
         ftp.voidresp()

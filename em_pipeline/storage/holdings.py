@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
@@ -25,6 +26,7 @@ NAME = "holdings.jsonl"
 BATCH_FILES = 64
 BATCH_SECONDS = 1.0
 SMALL_BYTES = 1 << 20
+T = TypeVar("T")
 
 
 class WholeRecord(BaseModel):
@@ -110,22 +112,28 @@ class Holdings:
 
     def arrive(self, arrived: Arrived) -> None:
         """Give the file its name, with others that are small, in at most `BATCH_SECONDS`."""
-        with self._waiting:
-            self._arrived.append(arrived)
-        self._flush_if_due(at_once=arrived.file.size > SMALL_BYTES)
+        self._add(self._arrived, arrived)
+        if arrived.file.size > SMALL_BYTES:
+            self.flush()
+        else:
+            self.flush_if_due()
 
     def miss(self, path: str) -> None:
         """The portal does not have the file."""
-        with self._waiting:
-            self._absent.append(path)
-        self._flush_if_due(at_once=False)
+        self._add(self._absent, path)
+        self.flush_if_due()
 
-    def _flush_if_due(self, *, at_once: bool) -> None:
+    def _add(self, batch: list[T], entry: T) -> None:
         with self._waiting:
-            now = time.monotonic()
+            if not self._arrived and not self._absent:
+                self._due = time.monotonic() + BATCH_SECONDS
+            batch.append(entry)
+
+    def flush_if_due(self) -> None:
+        """`flush`, where there is a whole batch or its time is over."""
+        with self._waiting:
             count = len(self._arrived) + len(self._absent)
-            self._due = now + BATCH_SECONDS if count == 1 else self._due
-            due = at_once or count >= BATCH_FILES or now >= self._due
+            due = count >= BATCH_FILES or (count > 0 and time.monotonic() >= self._due)
         if due:
             self.flush()
 
@@ -133,8 +141,9 @@ class Holdings:
         """Give all files that arrived their names, durably."""
         with self._writing:
             with self._waiting:
-                arrived, self._arrived = self._arrived, []
-                absent, self._absent = self._absent, []
+                arrived, absent = self._arrived.copy(), self._absent.copy()
+                self._arrived.clear()
+                self._absent.clear()
             if not arrived and not absent:
                 return
             self.remember(

@@ -7,13 +7,19 @@ from typing import TYPE_CHECKING
 from em_pipeline.domain.errors import NotFound, RecordInvalid
 from em_pipeline.storage.journal import Plan, Validators
 from em_pipeline.storage.object_urls import https_url
-from em_pipeline.storage.transfer import WEB_PAGE, Absent, Restart, Task, Transfer, Unit
+from em_pipeline.storage.pace import Line
+from em_pipeline.storage.transfer import SMALL_FILE, WEB_PAGE, Absent, Restart, Task, Transfer, Unit
 from em_pipeline.storage.transport import Fault
 
 if TYPE_CHECKING:
     import httpx
 
-FIRST_BYTES = 64 * 1024
+# What comes in one round trip, as a connection begins slowly (RFC 6928): others follow when it is there.
+FIRST_BYTES = 8 * 1024
+# Connections take this part of a file first, then of the rest: while that comes, what came is hashed. Another
+# round is worth its requests where each connection has so much left for it.
+ROUND = 0.75
+ROUND_BYTES = 4 * 1024 * 1024
 # Parts that a connection must have left for another to take half of them: the first of them is on its way.
 LEAST_TO_SHARE = 2
 MAX_ERROR_BYTES = 16 * 1024
@@ -43,48 +49,61 @@ class HttpTransfer(Transfer):
         if first:
             with self._lock:
                 self._ends = self._shares()
-                return [partial(self._fetch, start) for start in self._ends]
+                starts = list(self._ends)
+            self._task.sharers.join(self)
+            return [partial(self._fetch, start) for start in starts]
         following = self._following(part)
         return [] if following is None else [partial(self._fetch, following)]
 
     def _shares(self) -> dict[int, int]:
-        """What is left, cut so that each connection has a share and no request is for too much."""
+        """What is left, cut so that each connection has a share of each round, no request for too much."""
         plan, left = self._plan, sorted(self._left)
         if plan is None:
             return {}
+        connections = self._transport.policy.connections
         most = max(1, self._task.request_size // plan.part_size)
-        most = min(most, -(-len(left) // self._transport.policy.connections))
+        least = max(1, min(SMALL_FILE, self._task.part_size) // plan.part_size)
+        worth = max(1, min(ROUND_BYTES, self._task.part_size) // plan.part_size)
         shares: dict[int, int] = {}
-        start = -1
-        for part in left:
-            if start < 0 or part != shares[start] or part - start >= most:
+        start, begun, share = -1, 0, 0
+        for number, part in enumerate(left):
+            if number == begun:
+                share, begun = _round(len(left) - number, connections, least, worth)
+                begun, start = number + begun, -1
+            if start < 0 or part != shares[start] or part - start >= min(most, share):
                 start = part
             shares[start] = part + 1
         return shares
 
     def _following(self, part: int) -> int | None:
-        """The next part for a connection that has done with what began at `part`, None where there is none.
-
-        That is the rest of it after a failure, else the later half of what another has most left of: a
-        connection that fell behind, or got no answer, keeps the others waiting no longer than they help it.
-        """
+        """What is left of a request that began at `part`, after a failure; None where nothing is."""
         with self._lock:
             end = self._ends.pop(part, part)
-            rest = [other for other in range(part, end) if other in self._left]
-            if not rest:
-                open_parts = {
-                    start: [other for other in range(start, stop) if other in self._left]
-                    for start, stop in self._ends.items()
-                }
-                start, most = max(open_parts.items(), key=lambda entry: len(entry[1]), default=(0, []))
-                if len(most) < LEAST_TO_SHARE:
-                    return None
-                rest, end = most[-(len(most) // 2) :], self._ends[start]
-                self._ends[start] = rest[0]
-            self._ends[rest[0]] = end
-            return rest[0]
+            rest = next((other for other in range(part, end) if other in self._left), None)
+            if rest is not None:
+                self._ends[rest] = end
+            return rest
 
-    def _ask(self, part: int, attempts: int) -> None:
+    def share(self) -> Unit | None:
+        """The later half of what one connection has most left of, for one that has nothing else to do.
+
+        So one that fell behind keeps the others waiting no longer than they help it.
+        """
+        with self._lock:
+            if self._superseded or len(self._ends) >= self._transport.policy.connections:
+                return None
+            open_parts = {
+                start: [other for other in range(start, stop) if other in self._left]
+                for start, stop in self._ends.items()
+            }
+            start, most = max(open_parts.items(), key=lambda entry: len(entry[1]), default=(0, []))
+            if len(most) < LEAST_TO_SHARE:
+                return None
+            begin = most[-(len(most) // 2)]
+            self._ends[begin], self._ends[start] = self._ends[start], begin
+            return partial(self._fetch, begin)
+
+    def _ask(self, part: int, silences: int, line: Line | None) -> None:
         start, stop = 0, self._first_bytes()
         if self._plan:
             start, stop = self._plan.span(part)[0], self._plan.span(self._end(part) - 1)[1]
@@ -99,9 +118,9 @@ class HttpTransfer(Transfer):
             headers["If-Range"] = condition
         absence = {404} if self._remote.may_be_absent and self._address == self._remote.url else set()
         accept = frozenset({200, 206, 416} | absence)
-        patience = self._patience_s(attempts)
+        patience = self._patience_s(silences)
         with self._transport.exchange(
-            "GET", self._url, headers, accept=accept, patience_s=patience
+            "GET", self._url, headers, accept=accept, patience_s=patience, line=line
         ) as response:
             if response.status_code == 404:
                 self._miss(response)
@@ -113,6 +132,8 @@ class HttpTransfer(Transfer):
                 if response.status_code == 206:
                     self._receive_part(response, part, start, stop)
                 else:
+                    if line is not None:
+                        line.let_be()  # a stream that is cut begins anew
                     self._receive_whole(response)
 
     def _end(self, part: int) -> int:
@@ -170,6 +191,8 @@ class HttpTransfer(Transfer):
         plan = self._plan or self._planned(response, total)
         if self._plan is None:
             self._pin(plan)
+            with self._lock:
+                self._ends[part] = -(-(last + 1 - base) // plan.part_size)
         length = last + 1 - first
         _check_length(response, length)
         received = self._receive_parts(response, plan, part, start, start + length)
@@ -179,7 +202,7 @@ class HttpTransfer(Transfer):
     def _receive_parts(
         self, response: "httpx.Response", plan: Plan, began: int, start: int, stop: int
     ) -> int | None:
-        """Write bytes `start` to `stop` as they come, holding each part but the last that they complete.
+        """Write bytes `start` to `stop` as they come, holding each part that they complete.
 
         Returns how many came; None where another connection took over the rest meanwhile.
         """
@@ -201,6 +224,8 @@ class HttpTransfer(Transfer):
                         if part + 1 >= self._end(began):
                             return None
                         part += 1
+        if at == stop == plan.span(part)[1] and self._hold(part, plan) is None:
+            raise Restart("another part found it changed")
         return at - start
 
     def _planned(self, response: "httpx.Response", total: int) -> Plan:
@@ -273,6 +298,14 @@ class HttpTransfer(Transfer):
                 f"it comes with Content-Encoding {encoding}, though the plain bytes were asked for",
                 "Its size and checksum would be of other bytes; find another address of the file",
             )
+
+
+def _round(left: int, connections: int, least: int, worth: int) -> tuple[int, int]:
+    """Of `left` parts, how many each connection takes now, and how many all together; see `ROUND`."""
+    share = int(ROUND * left) // connections
+    if share and left - share * connections >= connections * worth:
+        return share, share * connections
+    return max(least, -(-left // connections)), left
 
 
 def _if_range(plan: Plan) -> str | None:

@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -92,11 +93,11 @@ def begin_journal(path: Path, plan: Plan) -> None:
     write_atomically(path, json.dumps(asdict(plan)).encode() + b"\n")
 
 
-def append_part(path: Path, part: int) -> None:
-    """Record that a part's bytes are on the disk; call it only after they were fsynced."""
+def append_parts(path: Path, parts: Iterable[int]) -> None:
+    """Record that the bytes of parts are on the disk; call it only after they were fsynced."""
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
     try:
-        os.write(descriptor, f"{part}\n".encode())
+        os.write(descriptor, "".join(f"{part}\n" for part in parts).encode())
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

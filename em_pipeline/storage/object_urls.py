@@ -1,10 +1,14 @@
 """Where the objects of s3:// and gs:// addresses are asked for."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from em_pipeline.domain.errors import InputRefused
+
+if TYPE_CHECKING:
+    from em_pipeline.settings import Settings
 
 # Wide enough for names older than today's rules, too narrow for anything that could change the host.
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}")
@@ -39,6 +43,10 @@ class ObjectEndpoints:
                 "Read the settings for object stores", f"{self.s3_region!r} is no region", "Such as eu-west-1"
             )
 
+    def where_given(self, *, s3: str = "", gs: str = "") -> "ObjectEndpoints":
+        """These, but for the bases that are given."""
+        return replace(self, s3=s3 or self.s3, gs=gs or self.gs)
+
     def stores_bytes_as_sent(self, url: str) -> bool:
         """Whether `url` is of a store that sends an object's bytes as they were put, encoded ones too."""
         return self.is_s3(url) or _below(url, self.gs) or _below(url, GOOGLE)
@@ -50,6 +58,16 @@ class ObjectEndpoints:
 
 # The stores as anyone may read them.
 PUBLIC = ObjectEndpoints()
+
+
+def endpoints_of(settings: "Settings") -> ObjectEndpoints:
+    """The stores as the settings say. Raises `InputRefused` for bases and regions that are none."""
+    return ObjectEndpoints(
+        s3=settings.s3_endpoint,
+        s3_region=settings.s3_region,
+        gs=settings.gs_endpoint,
+        s3_anonymous=settings.s3_anonymous,
+    )
 
 
 def https_url(address: str, endpoints: ObjectEndpoints) -> str:

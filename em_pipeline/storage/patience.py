@@ -12,10 +12,9 @@ from typing import Any
 
 import httpx
 
-from em_pipeline.storage.faults import Fault
+from em_pipeline.storage.faults import Behind, Fault
+from em_pipeline.storage.pace import Flow, Line
 
-# A server that sends less than this for as long as a read may take is stalling.
-SLOWEST_BYTES_PER_S = 256
 # The first header may come as late as a silence may last; the last one as late again.
 HEADER_SILENCES = 2
 # https://www.encode.io/httpcore/extensions/#trace
@@ -54,6 +53,10 @@ class HeaderDeadline:
 
     def _end(self, late: threading.Event) -> None:
         late.set()
+        self.end()
+
+    def end(self) -> None:
+        """End the connection: who reads from it is told so at once."""
         if self._socket is not None:
             with suppress(OSError):  # it is closed already
                 # Not the method of an SSL socket: that one forgets its session, which the reader still uses.
@@ -61,26 +64,27 @@ class HeaderDeadline:
 
 
 class Paced(httpx.SyncByteStream):
-    """A body as it is sent; `Fault` where less than `SLOWEST_BYTES_PER_S` comes for `patience_s` of waiting.
+    """A body as it is sent; `Trickle` where it hardly flows for `patience_s` of waiting (see `Flow`).
 
-    The time its reader takes does not count. `check` is called for each piece; it may raise.
+    The time its reader takes does not count. `check` is called for each piece; it may raise. `line` is told
+    of each; a body that was cut because it is behind never ends as if it were whole.
     """
 
-    def __init__(self, stream: httpx.SyncByteStream, patience_s: float, check: Callable[[], None]) -> None:
-        self._stream, self._patience_s, self._check = stream, patience_s, check
+    def __init__(
+        self, stream: httpx.SyncByteStream, patience_s: float, check: Callable[[], None], line: Line
+    ) -> None:
+        self._stream, self._flow, self._check, self._line = stream, Flow(patience_s), check, line
 
     def __iter__(self) -> Iterator[bytes]:
-        waited, arrived, since = 0.0, 0, time.monotonic()
+        since = time.monotonic()
         for piece in self._stream:
             self._check()
-            arrived += len(piece)
-            waited += time.monotonic() - since
-            if waited > self._patience_s:
-                if arrived < SLOWEST_BYTES_PER_S * self._patience_s:
-                    raise Fault(f"only {arrived} bytes in {waited:.1f} s")
-                waited, arrived = 0.0, 0
+            self._line.came(len(piece))
+            self._flow.came(len(piece), time.monotonic() - since)
             yield piece
             since = time.monotonic()
+        if self._line.behind:
+            raise Behind(self._line.behind)
 
     def close(self) -> None:
         self._stream.close()

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,9 +15,11 @@ from em_pipeline.domain.errors import ChecksumMismatch, EmError, RecordInvalid, 
 from em_pipeline.domain.files import RawFile, RemoteFile
 from em_pipeline.domain.progress import Progress
 from em_pipeline.storage.digests import RunningDigest, promised_checksum
+from em_pipeline.storage.faults import Behind, Trickle
 from em_pipeline.storage.holdings import Arrived, Holdings
-from em_pipeline.storage.journal import Places, Plan, Validators, append_part, begin_journal, resume_journal
-from em_pipeline.storage.transport import Fault, Transport, looks_like_html
+from em_pipeline.storage.journal import Places, Plan, Validators, append_parts, begin_journal, resume_journal
+from em_pipeline.storage.pace import Line
+from em_pipeline.storage.transport import Fault, Stopped, Transport, looks_like_html
 
 # One piece of work of a pool's thread; what it returns is to be done next.
 Unit: TypeAlias = Callable[[], "list[Unit]"]
@@ -26,9 +29,15 @@ WEB_PAGES = frozenset({".html", ".htm", ".xhtml"})
 MAX_RESTARTS = 3
 # An attempt that gained this much counts as progress: failures before it are forgotten.
 PROGRESS_BYTES = 64 * 1024
-# Parts are what is kept at a kill, and what one connection takes over from another: many, but not tiny.
-PARTS_PER_CONNECTION = 32
-SMALLEST_PART = 1024 * 1024
+# Parts are what one connection takes over from another: many, so that all are done at about the same time.
+PARTS_PER_CONNECTION = 256
+SMALLEST_PART = 128 * 1024
+# Files up to this size have one part; of a file of unknown size, so much is asked for first.
+SMALL_FILE = 1024 * 1024
+# What is whole is flushed and noted together this often: a kill costs what came since.
+NOTED_EACH_S = 0.5
+# How often in a row a request that is far behind others is asked again; then it is borne.
+MAX_HURRIES = 3
 # EBI's servers never answer one in thirty range requests; those that answer do so well within this.
 QUICK_PATIENCE_S = 3.0
 
@@ -60,6 +69,29 @@ class Tally:
         self._progress.note(message)
 
 
+class Sharers:
+    """Transfers that may give away some of what they fetch, once there is nothing else to do.
+
+    Before that, a connection that is done is of more use to another file: who takes over asks once more, and
+    who gives away has to connect anew.
+    """
+
+    def __init__(self) -> None:
+        self._transfers: list[Transfer] = []
+        self._lock = threading.Lock()
+
+    def join(self, transfer: "Transfer") -> None:
+        with self._lock:
+            self._transfers.append(transfer)
+
+    def unit(self) -> Unit | None:
+        """A piece of work that one of them gives away."""
+        with self._lock:
+            self._transfers = [transfer for transfer in self._transfers if not transfer.over]
+            giving = list(self._transfers)
+        return next((unit for transfer in giving if (unit := transfer.share())), None)
+
+
 @dataclass(frozen=True)
 class Task:
     """A file to be held. `addresses` are those of its bytes that are still to be tried, the next one first.
@@ -76,6 +108,7 @@ class Task:
     part_size: int
     request_size: int
     tally: Tally
+    sharers: Sharers
     begin: "Callable[[Task], list[Unit]]"
     outage: SourceUnavailable | None = None
     restarts: int = 0
@@ -102,14 +135,19 @@ class Transfer(ABC):
         self._got: dict[int, int] = {}
         self._count = 0
         self._left: set[int] = {0}
+        # Parts that are whole and not noted yet, when some were last, and before which part all are whole.
+        self._unnoted: list[int] = []
+        self._noted = time.monotonic()
+        self._front = 0
         # Held wherever files are opened by name: after a restart the names are the next transfer's.
         self._lock = threading.Lock()
+        self._noting = threading.Lock()
         self._superseded = False
         self._finishing = False
 
     @abstractmethod
-    def _ask(self, part: int, attempts: int) -> None:
-        """One attempt at the rest of a part, after `attempts` that failed.
+    def _ask(self, part: int, silences: int, line: Line | None) -> None:
+        """One attempt at the rest of a part, after so many silences; cut by `line` where it is behind.
 
         Raises `Fault`, `Restart`, `Absent`, and lasting errors.
         """
@@ -117,6 +155,15 @@ class Transfer(ABC):
     @abstractmethod
     def _next(self, part: int, first: bool) -> list[Unit]:
         """What to do after `part` was asked for, where parts are left; `first` if it was the only one."""
+
+    def share(self) -> Unit | None:
+        """Some of what is left, for a connection that has nothing else to do; None where that is no use."""
+        return None
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to fetch here."""
+        return self._superseded or not self._left
 
     def begin(self) -> list[Unit]:
         """Resume from the journal, or ask for the first part and learn what there is."""
@@ -167,7 +214,11 @@ class Transfer(ABC):
             self._task.holdings.miss(self._remote.path)
             return []
         except EmError as error:
+            self._note_whole()
             return self._elsewhere(error)
+        except Stopped:
+            self._note_whole()
+            raise
         if left:
             return self._next(part, first)
         return self._finish(plan) if left is not None and self._finishes() else []
@@ -180,30 +231,73 @@ class Transfer(ABC):
 
     def _asked(self, part: int, first: bool) -> Plan:
         """Ask for a part until it is whole; for the first one, until it is known what there is."""
-        attempts = 0
+        attempts = silences = hurries = 0
         while self._plan is None or not (first or self._is_whole(part, self._plan)):
             if self._superseded:
                 raise Restart("another part found it changed")
             before = self._got.get(part, 0)
             try:
-                self._ask(part, attempts)
+                self._ask(part, silences, Line() if hurries < MAX_HURRIES else None)
+            except Behind as behind:
+                hurries = 0 if self._gained(part, before) else hurries + 1
+                self._tally.note(f"{self._address}: {behind}; asking again on a new connection")
             except Fault as fault:
-                attempts = 1 if self._got.get(part, 0) - before >= PROGRESS_BYTES else attempts + 1
+                attempts = 1 if self._gained(part, before) else attempts + 1
+                silences = silences if isinstance(fault, Trickle) else attempts
                 self._transport.wait_after(self._address, attempts, fault)
         return self._plan
+
+    def _gained(self, part: int, before: int) -> bool:
+        return self._got.get(part, 0) - before >= PROGRESS_BYTES
 
     def _is_whole(self, part: int, plan: Plan) -> bool:
         return self._got.get(part, 0) == plan.length(part)
 
-    def _hold(self, part: int, plan: Plan) -> set[int] | None:
-        """Flush a whole part and say what is left; None where another transfer has taken over."""
+    def _hold(self, part: int, plan: Plan) -> int | None:
+        """Count a part as whole and say how many are left; None where another transfer has taken over."""
         with self._lock:
             # Held already: where it was the last, the file may have its own name by now.
             if part not in self._left:
-                return None if self._superseded else set(self._left)
+                return None if self._superseded else len(self._left)
         with self._part_file() as descriptor:
-            os.fsync(descriptor)
-            head = os.pread(descriptor, 512, 0) if part == 0 else b""
+            if part == 0:
+                self._refuse_web_page(os.pread(descriptor, 512, 0))
+            with self._lock:
+                if self._superseded:
+                    return None
+                self._left.discard(part)
+                self._unnoted.append(part)
+                while self._front < len(plan.parts) and self._front not in self._left:
+                    self._front += 1
+                left, whole = len(self._left), min(self._front * plan.part_size, plan.size)
+                due = time.monotonic() - self._noted >= NOTED_EACH_S
+                due = due or len(self._unnoted) * plan.part_size >= self._task.part_size
+            self._digest.catch_up(descriptor, whole)
+        if due or not left:
+            self._note_whole()
+        return left
+
+    def _note_whole(self) -> None:
+        """Flush the parts that are whole, and note that they are held."""
+        with self._noting:
+            with self._lock:
+                parts, plan = self._unnoted, self._plan
+                if not parts or plan is None or self._superseded:
+                    return
+                self._unnoted, self._noted = [], time.monotonic()
+            try:
+                with self._part_file() as descriptor:
+                    os.fsync(descriptor)
+            except Restart:
+                return
+            with self._lock:
+                # What is whole altogether is recorded as such at once.
+                if self._left and not self._superseded:
+                    if not self._places.journal.exists():
+                        begin_journal(self._places.journal, plan)
+                    append_parts(self._places.journal, parts)
+
+    def _refuse_web_page(self, head: bytes) -> None:
         if self._is_web_page(None, head):
             self._places.discard()
             raise SourceUnavailable(
@@ -211,13 +305,6 @@ class Transfer(ABC):
                 WEB_PAGE,
                 "Open the URL in a browser: it may be a login, consent or maintenance page",
             )
-        with self._lock:
-            if self._superseded:
-                return None
-            if len(plan.parts) > 1:
-                append_part(self._places.journal, part)
-            self._left.discard(part)
-            return set(self._left)
 
     @contextmanager
     def _part_file(self) -> Iterator[int]:
@@ -242,9 +329,8 @@ class Transfer(ABC):
                 os.ftruncate(descriptor, plan.size)
             finally:
                 os.close(descriptor)
-            if len(plan.parts) > 1:
-                begin_journal(self._places.journal, plan)
             self._plan, self._left = plan, set(plan.parts)
+            self._unnoted, self._front = [], 0
 
     def _restart(self, why: str) -> list[Unit]:
         with self._lock:
@@ -283,13 +369,14 @@ class Transfer(ABC):
     def _part_size(self, size: int | None) -> int:
         """How many bytes a part has of a file of `size` bytes, if that is known."""
         largest = self._task.part_size
-        smallest = min(SMALLEST_PART, largest)
+        if size is None or size <= SMALL_FILE:
+            return min(SMALL_FILE, largest)
         shares = PARTS_PER_CONNECTION * self._transport.policy.connections
-        return max(smallest, min(largest, -(-(size or 0) // shares)))
+        return min(largest, max(SMALLEST_PART, -(-size // shares)))
 
-    def _patience_s(self, attempts: int) -> float:
+    def _patience_s(self, silences: int) -> float:
         """Seconds of silence to bear: little at first, and in the end all that the policy has."""
-        patience: float = min(self._transport.policy.read_timeout_s, QUICK_PATIENCE_S * 2**attempts)
+        patience: float = min(self._transport.policy.read_timeout_s, QUICK_PATIENCE_S * 2**silences)
         return patience
 
     def _compare(self, now: Validators) -> None:
@@ -325,6 +412,7 @@ class Transfer(ABC):
         return suffix not in WEB_PAGES and looks_like_html(content_type, head)
 
     def _finish(self, plan: Plan) -> list[Unit]:
+        self._note_whole()
         sha256, other = self._digest.finish(self._places.part, lambda _: self._transport.check_running())
         if self._promised and other != self._promised.value:
             self._places.discard()

@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -18,10 +18,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar, cast
 from urllib.parse import quote
 
-from em_pipeline.domain.errors import EmError, InputRefused, NotFound, RecordInvalid, SourceUnavailable
+from em_pipeline.domain.errors import EmError, Gone, InputRefused, NotFound, RecordInvalid, SourceUnavailable
+from em_pipeline.storage.faults import Behind
 from em_pipeline.storage.faults import Fault as Fault
-from em_pipeline.storage.host_slots import HostSlots, Slot, machine_folder
+from em_pipeline.storage.host_slots import machine_folder
+from em_pipeline.storage.lanes import Host, Lane
 from em_pipeline.storage.object_urls import PUBLIC, ObjectEndpoints
+from em_pipeline.storage.pace import Line
 from em_pipeline.storage.signing import signature
 
 if TYPE_CHECKING:
@@ -29,7 +32,6 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from em_pipeline.storage.patience import HeaderDeadline
 
 USER_AGENT = "em-pipeline/0.1 (public electron-microscopy volumes as OME-Zarr)"
 MAX_REDIRECTS = 5
@@ -37,9 +39,6 @@ MAX_REDIRECTS = 5
 ASK_AGAIN = frozenset({408, 425, 429})
 # Bodies of redirects up to this size are read to the end, so that the connection can be used again.
 DRAINED_BODY = 64 * 1024
-
-# A connection that another process waits for is given up after this long, between two requests.
-LONGEST_TURN_S = 2.0
 
 _jitter = random.SystemRandom()
 T = TypeVar("T")
@@ -81,44 +80,6 @@ class Stopped(Exception):
     """Another thread of the same transport failed for good; this one's work has no use any more."""
 
 
-class _Lane:
-    """One connection to a host, and the right to have it."""
-
-    def __init__(self, slot: Slot, client: "httpx.Client", headers: "HeaderDeadline") -> None:
-        self._slot = slot
-        self.client = client
-        self.headers = headers
-        self.since = time.monotonic()
-
-    def close(self) -> None:
-        self.client.close()
-        self._slot.release()
-
-
-class _Host:
-    """One host's connections and the earliest time of its next request."""
-
-    def __init__(self, name: str, policy: HttpPolicy) -> None:
-        self.turns = threading.BoundedSemaphore(policy.connections)
-        self.slots = HostSlots(policy.locks, name, policy.connections)
-        self.lock = threading.Lock()
-        self.idle: list[_Lane] = []
-        self.next_request = 0.0
-
-    def rest(self) -> None:
-        """Let others have the connections that are not in use, if they want them."""
-        with self.lock:
-            given, self.idle = (self.idle, []) if self.idle and self.slots.wanted() else ([], self.idle)
-        for lane in given:
-            lane.close()
-
-    def close(self) -> None:
-        with self.lock:
-            given, self.idle = self.idle, []
-        for lane in given:
-            lane.close()
-
-
 class Transport:
     """A pool of HTTP/1.1 connections under one policy. Safe to use from several threads.
 
@@ -129,17 +90,16 @@ class Transport:
         self.policy = policy
         self._note = note
         self._stop = threading.Event()
-        self._hosts: dict[str, _Host] = {}
+        self._hosts: dict[str, Host] = {}
         self._hosts_lock = threading.Lock()
-        self._closed = False
 
-    def _connection(self) -> "httpx.Client":
-        """A client that opens one connection when it is first asked."""
+    def _connection(self, scheme: str) -> "httpx.Client":
+        """A client that opens one connection, to `http` or `https`, when it is first asked."""
         import httpx
 
         policy = self.policy
         return httpx.Client(
-            verify=_trust(),
+            verify=_trust() if scheme == "https" else _no_trust(),
             http2=False,
             follow_redirects=False,  # `exchange` follows them, to check each
             headers={"User-Agent": policy.user_agent},
@@ -160,14 +120,14 @@ class Transport:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._closed = True
         for host in self._hosts.values():
             host.close()
 
-    def rest(self) -> None:
-        """Give up connections that are not in use and that other processes wait for."""
+    def look(self) -> None:
+        """Cut exchanges with a `line` that their host leaves behind others. Call it some times a second."""
+        now = time.monotonic()
         for host in list(self._hosts.values()):
-            host.rest()
+            host.pace.look(now)
 
     @contextmanager
     def exchange(
@@ -179,11 +139,13 @@ class Transport:
         content: bytes | None = None,
         accept: frozenset[int] = frozenset({200, 206}),
         patience_s: float | None = None,
+        line: Line | None = None,
     ) -> "Iterator[httpx.Response]":
         """The streamed answer to one request, redirects followed; its status is one of `accept`.
 
         `patience_s` bounds each silence of the server, by default as the policy says, and twice as long all
-        its headers; a body that comes slower than `patience.SLOWEST_BYTES_PER_S` that long is a fault.
+        its headers; a body that comes slower than `pace.SLOWEST_BYTES_PER_S` that long is a fault.
+        With a `line`, what falls far behind other exchanges with a line is cut when `look` sees it: `Behind`.
 
         Raises `Fault` for what may pass, also while the caller reads the body; `NotFound` for 404 and 410;
         `InputRefused` for 401 and 403 (no public data: asking again cannot help, so not `SourceUnavailable`)
@@ -191,7 +153,7 @@ class Transport:
         """
         target = check_url(url, url)
         for _ in range(MAX_REDIRECTS + 1):
-            with self._one(method, target, headers, content, patience_s) as response:
+            with self._one(method, target, headers, content, patience_s, line) as response:
                 location = response.headers.get("Location") if response.is_redirect else None
                 if location is None:
                     check_status(method, url, response, accept)
@@ -213,6 +175,7 @@ class Transport:
         headers: Mapping[str, str],
         content: bytes | None,
         patience_s: float | None,
+        line: Line | None,
     ) -> "Iterator[httpx.Response]":
         import httpx
 
@@ -221,7 +184,7 @@ class Transport:
         connecting, silence = self.policy.connect_timeout_s, patience_s or self.policy.read_timeout_s
 
         host = self._host(url.netloc.decode())
-        with self._lane(host) as lane:
+        with host.lane(url.scheme, self._open) as lane:
             self._take_turn(host)
             timeout = httpx.Timeout(silence, connect=connecting, pool=None)
             signed = {**headers, **signature(method, url, self.policy.endpoints)}
@@ -233,20 +196,26 @@ class Transport:
                 timeout=timeout,
                 extensions={"trace": lane.headers.trace},
             )
+            seen = line or Line()
+            watched = host.pace.watching(seen, lane.headers.end) if line else nullcontext()
             try:
-                with lane.headers.within(connecting + HEADER_SILENCES * silence):
-                    response = lane.client.send(request, stream=True)
-                body = cast("httpx.SyncByteStream", response.stream)
-                response.stream = Paced(body, silence, self.check_running)
-                try:
-                    yield response
-                finally:
-                    # A body not read to its end closes its connection: the next attempt gets a new one.
-                    response.close()
+                with watched:
+                    with lane.headers.within(connecting + HEADER_SILENCES * silence):
+                        response = lane.client.send(request, stream=True)
+                    seen.came(0)
+                    body = cast("httpx.SyncByteStream", response.stream)
+                    response.stream = Paced(body, silence, self.check_running, seen)
+                    try:
+                        yield response
+                    finally:
+                        # A body not read to its end closes its connection: the next attempt gets a new one.
+                        response.close()
             except httpx.TimeoutException as error:
                 borne = connecting if isinstance(error, httpx.ConnectTimeout) else silence
                 raise Fault(f"no bytes for {borne:g} s ({type(error).__name__})") from error
             except (httpx.TransportError, httpx.DecodingError) as error:
+                if seen.behind:
+                    raise Behind(seen.behind) from error
                 raise Fault(f"{type(error).__name__}: {error}") from error
 
     @contextmanager
@@ -261,40 +230,23 @@ class Transport:
             finally:
                 slot.release()
 
-    @contextmanager
-    def _lane(self, host: _Host) -> Iterator[_Lane]:
-        """A connection to the host that nobody else uses, an open one if there is."""
-        with host.turns:
-            with host.lock:
-                lane = host.idle.pop() if host.idle else None
-            lane = lane or self._open(host)
-            try:
-                yield lane
-            finally:
-                over = time.monotonic() - lane.since > LONGEST_TURN_S and host.slots.wanted()
-                if over or self._closed:
-                    lane.close()
-                else:
-                    with host.lock:
-                        host.idle.append(lane)
-
-    def _open(self, host: _Host) -> _Lane:
+    def _open(self, host: Host, scheme: str) -> Lane:
         from em_pipeline.storage.patience import HeaderDeadline
 
         slot = host.slots.acquire(self._sleep, self._note)
         try:
-            return _Lane(slot, self._connection(), HeaderDeadline())
+            return Lane(slot, scheme, self._connection(scheme), HeaderDeadline())
         except BaseException:
             slot.release()
             raise
 
-    def _host(self, name: str) -> _Host:
+    def _host(self, name: str) -> Host:
         with self._hosts_lock:
             if name not in self._hosts:
-                self._hosts[name] = _Host(name, self.policy)
+                self._hosts[name] = Host(name, self.policy.connections, self.policy.locks)
             return self._hosts[name]
 
-    def _take_turn(self, host: _Host) -> None:
+    def _take_turn(self, host: Host) -> None:
         self.check_running()
         if self.policy.requests_per_second is None:
             return
@@ -345,6 +297,14 @@ def _trust() -> "ssl.SSLContext":
     import httpx
 
     return httpx.create_ssl_context()
+
+
+@cache
+def _no_trust() -> "ssl.SSLContext":
+    """For connections that are not encrypted: one to https would fail."""
+    import ssl
+
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def check_url(url: str, asked: str) -> "httpx.URL":
@@ -418,7 +378,8 @@ def check_status(method: str, url: str, response: "httpx.Response", accept: froz
 def _refusal(tried: str, status: int, reason: str) -> EmError:
     found = f"the portal answered HTTP {status} {reason}".rstrip()
     if status in (404, 410):
-        return NotFound(tried, found, "Check the accession and the path on the portal's page")
+        missing = NotFound if status == 404 else Gone
+        return missing(tried, found, "Check the accession and the path on the portal's page")
     if status in (401, 403):
         return InputRefused(tried, found, "The data are not public at that address; open it in a browser")
     return RecordInvalid(tried, found, "The portal may have changed its interface; open the URL in a browser")

@@ -43,7 +43,7 @@ class SourceFeed:
 
     def pieces(self, slab: BoundingBox, threads: int) -> list[Piece]:
         """One piece per thread, cut in z so that no chunk of the source is decoded twice."""
-        stored = self._source.chunk_shape.z
+        stored = self._source.decode_shape.z
         planes = -(-slab.shape.z // threads)
         return [
             self._piece(slab, z0, z1) for z0, z1 in self._spans(slab.start.z, slab.stop.z, planes, stored)
@@ -53,7 +53,7 @@ class SourceFeed:
         def fill(tiles: NDArray[Any]) -> None:
             plane_bytes = slab.shape.y * slab.shape.x * self._source.dtype.itemsize
             planes = max(1, GRANULE // plane_bytes)
-            for z0, z1 in self._spans(start, stop, planes, self._source.chunk_shape.z):
+            for z0, z1 in self._spans(start, stop, planes, self._source.decode_shape.z):
                 box = BoundingBox(
                     start=Shape(z0, slab.start.y, slab.start.x), stop=Shape(z1, slab.stop.y, slab.stop.x)
                 )
@@ -75,19 +75,20 @@ class SourceFeed:
 
     def _deal(self, voxels: NDArray[Any], first: int, tiles: NDArray[Any]) -> None:
         """Copy planes `first` and following of the slab to the chunks they belong to."""
-        _, rows, columns = self._chunk
-        for z, plane in enumerate(voxels, first):
-            layer, depth = tiles[z // self._chunk.z], z % self._chunk.z
+        depth, rows, columns = self._chunk
+        whole = voxels.shape[2] // columns
+        z = 0
+        while z < len(voxels):
+            layer, below = divmod(first + z, depth)
+            planes = voxels[z : z + depth - below]
+            into = slice(below, below + len(planes))
             for iy, y in enumerate(range(0, voxels.shape[1], rows)):
-                band = plane[y : y + rows]
-                height = len(band)
-                whole = voxels.shape[2] // columns
-                if whole:
-                    layer[iy, :whole, depth, :height] = (
-                        band[:, : whole * columns].reshape(height, whole, columns).swapaxes(0, 1)
-                    )
+                band = planes[:, y : y + rows]
+                parts = band[:, :, : whole * columns].reshape(*band.shape[:2], whole, columns)
+                tiles[layer, iy, :whole, into, : band.shape[1]] = parts.transpose(2, 0, 1, 3)
                 if rest := voxels.shape[2] - whole * columns:
-                    layer[iy, whole, depth, :height, :rest] = band[:, whole * columns :]
+                    tiles[layer, iy, whole, into, : band.shape[1], :rest] = band[:, :, whole * columns :]
+            z += len(planes)
 
     def _buffer(self, voxels: int) -> NDArray[Any]:
         """This thread's own, used again: fresh pages cost more than the copy into them."""

@@ -1,4 +1,10 @@
-"""What a unit leaves while it is written: its shards, the voxels for the next level, and its record."""
+"""What a unit leaves while it is written: its shards, the voxels for the next level, and its record.
+
+Two processes may be at one unit: a scheduler takes the first for dead, and it is not. Each writes under
+temporary names of its own and what they publish is the same, byte by byte; so nothing that is published is
+ever removed by a process that begins, only replaced, and whoever's work was ended or begun anew publishes
+nothing more.
+"""
 
 from dataclasses import astuple
 from typing import Any
@@ -31,8 +37,6 @@ class UnitOutput:
         for tile in unit.box.tiles(level.shard_shape):
             shard = Shape(*(a // s for a, s in zip(tile.start, level.shard_shape, strict=True)))
             path = shard_path(level.index, shard)
-            # Published by a run that was killed before it could record the unit.
-            workspace.volume.delete(path)
             self._shards[path] = ShardWriter(workspace.volume, path, self._info.chunks_per_shard)
 
     def add(self, chunk: Encoded) -> None:
@@ -64,8 +68,12 @@ class UnitOutput:
             self._coarse.append(chunk.coarse_checksum)
 
     def publish(self) -> None:
-        """Make the shards visible and durable, then say that the unit is done. Raises `StorageFailed`."""
+        """Make the shards visible and durable, then say that the unit is done.
+
+        Raises `StorageFailed`, and `Busy` where the place is no longer this work's.
+        """
         try:
+            self._workspace.check_begun()
             for shard in self._shards.values():
                 shard.publish()
             if self._scratch is not None:

@@ -129,6 +129,12 @@ class RechunkPlan:
     def chunk_codec(self) -> ChunkCodec:
         return ChunkCodec(self.codec, self.dtype)
 
+    def bytes_in_flight(self, threads: int) -> int:
+        """Bytes that the voxels of the level that takes most of them take while `threads` work on it."""
+        chunk = max(lv.chunk_shape.voxels for lv in self.levels)
+        slab = max(_held(lv.slab_shape, lv.shape, lv.chunk_shape) for lv in self.levels)
+        return (_SLABS_COUNTED * slab + threads * _CHUNKS_PER_THREAD * chunk) * self.dtype.itemsize
+
     def digest(self, *, name: str, box: BoundingBox, missing: Missing | None = None) -> str:
         """SHA-256 of what decides the bytes written; equal digests give equal volumes."""
         return _sha256(self._content(name, box, missing))

@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from em_pipeline.domain.errors import ChunkCorrupt
+from em_pipeline.domain.errors import ChunkCorrupt, NotFound
 from em_pipeline.domain.progress import Progress
 from em_pipeline.volumes.plan import LevelPlan, RechunkPlan, Unit, grid
 from em_pipeline.volumes.scratch import check_scratch
@@ -30,6 +30,15 @@ def unfinished(plan: RechunkPlan, workspace: Workspace, progress: Progress) -> l
     for level in reversed(plan.levels):
         todo.insert(0, _unfinished_of(plan, level, workspace, progress, finished, todo[0] if todo else ()))
     return todo
+
+
+def is_finished(plan: RechunkPlan, level: LevelPlan, workspace: Workspace, unit: Unit) -> bool:
+    """Whether somebody has finished a unit. Changes nothing."""
+    needed = not plan.is_last(level)
+    try:
+        return _fault(plan, level, workspace, needed, unit) is None
+    except NotFound:
+        return False
 
 
 def _unfinished_of(

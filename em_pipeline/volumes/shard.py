@@ -60,8 +60,8 @@ def read_shard_index(volume: Blobs, path: str, chunks: Shape, start: int) -> Sha
 class ShardWriter:
     """Appends encoded chunks to one shard and closes it with the index.
 
-    Chunks come in C order of their place in the shard, so that the same chunks make the same bytes. The
-    blob is there only once `publish` was called; without a chunk there never is one.
+    Chunks come in C order of their place in the shard, so that the same chunks make the same bytes. Until
+    `publish` the blob stays as it was found; from then on it is this one, or none where there is no chunk.
     """
 
     def __init__(self, volume: Blobs, path: str, chunks: Shape) -> None:
@@ -86,10 +86,12 @@ class ShardWriter:
         self._next = position + 1
 
     def publish(self) -> None:
-        """Write the index and make the shard visible. Raises `StorageFailed`."""
-        if self._sink is not None:
-            self._sink.append(encode_index(self._index))
-            self._sink.commit()
+        """Write the index and make the shard visible in place of an older one. Raises `StorageFailed`."""
+        if self._sink is None:
+            self._volume.delete(self.path)
+            return
+        self._sink.append(encode_index(self._index))
+        self._sink.commit()
 
     def abandon(self) -> None:
         """Leave nothing behind of what was not published."""

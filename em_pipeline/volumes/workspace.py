@@ -5,7 +5,7 @@ volume.ome.zarr/labels/L/        its label image L, written the same way
 ledger.parquet                   written after everything else: its presence means complete
 labels.L.ledger.parquet          the label image's
 work/begun.json                  digest of the plan this work belongs to
-work/level-N/unit-NNNNNN.npz     record of a finished unit: arrays, then their CRC-32C
+work/level-N/unit-NNNNNN.npz     record of a finished unit: arrays, then the CRC-32C of begun.json and them
 work/scratch-N/unit-NNNNNN.raw   what that unit left for the next coarser level
 work.labels.L/                   the same for the label image
 """
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from em_pipeline.domain.blobs import Blobs, BlobSink
-from em_pipeline.domain.errors import ChunkCorrupt, NotFound
+from em_pipeline.domain.errors import Busy, ChunkCorrupt, NotFound
 from em_pipeline.domain.progress import Progress
 from em_pipeline.volumes.codec import crc32c
 from em_pipeline.volumes.statistics import Counts
@@ -56,6 +56,7 @@ class Workspace:
         self.volume = place.below(VOLUME if label is None else f"{VOLUME}/labels/{label}")
         self.ledger = "ledger.parquet" if label is None else f"labels.{label}.ledger.parquet"
         self.work = "work" if label is None else f"work.labels.{label}"
+        self._begun = b""
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -67,7 +68,7 @@ class Workspace:
     def begin(self, digest: str, progress: Progress) -> None:
         """Keep the work of the same plan; clear away that of any other. Raises `StorageFailed`."""
         name = f"{self.work}/begun.json"
-        text = (json.dumps({"plan": digest}) + "\n").encode()
+        self._begun = text = (json.dumps({"plan": digest}) + "\n").encode()
         try:
             if self.place.read(name) == text:
                 return
@@ -85,9 +86,23 @@ class Workspace:
             self.place.delete_all(tree)
         self.place.write(name, text)
 
+    def check_begun(self) -> None:
+        """Raises `Busy` unless the work in the place is still that which was begun by `begin`."""
+        try:
+            found = self.place.read(f"{self.work}/begun.json")
+        except NotFound:
+            found = b""
+        if found != self._begun:
+            raise Busy(
+                f"Write in {self.place.url}",
+                "another plan's work was begun there" if found else "no work was begun there, or it is over",
+                "Leave it to the process that is at it now",
+            )
+
     def finish(self) -> None:
-        """Remove what only the writing needed."""
+        """Remove what only the writing needed, and what helpers that were killed left."""
         self.place.delete_all(self.work)
+        self.place.clear_unfinished()
 
     def is_complete(self) -> bool:
         """Whether there is a ledger."""
@@ -104,14 +119,14 @@ class Workspace:
         sink = io.BytesIO()
         np.savez_compressed(sink, rows=record.rows, counts=record.counts, coarse=record.coarse)
         arrays = sink.getvalue()
-        self.place.write(self._record(level, unit), arrays + _checksum(arrays))
+        self.place.write(self._record(level, unit), arrays + self._checksum(arrays))
 
     def read_record(self, level: int, unit: int) -> UnitRecord:
-        """The record of a finished unit. Raises `ChunkCorrupt` where it is damaged."""
+        """The record of a finished unit. Raises `ChunkCorrupt` where it is damaged or of another plan."""
         name = self._record(level, unit)
         payload = self.place.read(name)
         arrays, stored = payload[:-_CHECKSUM_BYTES], payload[-_CHECKSUM_BYTES:]
-        if stored != _checksum(arrays):
+        if stored != self._checksum(arrays):
             raise ChunkCorrupt(
                 f"Read {self.place.url}/{name}",
                 "its checksum differs",
@@ -141,6 +156,10 @@ class Workspace:
         """Remove what the units of `level` left."""
         self.place.delete_all(f"{self.work}/scratch-{level}")
 
+    def _checksum(self, arrays: bytes) -> bytes:
+        """Of the arrays of a record and of the plan: what another plan's process left late fits neither."""
+        return crc32c(self._begun + arrays).to_bytes(_CHECKSUM_BYTES, "little")
+
     def _record(self, level: int, unit: int) -> str:
         return f"{self.work}/level-{level}/unit-{unit:06d}.npz"
 
@@ -157,7 +176,3 @@ def _tree(name: str, workspace: Workspace) -> str:
     """The folder that is deleted with `name`."""
     image = VOLUME if workspace.label is None else f"{VOLUME}/labels/{workspace.label}"
     return image if name.startswith(f"{image}/") else name.partition("/")[0]
-
-
-def _checksum(payload: bytes) -> bytes:
-    return crc32c(payload).to_bytes(_CHECKSUM_BYTES, "little")

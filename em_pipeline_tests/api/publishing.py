@@ -56,7 +56,7 @@ def write_volume(
         source.shape,
         source.dtype,
         VoxelSize(z=z, y=y, x=x),
-        source_chunk=source.chunk_shape,
+        source_chunk=source.decode_shape,
         memory_budget=1 << 28,
         threads=1,
     )

@@ -11,7 +11,12 @@ OTHERS = ["em_pipeline", "torch", "dask", "tensorstore", "sqlalchemy"]
 
 @pytest.mark.parametrize(
     ("package", "unwanted"),
-    [("em_pipeline.domain", HEAVY), ("em_client", OTHERS), ("em_pipeline.api.server", ["dagster", "torch"])],
+    [
+        ("em_pipeline.domain", HEAVY),
+        ("em_client", OTHERS),
+        ("em_pipeline.api.server", ["dagster", "torch"]),
+        ("em_pipeline.ingest.build", ["distributed"]),
+    ],
 )
 def test_imports_stay_light(package: str, unwanted: list[str]) -> None:
     program = f"import sys, {package}; print([m for m in {unwanted!r} if m in sys.modules])"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from em_pipeline.assets.shown import written_metadata
+from em_pipeline.storage.local_blobs import LocalBlobs
 from em_pipeline.volumes.rechunk import WrittenVolume
 from em_pipeline.volumes.statistics import VolumeStatistics, measure
 
@@ -14,8 +15,8 @@ from em_pipeline.volumes.statistics import VolumeStatistics, measure
 def test_speed_of_a_volume_also_where_an_earlier_run_completed_it(seconds: float, speed: float) -> None:
     summary, histogram = measure(np.zeros((1, 1, 1), np.uint8))
     written = WrittenVolume(
-        volume=Path("v"),
-        ledger_path=Path("l"),
+        volume=LocalBlobs(Path("v")),
+        ledger="ledger.parquet",
         ledger_sha256="0" * 64,
         statistics=VolumeStatistics(**vars(summary), dtype=np.dtype(np.uint8), histogram=histogram),
         levels=(),

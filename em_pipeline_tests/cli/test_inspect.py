@@ -68,6 +68,17 @@ def test_levels_and_labels_are_listed(plain: dict[str, str], tmp_path: Path) -> 
     assert all(text in shown for text in ("s0", "512×512×512", "s2", "128×128×128", "20×16×16", "mito"))
 
 
+@pytest.mark.parametrize(("scheme", "setting"), [("s3", "EM_S3_ENDPOINT"), ("gs", "EM_GS_ENDPOINT")])
+def test_objects_are_looked_at_in_the_store_of_the_settings(
+    plain: dict[str, str], tmp_path: Path, scheme: str, setting: str
+) -> None:
+    ome_zarr(tmp_path / "bucket" / "a.zarr", 2, 1)
+    with Folder(tmp_path) as folder:
+        found = em({**plain, setting: folder.url}, "inspect", f"{scheme}://bucket/a.zarr")
+    assert found["images"][0]["shape"] == [512, 512, 512]
+    assert found["requests"] > 0
+
+
 @pytest.mark.integration
 def test_a_dataset_is_inspected_at_its_portal(environment: dict[str, str]) -> None:
     found = em(environment, "inspect", "EMPIAR-11759")

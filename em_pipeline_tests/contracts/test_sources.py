@@ -1,5 +1,6 @@
 """Every registered source, and the one that the documentation builds, keep the contract of a source."""
 
+import pickle
 import re
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -157,7 +158,12 @@ def test_its_volume_opens(subject: Subject, tmp_path: Path) -> None:
         assert volume.shape == subject.case.shape
         box = subject.spec.bounding_box or BoundingBox.of_shape(volume.shape)
         corner = BoundingBox.at(box.start, Shape(*(min(n, 16) for n in box.shape)))
-        assert volume.read(corner).any()
+        voxels = volume.read(corner)
+        assert voxels.any()
+        # Another process that reaches the files can read them, too.
+        sent = pickle.loads(pickle.dumps(volume))
+        assert (sent.read(corner) == voxels).all()
+        assert tuple(sent.missing) == tuple(volume.missing)
     images = subject.source.open_label_images(subject.spec, files)
     assert tuple(images) == subject.case.label_images
     for image in images.values():

@@ -130,7 +130,7 @@ def written(volume: LazyVolume, box: BoundingBox, folder: Path) -> WrittenVolume
     voxel_size = VoxelSize.model_validate(volume.voxel_size_nm.model_dump())
     plan = plan_rechunk(
         box.shape, volume.dtype, voxel_size, translation_nm=volume.translation_nm,
-        source_chunk=volume.chunk_shape, memory_budget=256 << 20, threads=2,
+        source_chunk=volume.decode_shape, memory_budget=256 << 20, threads=2,
     )  # fmt: skip
     return rechunk(volume, box, plan, LocalBlobs(folder), name="matrix", progress=Silent())
 

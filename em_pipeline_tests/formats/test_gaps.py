@@ -1,5 +1,7 @@
 """The part of a grid where nothing lies."""
 
+import pickle
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,4 +55,5 @@ def test_lazy_boxes_are_found_once_and_when_asked_for() -> None:
     assert found[0] == BoundingBox.of_shape(GRID)
     assert found == (BoundingBox.of_shape(GRID),)
     assert found != ()
+    assert pickle.loads(pickle.dumps(found)) == found
     assert asked == [1]

@@ -1,5 +1,6 @@
 """Many files of one plane: natural order, odd files, only the needed ones are read."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,9 @@ def test_png_planes(tmp_path: Path, dtype: Any) -> None:
     expected = ramp((3, 20, 30), dtype)
     for z, plane in enumerate(expected):
         (tmp_path / f"{z}.png").write_bytes(imagecodecs.png_encode(plane))
-    check_volume(open_volume([tmp_path]), expected)
+    volume = open_volume([tmp_path])
+    check_volume(volume, expected)
+    check_volume(pickle.loads(pickle.dumps(volume)), expected)
 
 
 def test_jpeg_planes(tmp_path: Path) -> None:

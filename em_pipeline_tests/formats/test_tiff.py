@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from em_pipeline.domain.errors import InputRefused, UnsupportedFormat
 from em_pipeline.domain.geometry import BoundingBox
-from em_pipeline.formats.tiff import SegmentVoxels, open_tiff
+from em_pipeline.formats.tiff import open_tiff
+from em_pipeline.formats.tiff_segments import SegmentVoxels
 from em_pipeline_tests.formats.helpers import boxes, check_volume, cut, ramp, shapes, values
 
 layouts = st.fixed_dictionaries(
@@ -276,3 +277,14 @@ def test_an_image_without_rows_is_refused(tmp_path: Path) -> None:
         tif.pages.first.tags["ImageLength"].overwrite(0)
     with pytest.raises(UnsupportedFormat):
         open_tiff(path)
+
+
+def test_plain_rows_are_read_alone_and_compressed_strips_decoded_whole(tmp_path: Path) -> None:
+    array = ramp((3, 40, 30), "uint8")
+    tifffile.imwrite(tmp_path / "plain.tif", array, rowsperstrip=8, photometric="minisblack")
+    tifffile.imwrite(
+        tmp_path / "packed.tif", array, rowsperstrip=8, photometric="minisblack", compression="zlib"
+    )
+    assert open_tiff(tmp_path / "plain.tif").decode_shape == (1, 1, 30)
+    packed = open_tiff(tmp_path / "packed.tif")
+    assert packed.decode_shape == packed.chunk_shape == (1, 8, 30)

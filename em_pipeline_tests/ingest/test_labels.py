@@ -1,9 +1,9 @@
 """Datasets with label images, regions of what is only partly held, and what their source lacks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from em_pipeline.catalog.engine import create_engine_for
 from em_pipeline.catalog.entries import PublishedVersion
 from em_pipeline.domain.errors import InputRefused, NotPublishable, RecordInvalid
 from em_pipeline.domain.geometry import BoundingBox, Shape
-from em_pipeline.domain.progress import Silent
+from em_pipeline.domain.progress import Progress, Silent
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.ingest.build import build, current_build
 from em_pipeline.ingest.fetch import fetch
@@ -26,7 +26,9 @@ from em_pipeline.ingest.versions import image_files
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.sources.files import FilesSource
 from em_pipeline.storage.store import LocalStore
+from em_pipeline.volumes.compute import Job, ThisProcess
 from em_pipeline.volumes.ledger import ChunkState, Ledger
+from em_pipeline.volumes.plan import LevelPlan, Unit
 from em_pipeline.volumes.verify import verify_decoded
 from em_pipeline_tests.ingest.arrays_source import (
     BOX,
@@ -122,6 +124,20 @@ def test_the_same_bytes_whatever_the_order_and_no_work_twice(
     found = hashes(volume_of(other, spec))
     assert {f"{path}" for path in found} <= {path.split(".ome.zarr/")[-1] for path in before}
     assert set(found.values()) <= set(before.values())
+
+
+def test_image_and_label_images_are_written_by_what_the_workspace_computes_with(arrays: Workspace) -> None:
+    class Counting(ThisProcess):
+        places: ClassVar[set[str]] = set()
+
+        def run(self, job: Job, level: LevelPlan, units: Sequence[Unit], progress: Progress) -> None:
+            self.places.add(job.workspace.volume.url.partition("volume.ome.zarr")[2])
+            super().run(job, level, units, progress)
+
+    with_counting = replace(arrays, compute=Counting())
+    for step in STEPS[:3]:
+        step(with_counting, spec_of(label_images=NAMES, bounding_box=BOX))
+    assert Counting.places == {"", "/labels/cell-seg", "/labels/mito"}
 
 
 def test_a_run_that_died_within_a_label_image_goes_on_there(arrays: Workspace, source: ArraysSource) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,13 +20,15 @@ class FtpPortal:
     """`commands` holds every command received, `most` the most connections at once.
 
     `cuts` are byte counts after which the next transfers break off, in order; `stalls` those after which
-    they fall silent. `without` names commands that the server does not know.
+    they fall silent, `drips` those after which one byte comes each twentieth of a second. `without` names
+    commands that the server does not know.
     """
 
     def __init__(self, folder: Path, *, without: frozenset[str] = frozenset()) -> None:
         self.commands: list[str] = []
         self.cuts: list[int] = []
         self.stalls: list[int] = []
+        self.drips: list[int] = []
         self.sent = 0
         self.open = self.most = 0
         self.lock = threading.Lock()
@@ -106,9 +109,15 @@ class _Data(DTPHandler):  # type: ignore[misc]
     def __init__(self, *args: Any) -> None:
         self.cut = self.portal.cuts.pop(0) if self.portal.cuts else None
         self.stall = self.portal.stalls.pop(0) if self.portal.stalls else None
+        self.drip = self.portal.drips.pop(0) if self.portal.drips else None
+        self.next_drop = 0.0
         super().__init__(*args)
 
     def send(self, data: bytes) -> int:
+        if self.drip is not None and self.tot_bytes_sent + len(data) > self.drip:
+            if time.monotonic() < self.next_drop:
+                return 0
+            data, self.next_drop = data[:1], time.monotonic() + 0.05
         for limit, give_up in ((self.cut, self.close), (self.stall, self._fall_silent)):
             if limit is not None and self.tot_bytes_sent + len(data) > limit:
                 give_up()

@@ -24,6 +24,7 @@ from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.domain.progress import Silent
 from em_pipeline.domain.record import DatasetRecord
 from em_pipeline.domain.spec import DatasetSpec
+from em_pipeline.formats.precomputed_info import parse_info
 from em_pipeline.sources.base import HeldFile
 from em_pipeline.sources.precomputed import PrecomputedSource
 from em_pipeline.storage.download import DownloadPolicy, download
@@ -171,6 +172,76 @@ def test_an_outage_while_downloading_is_no_missing_chunk(
             policy=DownloadPolicy(retries=0),
             progress=Silent(),
         )
+
+
+def chunks_in(folder: Path, shard: str) -> set[BoundingBox]:
+    """The chunks (boxes of voxels, z-y-x) of `written` that lie in that shard."""
+    scale = parse_info((folder / "info").read_bytes(), "info").scale(None)
+    assert scale.sharding is not None
+    return {
+        chunk
+        for chunk in scale.grid.boxes(BoundingBox.of_shape(scale.shape))
+        if scale.sharding.shard_name(scale.sharding.place(scale.grid.morton(chunk))[0]) == shard
+    }
+
+
+@pytest.mark.parametrize("remote", [True, False])
+def test_chunks_of_a_shard_that_is_not_there_are_absent_and_no_others(
+    web: WebFolder, tmp_path: Path, remote: bool
+) -> None:
+    voxels = ramp(SHAPE)
+    folder = written(web.folder / "em", voxels, sharding=SHARDING)
+    first, *others = sorted((folder / "4_4_30").iterdir())
+    lost = chunks_in(folder, first.name)
+    first.unlink()
+    assert others
+    assert lost
+    spec = spec_at(f"{web.url}/em" if remote else folder)
+    volume = SOURCE.open_volume(spec, held(spec, tmp_path / "raw"))
+    assert set(volume.missing) == lost
+    for other in others:
+        for chunk in chunks_in(folder, other.name):
+            np.testing.assert_array_equal(volume.read(chunk), voxels[chunk.slices])
+
+
+class Refusing(WebFolder):
+    """Answers the shard `named` with `status` from the request after the next `healthy` ones on."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.named, self.status, self.healthy = "", 404, 0
+
+    def answer(self, request: Request) -> Reply:
+        if self.named and request.path.endswith(self.named):
+            self.healthy -= 1
+            if self.healthy < 0:
+                return replace(not_found(), status=self.status)
+        return super().answer(request)
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [(410, NotFound), (403, InputRefused), (401, InputRefused), (503, SourceUnavailable)],
+)
+def test_a_shard_that_is_refused_is_no_shard_that_was_never_written(
+    tmp_path: Path, status: int, error: type[Exception]
+) -> None:
+    folder = written(tmp_path / "served/em", ramp(SHAPE), sharding=SHARDING)
+    with Refusing(tmp_path / "served") as web:
+        spec = spec_at(f"{web.url}/em")
+        record = SOURCE.fetch_record(spec)
+        web.named, web.status = sorted((folder / "4_4_30").iterdir())[0].name, status
+        with pytest.raises(error, match=f"HTTP {status}"):
+            SOURCE.list_files(spec, record)
+
+
+@pytest.mark.parametrize("healthy", [1, 2])
+def test_a_shard_that_vanishes_after_its_index_was_read_is_an_error(tmp_path: Path, healthy: int) -> None:
+    folder = written(tmp_path / "served/em", ramp(SHAPE), sharding={**SHARDING, "minishard_bits": 0})
+    with Refusing(tmp_path / "served") as web:
+        web.named, web.healthy = sorted((folder / "4_4_30").iterdir())[0].name, healthy
+        with pytest.raises((UnsupportedFormat, NotFound), match=web.named):
+            held(spec_at(f"{web.url}/em"), tmp_path / "raw")
 
 
 def test_labels_come_along_from_where_the_image_lies(web: WebFolder, tmp_path: Path) -> None:

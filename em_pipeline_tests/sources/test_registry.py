@@ -1,5 +1,6 @@
 """Entry points become sources, or an error that names the one to blame."""
 
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 
 import pytest
@@ -9,6 +10,7 @@ from em_pipeline.settings import SOURCE_GROUP
 from em_pipeline.sources.empiar import EmpiarSource
 from em_pipeline.sources.files import FilesSource
 from em_pipeline.sources.registry import SourceNotLoaded, load_sources
+from em_pipeline.storage.object_urls import ObjectEndpoints
 
 HERE = "em_pipeline_tests.sources.test_registry"
 FILES = "em_pipeline.sources.files:FilesSource"
@@ -44,6 +46,26 @@ def test_options_reach_the_constructor() -> None:
     assert isinstance(source, EmpiarSource)
     assert source._api == "http://127.0.0.1:1"
     assert source._retries == 0
+
+
+STORES = ObjectEndpoints(s3="http://s3.test", gs="http://gs.test", s3_region="eu-west-1", s3_anonymous=False)
+
+
+@pytest.mark.parametrize("slug", ["files", "flyem", "omezarr", "openorganelle", "precomputed"])
+def test_object_stores_of_the_settings_reach_the_sources_that_ask_them(slug: str) -> None:
+    assert load_sources(endpoints=STORES)[slug]._endpoints == STORES
+
+
+def test_a_source_s_own_store_comes_before_that_of_all() -> None:
+    options = {"precomputed": {"gs": "http://mine.test"}, "omezarr": {"s3": "http://mine.test"}}
+    sources = load_sources(options, endpoints=STORES)
+    assert sources["precomputed"]._endpoints == replace(STORES, gs="http://mine.test")
+    assert sources["omezarr"]._endpoints == replace(STORES, s3="http://mine.test")
+
+
+def test_stores_are_no_option_of_one_source() -> None:
+    with pytest.raises(InputRefused, match="no option 'endpoints'"):
+        load_sources({"files": {"endpoints": "http://x"}})
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -94,6 +95,14 @@ def test_a_silent_transfer_is_given_up_and_goes_on(ftp: FtpPortal, tmp_path: Pat
     assert_holds(hold([remote(ftp)], tmp_path / "raw", policy=POLICY, watcher=watcher), tmp_path / "raw")
     assert any("no bytes for 0.5 s" in note for note in watcher.notes)
     assert ftp.sent == len(DATA)
+
+
+def test_a_transfer_that_drips_is_given_up_and_goes_on(ftp: FtpPortal, tmp_path: Path) -> None:
+    ftp.drips = [PART]
+    watcher = Watcher()
+    assert_holds(hold([remote(ftp)], tmp_path / "raw", policy=POLICY, watcher=watcher), tmp_path / "raw")
+    assert any(re.search(r"only \d+ bytes in 0\.\d s", note) for note in watcher.notes)
+    assert len(ftp.transfers()) == 2
 
 
 def test_finished_parts_survive_an_outage(served: Path, tmp_path: Path) -> None:

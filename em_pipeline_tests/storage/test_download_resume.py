@@ -134,7 +134,7 @@ def test_downloads_killed_at_any_moment_resume_and_fetch_little_twice(
 
 
 def test_finished_parts_survive_an_outage(server: FaultyServer, tmp_path: Path) -> None:
-    server.faults = [None] * 12 + [Fault(status=500)] * 100
+    server.faults = [None] * 14 + [Fault(status=500)] * 100
     with pytest.raises(SourceUnavailable):
         run(listing(server), tmp_path)
     assert not (tmp_path / "d/big.bin").exists()

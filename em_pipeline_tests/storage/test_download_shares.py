@@ -5,17 +5,22 @@ import hashlib
 import os
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from em_pipeline.demo.replay import Replay, Reply, Request
 from em_pipeline.domain.errors import InputRefused, RecordInvalid
 from em_pipeline.domain.files import RemoteFile
 from em_pipeline.storage import holdings, transfer
-from em_pipeline.storage.download import DownloadPolicy
+from em_pipeline.storage.digests import RunningDigest
+from em_pipeline.storage.download import DownloadPolicy, _work
+from em_pipeline.storage.http_transfer import _round
+from em_pipeline.storage.transfer import Unit
 from em_pipeline_tests.portals.faulty import Fault, FaultyServer, faulty_server
 from em_pipeline_tests.storage.downloads import PART, PATIENT, POLICY, Watcher, hold, leftovers
 
@@ -39,6 +44,75 @@ def test_each_connection_asks_once_for_its_share(server: FaultyServer, tmp_path:
     # The first part tells what there is; connections that are done take over from slow ones.
     assert len(server.requests) <= 1 + 3 * WIDE.connections
     assert not leftovers(tmp_path)
+
+
+def test_shares_are_taken_in_two_rounds_in_file_order(server: FaultyServer, tmp_path: Path) -> None:
+    server.always = Fault(delay_s=0.01)
+    hold([remote(server, size=len(DATA))], tmp_path, policy=WIDE)
+    spans = [request.range for request in server.requests]
+    starts = [int(span.removeprefix("bytes=").partition("-")[0]) for span in spans if span]
+    first, second = sorted(starts[1:5]), sorted(starts[5:9])
+    assert first[-1] < second[0]
+    assert 0.6 * len(DATA) < second[0] < 0.8 * len(DATA)
+
+
+def test_what_others_have_left_is_taken_over_only_when_nothing_else_is_to_do() -> None:
+    order: list[str] = []
+    spare = ["spare"]
+
+    def unit(name: str, *following: str) -> Unit:
+        def run() -> list[Unit]:
+            order.append(name)
+            return [unit(each) for each in following]
+
+        return run
+
+    first = iter([unit("a", "a2"), unit("b")])
+    _work(first, lambda: unit(spare.pop()) if spare else None, 1, lambda: None, lambda: None)
+    assert order == ["a", "a2", "b", "spare"]
+
+
+@given(st.integers(1, 5000), st.integers(1, 64), st.integers(1, 32), st.integers(1, 64))
+def test_rounds_cover_all_parts_in_few_requests(parts: int, connections: int, least: int, worth: int) -> None:
+    left, rounds = parts, 0
+    while left:
+        share, taken = _round(left, connections, least, worth)
+        assert 0 < taken <= left
+        assert share > 0
+        assert share * connections >= taken
+        left, rounds = left - taken, rounds + 1
+    assert rounds <= 12
+
+
+def test_parts_are_flushed_and_noted_together(
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (flushed.append(descriptor), fsync(descriptor)))
+    monkeypatch.setattr(transfer, "SMALLEST_PART", 4096)
+    monkeypatch.setattr(transfer, "SMALL_FILE", 4096)
+    policy = replace(PATIENT, part_size=1 << 20, request_size=1 << 30)
+    hold([remote(server, size=len(DATA))], tmp_path, policy=policy)
+    assert (tmp_path / "a").read_bytes() == DATA
+    # Of 321 parts.
+    assert len(flushed) < 40
+
+
+def test_all_but_the_end_is_hashed_while_it_comes(
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late: list[int] = []
+    finish = RunningDigest.finish
+
+    def finished(self: RunningDigest, path: Path, read: Callable[[int], None]) -> tuple[str, str]:
+        return finish(self, path, late.append)
+
+    monkeypatch.setattr(RunningDigest, "finish", finished)
+    server.always = Fault(delay_s=0.01)
+    manifest = hold([remote(server, size=len(DATA))], tmp_path, policy=WIDE)
+    assert manifest.files[0].sha256 == hashlib.sha256(DATA).hexdigest()
+    assert sum(late) < len(DATA) / 2
 
 
 def test_what_a_silent_connection_was_to_fetch_is_taken_over(server: FaultyServer, tmp_path: Path) -> None:

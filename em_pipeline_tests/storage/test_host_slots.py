@@ -12,11 +12,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from em_pipeline.domain.errors import SourceUnavailable, StorageFailed
 from em_pipeline.domain.files import RemoteFile
+from em_pipeline.storage import lanes
 from em_pipeline.storage.host_slots import HostSlots
+from em_pipeline.storage.patience import HeaderDeadline
 from em_pipeline.storage.transport import Stopped, Transport
 from em_pipeline_tests.portals.faulty import faulty_server
 from em_pipeline_tests.storage.downloads import PATIENT, hold
@@ -178,12 +181,35 @@ def test_connections_not_in_use_are_given_to_who_waits(tmp_path: Path) -> None:
         with Transport(policy, print) as second:
             waiter = threading.Thread(target=lambda: got.append(ask(second, f"{server.url}/a")))
             waiter.start()
-            host = HostSlots(policy.locks, server.url.removeprefix("http://"), 1)
-            wait_until(host.wanted)
-            assert got == []
-            first.rest()
             waiter.join(30)
             assert got == [BODY]
+
+
+def test_connections_that_nobody_uses_are_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "LONGEST_REST_S", 0.05)
+    policy = replace(PATIENT, locks=tmp_path / "a/b")
+    with faulty_server({"/a": BODY}) as server, Transport(policy, print) as transport:
+        for _ in range(2):
+            with transport.exchange("GET", f"{server.url}/a", {}) as response:
+                assert response.read() == BODY
+            wait_until(lambda: not list((tmp_path / "a/b").glob("*[0-9]")))
+        assert len({request.client for request in server.requests}) == 2
+
+
+def test_a_connection_to_http_is_none_to_https(tmp_path: Path) -> None:
+    host = lanes.Host("portal", 1, tmp_path / "a/b")
+    opened = []
+
+    def open_one(host: lanes.Host, scheme: str) -> lanes.Lane:
+        opened.append(scheme)
+        return lanes.Lane(host.slots.acquire(time.sleep), scheme, httpx.Client(), HeaderDeadline())
+
+    for scheme in ("http", "http", "https"):
+        with host.lane(scheme, open_one) as lane:
+            assert lane.scheme == scheme
+    host.close()
+    assert opened == ["http", "https"]
+    assert list((tmp_path / "a/b").iterdir()) == []
 
 
 def test_a_failed_download_keeps_no_slot(tmp_path: Path) -> None:
@@ -219,7 +245,7 @@ def test_a_connection_that_cannot_be_made_keeps_no_slot(
 ) -> None:
     policy = replace(PATIENT, connections=1, locks=tmp_path / "em" / "hosts")
     with Transport(policy, lambda _: None) as transport:
-        monkeypatch.setattr(transport, "_connection", lambda: 1 / 0)
+        monkeypatch.setattr(transport, "_connection", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError), transport.exchange("GET", "http://127.0.0.1:1/a", {}):
             pass
     assert HostSlots(policy.locks, "127.0.0.1:1", 1)._take() is not None

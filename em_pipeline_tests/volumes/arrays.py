@@ -29,6 +29,7 @@ class ArrayVolume:
         self.translation_nm = translation_nm
         self.missing: tuple[BoundingBox, ...] = ()
         self.chunk_shape = chunk_shape or Shape(1, 1, array.shape[2])
+        self.scratch_bytes = 0
         self.claims = tuple(claims)
         self.metadata = metadata or {}
         self.reads: list[BoundingBox] = []
@@ -36,6 +37,10 @@ class ArrayVolume:
     @property
     def shape(self) -> Shape:
         return Shape(*self.array.shape)
+
+    @property
+    def decode_shape(self) -> Shape:
+        return self.chunk_shape
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -18,7 +18,7 @@ def main() -> None:
             volume.shape,
             volume.dtype,
             VoxelSize(z=8, y=8, x=8),
-            source_chunk=volume.chunk_shape,
+            source_chunk=volume.decode_shape,
             memory_budget=memory_mib << 20,
             threads=threads,
         )
