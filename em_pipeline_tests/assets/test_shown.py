@@ -16,7 +16,7 @@ def test_speed_of_a_volume_also_where_an_earlier_run_completed_it(seconds: float
     summary, histogram = measure(np.zeros((1, 1, 1), np.uint8))
     written = WrittenVolume(
         volume=LocalBlobs(Path("v")),
-        ledger="ledger.parquet",
+        ledger="l",
         ledger_sha256="0" * 64,
         statistics=VolumeStatistics(**vars(summary), dtype=np.dtype(np.uint8), histogram=histogram),
         levels=(),
