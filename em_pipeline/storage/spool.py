@@ -122,7 +122,7 @@ class Spool:
             raise
 
     def recall(self, manifest: Manifest) -> None:
-        """Bring what the store still holds of the manifest's files: the others alone are downloaded."""
+        """Bring what the store still holds of the files, so that the others alone are downloaded."""
         lost = set(self.changed(manifest))
         self.bring(_only(manifest, [file for file in _moved(manifest) if file.path not in lost]))
 

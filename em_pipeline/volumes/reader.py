@@ -19,7 +19,7 @@ from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.volumes.codec import crc32c
 from em_pipeline.volumes.ledger import NOTHING_STORED, STORED, ChunkState, Ledger, LedgerRow
 from em_pipeline.volumes.metadata import LevelInfo, parse, read_documents
-from em_pipeline.volumes.shard import NOT_STORED, ShardIndex, decode_index, index_nbytes
+from em_pipeline.volumes.shard import ShardIndex, index_nbytes, read_shard_index
 
 _INDICES_HELD: Final = 1024  # 1 KiB each for 4 × 4 × 4 chunks
 
@@ -199,18 +199,7 @@ class VolumeReader:
         info = self.levels[level]
         box = BoundingBox.at(first, info.chunks_per_shard).clipped(info.chunk_grid)
         end = int(self.ledger.level_rows(level)["nbytes"][box.slices].sum()) if box else 0
-        nbytes = index_nbytes(info.chunks_per_shard)
-        tried = f"Read the index of shard {shard} of {self.volume.url}"
-        try:
-            stored = self.volume.read_range(shard, end, nbytes)
-        except NotFound as error:
-            raise ChunkCorrupt(tried, "the shard is missing") from error
-        if len(stored) != nbytes:
-            raise ChunkCorrupt(tried, f"the shard ends before it, at {end + len(stored)} bytes or earlier")
-        index = decode_index(stored, shard)
-        if (index[index[:, 1] != NOT_STORED] > end).any():
-            raise ChunkCorrupt(tried, "it places chunks where none were written")
-        return index
+        return read_shard_index(self.volume, shard, info.chunks_per_shard, end)
 
     def _shard_bytes(self, level: LevelInfo) -> int:
         lengths = self.ledger.level_rows(level.index)["nbytes"]

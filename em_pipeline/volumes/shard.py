@@ -39,18 +39,22 @@ def decode_index(payload: bytes, shard: str) -> ShardIndex:
     return np.frombuffer(entries, "<u8").reshape(-1, 2)
 
 
-def read_shard_index(volume: Blobs, path: str, chunks: Shape) -> ShardIndex:
-    """The index of a shard of `chunks` per axis. Raises `ChunkCorrupt`: missing, truncated or altered."""
-    tried = f"Read the index of shard {path} of {volume.url}"
-    size = volume.size(path)
-    if size is None:
-        raise ChunkCorrupt(tried, "the shard is missing")
-    if (start := size - index_nbytes(chunks)) < 0:
-        raise ChunkCorrupt(tried, f"the shard has only {size} bytes")
+def read_shard_index(volume: Blobs, path: str, chunks: Shape, start: int) -> ShardIndex:
+    """The index of a shard of `chunks` per axis, whose stored chunks take its first `start` bytes. One read.
+
+    Raises `ChunkCorrupt`: missing, truncated, altered, or with chunks beyond those bytes.
+    """
+    tried, nbytes = f"Read the index of shard {path} of {volume.url}", index_nbytes(chunks)
     try:
-        return decode_index(volume.read_range(path, start, size - start), path)
+        payload = volume.read_range(path, start, nbytes)
     except NotFound as error:
         raise ChunkCorrupt(tried, "the shard is missing") from error
+    if len(payload) != nbytes:
+        raise ChunkCorrupt(tried, f"the shard ends before byte {start + nbytes}")
+    index = decode_index(payload, path)
+    if (index[index[:, 1] != NOT_STORED] > start).any():
+        raise ChunkCorrupt(tried, "it places chunks where none were written")
+    return index
 
 
 class ShardWriter:

@@ -7,8 +7,8 @@ import pytest
 from em_pipeline.domain.errors import ChunkCorrupt
 from em_pipeline.domain.geometry import Shape, VoxelSize
 from em_pipeline.domain.progress import Silent
-from em_pipeline.volumes import passes
-from em_pipeline.volumes.downsample import mean_2x
+from em_pipeline.volumes import encode
+from em_pipeline.volumes.downsample import reduction
 from em_pipeline.volumes.pyramid_check import coarser_faults
 from em_pipeline.volumes.rechunk import WrittenVolume
 from em_pipeline.volumes.scratch import ScratchReader
@@ -81,7 +81,7 @@ def test_one_wrong_voxel_is_named_with_its_chunk(tmp_path: Path, monkeypatch: py
 
 def test_labels_are_not_held_to_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(passes, "reduction", lambda _: mean_2x)
+        patched.setattr(encode, "reduction", lambda _: reduction("image"))
         write(ARRAY, tmp_path, kind="labels")
     assert faults(tmp_path)
 

@@ -167,15 +167,15 @@ def test_a_missing_or_damaged_ledger(verify: Verify, folder: Path) -> None:
 
 
 def test_an_encoder_that_lost_voxels_is_found_by_decoding(tmp_path: Path, monkeypatch: Any) -> None:
-    real = ChunkCodec.encode
+    real = ChunkCodec.encode_into
 
-    def encode(self: ChunkCodec, chunk: Any) -> bytes:
+    def encode_into(self: ChunkCodec, chunk: Any, out: Any) -> Any:
         damaged = chunk.copy()
         damaged[0, 0, 0] ^= 1
-        return real(self, damaged)
+        return real(self, damaged, out)
 
     with monkeypatch.context() as patched:
-        patched.setattr(ChunkCodec, "encode", encode)
+        patched.setattr(ChunkCodec, "encode_into", encode_into)
         written = write(ARRAY, tmp_path)
     assert run(verify_stored, tmp_path).passed
     faults = run(verify_decoded, tmp_path).faults
