@@ -53,13 +53,13 @@ class ChunkEncoder:
         self._reduce = reduction(plan.kind)
         self._missing = missing
 
-    def encode(self, index: Shape, box: BoundingBox, chunk: NDArray[Any], slot: Slot) -> Encoded:
-        """`chunk` holds the voxels of `box` at its start; past them it may hold anything, and is cleared."""
-        valid = self._padded(chunk, box.shape)
-        gone = self._missing.within(box) if self._missing else None
+    def encode(self, index: Shape, shape: Shape, chunk: NDArray[Any], slot: Slot) -> Encoded:
+        """`chunk` holds `shape` voxels at its start; past them it may hold anything, and is cleared."""
+        valid = self._padded(chunk, shape)
+        gone = self._missing.within(self._box(index, shape)) if self._missing else None
         if gone is None:
             held = valid.size
-            summary, counts = measure_padded(chunk, box.shape)
+            summary, counts = measure_padded(chunk, shape)
         else:
             valid[gone] = 0  # the source's own fill value may be another
             held = valid.size - int(np.count_nonzero(gone))
@@ -78,6 +78,10 @@ class ChunkEncoder:
             coarse=coarse,
             coarse_checksum=0 if coarse is None else crc32c(coarse.reshape(-1).view(np.uint8)),
         )
+
+    def _box(self, index: Shape, shape: Shape) -> BoundingBox:
+        z, y, x = (i * n for i, n in zip(index, self._chunk_shape, strict=True))
+        return BoundingBox.at((z, y, x), shape)
 
     def _padded(self, chunk: NDArray[Any], valid: Shape) -> NDArray[Any]:
         """Clear what lies past the valid voxels; a view of those."""

@@ -6,7 +6,7 @@ ever removed by a process that begins, only replaced, and whoever's work was end
 nothing more.
 """
 
-from dataclasses import astuple
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,10 @@ from em_pipeline.volumes.ledger import ROW, STATES, ChunkState
 from em_pipeline.volumes.metadata import level_info, shard_path
 from em_pipeline.volumes.plan import LevelPlan, RechunkPlan, Unit
 from em_pipeline.volumes.shard import ShardWriter
-from em_pipeline.volumes.statistics import bin_count
+from em_pipeline.volumes.statistics import SUMMARY_FIELDS, bin_count
 from em_pipeline.volumes.workspace import UnitRecord, Workspace
+
+_numbers = attrgetter(*(name for name, _ in SUMMARY_FIELDS))
 
 
 class UnitOutput:
@@ -58,7 +60,7 @@ class UnitOutput:
                 chunk.checksum,
                 STATES.index(state),
                 chunk.valid_fraction,
-                *astuple(chunk.summary),
+                *_numbers(chunk.summary),
             )
         )
         if chunk.coarse is not None:

@@ -132,11 +132,11 @@ class LevelPass:
     def _encode(self, slab: _Slab) -> None:
         tiles = slab.tiles.reshape(-1, *self._level.chunk_shape)
         slab.chunks_left = len(tiles)
-        for (index, box), tile in zip(chunks_of(slab.box, self._level.chunk_shape), tiles, strict=True):
+        for (index, valid), tile in zip(chunks_of(slab.box, self._level.chunk_shape), tiles, strict=True):
             while not self._slots:
                 self._drain_one()
             slot = self._slots.pop()
-            encoding = self._encoders.submit(self._encoder.encode, index, box, tile, slot)
+            encoding = self._encoders.submit(self._encoder.encode, index, valid, tile, slot)
             self._waiting.append(_Chunk(slab, slot, encoding))
 
     def _drain_one(self) -> None:

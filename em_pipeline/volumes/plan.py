@@ -36,8 +36,8 @@ class Unit:
     box: BoundingBox
     slabs: tuple[BoundingBox, ...]
 
-    def chunks(self, chunk_shape: Shape) -> Iterator[tuple[Shape, BoundingBox]]:
-        """Index and box (voxels of the level, clipped to it) of each chunk, in the order they are written."""
+    def chunks(self, chunk_shape: Shape) -> Iterator[tuple[Shape, Shape]]:
+        """Index and shape (voxels, clipped to the level) of each chunk, in the order they are written."""
         for slab in self.slabs:
             yield from chunks_of(slab, chunk_shape)
 
@@ -162,11 +162,14 @@ class RechunkPlan:
         return content
 
 
-def chunks_of(box: BoundingBox, chunk_shape: Shape) -> Iterator[tuple[Shape, BoundingBox]]:
-    """Index and box of each chunk that `box`, which starts at one, is cut into; C order."""
-    for tile in box.tiles(chunk_shape):
-        z, y, x = (a // c for a, c in zip(tile.start, chunk_shape, strict=True))
-        yield Shape(z, y, x), tile
+def chunks_of(box: BoundingBox, chunk_shape: Shape) -> Iterator[tuple[Shape, Shape]]:
+    """Index and shape (voxels, clipped to the box) of each chunk of `box`, which starts at one; C order."""
+    spans = [
+        [(at // size, min(size, b - at)) for at in range(a, b, size)]
+        for a, b, size in zip(box.start, box.stop, chunk_shape, strict=True)
+    ]
+    for (z, depth), (y, rows), (x, columns) in product(*spans):
+        yield Shape(z, y, x), Shape(depth, rows, columns)
 
 
 def grid(shape: tuple[int, int, int], tile: tuple[int, int, int]) -> Shape:

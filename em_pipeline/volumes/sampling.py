@@ -115,7 +115,7 @@ def _stored_bytes(plan: RechunkPlan, part: BoundingBox, voxels: NDArray[Any]) ->
     """Bytes of voxels as the chunk of their shape, with all else that happens to a chunk."""
     level = replace(plan.levels[0], chunk_shape=part.shape)
     slot = Slot(np.empty(ChunkCodec.bound(voxels.nbytes), np.uint8))
-    encoded = ChunkEncoder(plan, level, None).encode(Shape(0, 0, 0), part, voxels, slot)
+    encoded = ChunkEncoder(plan, level, None).encode(Shape(0, 0, 0), part.shape, voxels, slot)
     return 0 if encoded.payload is None else encoded.payload.nbytes
 
 

@@ -69,8 +69,8 @@ class ScratchReader:
 def parts_of(level: LevelPlan, unit: Unit, itemsize: int) -> dict[Shape, tuple[int, Shape]]:
     """Where in the unit's blob the part of each chunk lies: byte offset, and shape in coarser voxels."""
     found, offset = {}, 0
-    for chunk, box in unit.chunks(level.chunk_shape):
-        shape = grid(box.shape, level.factors)
+    for chunk, valid in unit.chunks(level.chunk_shape):
+        shape = grid(valid, level.factors)
         found[chunk] = (offset, shape)
         offset += shape.voxels * itemsize
     return found
