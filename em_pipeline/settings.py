@@ -84,6 +84,9 @@ class Settings(BaseModel):
         default="",
         description="http(s) base of the store's S3 or Google; default s3_endpoint or gs_endpoint",
     )
+    direct_io: bool = Field(
+        default=True, description="write volumes on a disk past the page cache, where the file system can"
+    )
     spool: Path | None = Field(
         default=None, description="folder for raw files bound for an object store; default <home>/spool"
     )

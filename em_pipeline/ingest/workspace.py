@@ -15,6 +15,7 @@ from em_pipeline.domain.progress import Progress
 from em_pipeline.settings import ComputeBackend, Settings
 from em_pipeline.sources.base import Source
 from em_pipeline.sources.registry import load_sources
+from em_pipeline.storage.direct_io import AppendedFile, DirectFile
 from em_pipeline.storage.download import DownloadPolicy
 from em_pipeline.storage.object_urls import endpoints_of
 from em_pipeline.storage.store import Store, open_store
@@ -90,7 +91,7 @@ def store_of(settings: Settings) -> Store:
     endpoints = endpoints_of(settings)
     if settings.store_endpoint:
         endpoints = replace(endpoints, s3=settings.store_endpoint, gs=settings.store_endpoint)
-    return open_store(settings.store, endpoints)
+    return open_store(settings.store, endpoints, DirectFile if settings.direct_io else AppendedFile)
 
 
 @contextmanager

@@ -24,12 +24,14 @@ class LocalBlobs:
     """Implements `Blobs` in the folder `root`, made by the first write.
 
     What is being written lies under temporary names in `root` itself, never among the blobs of a folder
-    below, so that a tree can be renamed without taking leftovers along.
+    below, so that a tree can be renamed without taking leftovers along. `grown` is the kind of file that
+    `create` begins.
     """
 
-    def __init__(self, root: Path, top: Path | None = None) -> None:
+    def __init__(self, root: Path, top: Path | None = None, grown: type[AppendedFile] = DirectFile) -> None:
         self.root = root.absolute()
         self._top = top or self.root
+        self._grown = grown
 
     def __repr__(self) -> str:
         return f"LocalBlobs({str(self.root)!r})"
@@ -43,7 +45,7 @@ class LocalBlobs:
         return BLOCK
 
     def below(self, prefix: str) -> "LocalBlobs":
-        return LocalBlobs(self._path(prefix), self._top)
+        return LocalBlobs(self._path(prefix), self._top, self._grown)
 
     def read(self, name: str) -> bytes:
         path = self._path(name)
@@ -72,7 +74,7 @@ class LocalBlobs:
             return told.st_size if stat.S_ISREG(told.st_mode) else None
 
     def write(self, name: str, payload: bytes) -> None:
-        sink = _LocalSink(self._path(name), self._top)
+        sink = _LocalSink(self._path(name), self._top, AppendedFile)
         try:
             sink.append(payload)
             sink.commit()
@@ -80,7 +82,7 @@ class LocalBlobs:
             sink.abandon()
 
     def create(self, name: str) -> "_LocalSink":
-        return _LocalSink(self._path(name), self._top)
+        return _LocalSink(self._path(name), self._top, self._grown)
 
     def create_scratch(self, name: str) -> "_ScratchSink":
         return _ScratchSink(self._path(name), self._top)
@@ -160,7 +162,7 @@ class LocalBlobs:
 class _LocalSink:
     """A file under a temporary name until it is committed."""
 
-    def __init__(self, path: Path, top: Path, kind: type[AppendedFile] = DirectFile) -> None:
+    def __init__(self, path: Path, top: Path, kind: type[AppendedFile]) -> None:
         self._path = path
         self._tried = f"Write {path}"
         self._closed = False

@@ -15,6 +15,7 @@ from typing import Protocol, runtime_checkable
 
 from em_pipeline.domain.blobs import Blobs
 from em_pipeline.domain.errors import InputRefused, NotFound
+from em_pipeline.storage.direct_io import AppendedFile, DirectFile
 from em_pipeline.storage.local_blobs import LocalBlobs
 from em_pipeline.storage.local_files import (
     ensure_folder,
@@ -91,10 +92,14 @@ class Store(Protocol):
 
 
 class LocalStore:
-    """A store in a folder of this machine. The folder is made by the first write."""
+    """A store in a folder of this machine. The folder is made by the first write.
 
-    def __init__(self, root: Path) -> None:
+    Volumes are written as `grown` files, past the page cache or through it.
+    """
+
+    def __init__(self, root: Path, grown: type[AppendedFile] = DirectFile) -> None:
         self.root = root.resolve()
+        self._grown = grown
         self._tidied: set[Path] = set()
 
     @property
@@ -109,7 +114,7 @@ class LocalStore:
         return self.root / check_key(key)
 
     def blobs(self, prefix: str) -> LocalBlobs:
-        return LocalBlobs(self.local_path(prefix.rstrip("/")))
+        return LocalBlobs(self.local_path(prefix.rstrip("/")), grown=self._grown)
 
     def lock(self, key: str, tried: str) -> AbstractContextManager[None]:
         return file_lock(self.local_path(key), tried)
@@ -219,11 +224,14 @@ def check_key(key: str) -> str:
 LOCAL_SCHEMES = ("file",)
 
 
-def open_store(url: str, endpoints: ObjectEndpoints = PUBLIC) -> Store:
+def open_store(
+    url: str, endpoints: ObjectEndpoints = PUBLIC, grown: type[AppendedFile] = DirectFile
+) -> Store:
     """The store at `url`: a path (`~` is the home folder), `file:///absolute/path`, s3:// or gs://.
 
-    `endpoints` say who answers for s3:// and gs://; a store is never asked anonymously. Raises `InputRefused`
-    for any other scheme, for a path that is not a folder, and for what is no bucket.
+    On a disk, volumes are written as `grown` files; `endpoints` say who answers for s3:// and gs://, and a
+    store is never asked anonymously. Raises `InputRefused` for any other scheme, for a path that is not a
+    folder, and for what is no bucket.
     """
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://|(file):/", url)
     scheme = (match[1] or match[2]).lower() if match else None
@@ -238,7 +246,7 @@ def open_store(url: str, endpoints: ObjectEndpoints = PUBLIC) -> Store:
     path = path_of_file_url("file:" + url[5:]) if scheme else Path(url).expanduser()
     if path.exists() and not path.is_dir():
         raise InputRefused(f"Open the store {url}", f"{path} is not a folder", "Set EM_STORE_URL to a folder")
-    return LocalStore(path)
+    return LocalStore(path, grown)
 
 
 def _other_scheme(url: str, scheme: str) -> InputRefused:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from em_pipeline.domain.errors import InputRefused, StorageFailed
+from em_pipeline.storage.direct_io import AppendedFile, DirectFile
 from em_pipeline.storage.local_files import temporary_beside
 from em_pipeline.storage.store import LocalStore, open_store
 
@@ -67,6 +68,7 @@ def test_leftovers_of_dead_writers_are_hidden_then_removed(store: LocalStore) ->
 WRITER = """
 import itertools, sys
 from pathlib import Path
+from em_pipeline.storage.direct_io import AppendedFile, DirectFile
 from em_pipeline.storage.store import LocalStore
 store = LocalStore(Path(sys.argv[1]))
 for n in itertools.count():
@@ -152,3 +154,20 @@ def test_a_file_where_a_folder_has_to_be(store: LocalStore) -> None:
     store.write("a", b"")
     with pytest.raises(StorageFailed, match="Make the folder"):
         store.write("a/b/c", b"")
+
+
+@pytest.mark.parametrize(("kind", "flushes"), [(DirectFile, True), (AppendedFile, False)])
+def test_volumes_are_written_as_the_kind_of_file_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[AppendedFile], flushes: bool
+) -> None:
+    direct: list[Path] = []
+    real = DirectFile.__init__
+    monkeypatch.setattr(DirectFile, "__init__", lambda self, path: direct.append(path) or real(self, path))
+    blobs = open_store(str(tmp_path), grown=kind).blobs("staging/a").below("volume")
+    sink = blobs.create("0/c/0/0/0")
+    sink.append(bytes(10_000))
+    sink.commit()
+    assert bool(direct) == flushes
+    blobs.write("zarr.json", b"{}")
+    assert len(direct) <= 1
+    assert blobs.read("0/c/0/0/0") == bytes(10_000)
