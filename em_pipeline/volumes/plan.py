@@ -135,8 +135,11 @@ class RechunkPlan:
         return _sha256(self._content(name, box, missing))
 
     def work_digest(self, *, name: str, box: BoundingBox, missing: Missing | None = None) -> str:
-        """SHA-256 of that and of the division into units, which a resumed run must share."""
-        units = [[list(level.slab_shape), list(level.unit_shape)] for level in self.levels]
+        """SHA-256 of that and of the division into units, which a resumed run must share.
+
+        Slabs do not count: whatever they are, a unit's chunks are worked through in C order.
+        """
+        units = [list(level.unit_shape) for level in self.levels]
         return _sha256([self._content(name, box, missing), units])
 
     def _content(self, name: str, box: BoundingBox, missing: Missing | None) -> list[Any]:

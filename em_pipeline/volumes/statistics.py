@@ -100,8 +100,9 @@ def measure(values: NDArray[Any]) -> tuple[Summary, Counts]:
 
 def measure_padded(chunk: NDArray[Any], valid: tuple[int, int, int]) -> tuple[Summary, Counts]:
     """`measure` of the `valid` first voxels per axis of a C-contiguous chunk (z, y, x) padded with zeros."""
-    padding = chunk.size - math.prod(valid)
-    if not padding or not _exact(chunk.dtype):
+    held = math.prod(valid)
+    padding = chunk.size - held
+    if not padding or not _exact(chunk.dtype) or held < padding:
         return measure(chunk[tuple(slice(n) for n in valid)])
     # Counting the padding too and taking it off again needs no contiguous copy.
     counts = _value_counts(chunk.reshape(-1))

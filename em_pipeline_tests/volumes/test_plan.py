@@ -85,6 +85,9 @@ def test_units_and_slabs_tile_every_level_in_the_order_of_the_shards(
         shard_shape=chunks,
     )
     for level in made.levels:
+        for unit in level.units():
+            order_in_unit = [chunk for chunk, _ in unit.chunks(level.chunk_shape)]
+            assert order_in_unit == sorted(order_in_unit)
         seen = np.zeros(level.shape, int)
         order: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
         for unit in level.units():
@@ -159,3 +162,13 @@ def test_digests_tell_plans_apart_but_not_their_threads() -> None:
         plan(shape, dtype="int8").digest(name="a", box=box),
     }
     assert len(others | {base}) == 7
+
+
+def test_work_goes_on_with_other_threads_and_memory_where_units_are_the_same() -> None:
+    shape, box = Shape(600, 1000, 1000), BoundingBox.of_shape((600, 1000, 1000))
+    alone, many = plan(shape, threads=1), plan(shape, threads=8)
+    assert alone.levels[0].slab_shape != many.levels[0].slab_shape
+    assert alone.work_digest(name="a", box=box) == many.work_digest(name="a", box=box)
+    planes = plan(shape, source_chunk=Shape(1, 1000, 1000))
+    assert planes.levels[0].unit_shape != alone.levels[0].unit_shape
+    assert planes.work_digest(name="a", box=box) != alone.work_digest(name="a", box=box)
