@@ -88,9 +88,10 @@ class RunningDigest:
 
     def finish(self, path: Path, read: Callable[[int], None]) -> tuple[str, str]:
         """Hexadecimal SHA-256 and other digest of the file at `path`; `read` is told of bytes read."""
-        with path.open("rb", buffering=0) as file:
+        # Who saw another part come may still be catching up: its bytes must not be hashed twice.
+        with self._lock, path.open("rb", buffering=0) as file:
             file.seek(self._position)
             while data := file.read(READ_BYTES):
                 self._feed(data)
                 read(len(data))
-        return self._hashes[0].hexdigest(), self._hashes[-1].hexdigest()
+            return self._hashes[0].hexdigest(), self._hashes[-1].hexdigest()

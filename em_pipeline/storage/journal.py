@@ -94,25 +94,32 @@ def begin_journal(path: Path, plan: Plan) -> None:
 
 
 def append_parts(path: Path, parts: Iterable[int]) -> None:
-    """Record that the bytes of parts are on the disk; call it only after they were fsynced."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-    try:
-        os.write(descriptor, "".join(f"{part}\n" for part in parts).encode())
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Record that the bytes of parts are on the disk; call it only after they were fsynced.
+
+    Raises `OSError` where the disk does not take all of it.
+    """
+    text = "".join(f"{part}\n" for part in parts).encode()
+    with path.open("ab", buffering=0) as file:
+        while text:
+            text = text[file.write(text) :]
+        os.fsync(file.fileno())
 
 
 def resume_journal(places: Places) -> tuple[Plan, set[int]] | None:
-    """The plan and finished parts of an interrupted download, or None where they cannot be trusted."""
+    """The plan and finished parts of an interrupted download, or None where they cannot be trusted.
+
+    What a power cut or a full disk left of a last line is cut off: the next line must not continue it.
+    """
     try:
-        header, *lines = places.journal.read_text().split("\n")
+        text = places.journal.read_bytes()
+        header, *lines = text.decode().split("\n")
         plan = Plan(**json.loads(header))
         whole_part = places.part.lstat()
+        if lines and lines[-1]:
+            os.truncate(places.journal, len(text) - len(lines[-1].encode()))
     except (OSError, ValueError, TypeError):
         return None
     if not stat.S_ISREG(whole_part.st_mode) or whole_part.st_size != plan.size:
         return None
-    # The last piece follows the last newline: empty, or torn by a power cut.
     finished = {int(line) for line in lines[:-1] if line.isdecimal()}
     return plan, finished & set(plan.parts)

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import random
+import threading
 from pathlib import Path
 
 from hypothesis import given
@@ -36,3 +37,17 @@ def test_parts_in_any_order_and_some_twice_make_the_same_digest(order: list[int]
         assert late == 0
     finally:
         os.close(descriptor)
+
+
+def test_who_is_still_catching_up_never_feeds_what_is_finished(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(random.Random(1).randbytes(8 << 20))
+    expected = hashlib.sha256(path.read_bytes()).hexdigest()
+    for _ in range(10):
+        digest = RunningDigest(None)
+        with path.open("rb") as file:
+            late = threading.Thread(target=digest.catch_up, args=(file.fileno(), path.stat().st_size - 1000))
+            late.start()
+            found, _other = digest.finish(path, lambda _: None)
+            late.join()
+        assert found == expected
