@@ -142,13 +142,13 @@ class Ledger:
         """All rows as one structured array of `ROW`, C order."""
         rows = np.empty(self.table.num_rows, ROW)
         for name in ROW.names or ():
-            column = self.table[name]
-            if name == "state":
-                column = pc.index_in(column.cast(pa.string()), value_set=strings(STATES))
-                if column.null_count:
-                    raise ChunkCorrupt(f"Read the ledger {self._where}", "it has chunks in an unknown state")
-            rows[name] = to_numpy(column)
+            rows[name] = self._states() if name == "state" else to_numpy(self.table[name])
         return rows
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all encoded chunks."""
+        return int(to_numpy(self.table["nbytes"]).sum())
 
     def row(self, level: int, index: tuple[int, int, int]) -> LedgerRow:
         """Raises `NotFound` for a level or chunk that the volume does not have."""
@@ -170,8 +170,15 @@ class Ledger:
 
     def states(self) -> dict[ChunkState, int]:
         """How many chunks are in each state, all levels together."""
-        counts = np.bincount(self.rows["state"], minlength=len(STATES))
+        counts = np.bincount(self._states(), minlength=len(STATES))
         return {state: int(n) for state, n in zip(STATES, counts, strict=True)}
+
+    def _states(self) -> NDArray[Any]:
+        """Index in `STATES` of every chunk's state."""
+        column = pc.index_in(self.table["state"].cast(pa.string()), value_set=strings(STATES))
+        if column.null_count:
+            raise ChunkCorrupt(f"Read the ledger {self._where}", "it has chunks in an unknown state")
+        return to_numpy(column)
 
     def _position(self, level: int, index: tuple[int, int, int]) -> int:
         if not 0 <= level < len(self.grids):

@@ -201,6 +201,6 @@ def _written(workspace: Workspace, ledger: Ledger, tally: _Tally) -> WrittenVolu
         statistics=ledger.statistics,
         levels=info.levels,
         chunks=ledger.states(),
-        bytes_stored=int(ledger.rows["nbytes"].sum()),
+        bytes_stored=ledger.stored_bytes,
         **vars(tally),
     )
