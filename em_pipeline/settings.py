@@ -26,6 +26,8 @@ CONFIG_FILE = "em.yaml"
 PREFIX = "EM_"
 # Settings that hold options by the slug of a source.
 BY_SOURCE = ("sources", "discovery")
+# Settings that are folders of this machine.
+FOLDERS = ("home", "spool", "dagster_home")
 SOURCE_GROUP = "em_pipeline.sources"
 # Names that begin with the prefix but are not settings of a run.
 NOT_SETTINGS = frozenset({"EM_CONFIG", "EM_SHARED_DATA"})
@@ -228,18 +230,19 @@ def load_settings(folder: Path | None = None, environ: Mapping[str, str] | None 
     if not values.get("dagster_home") and environ.get("DAGSTER_HOME"):
         values["dagster_home"] = environ["DAGSTER_HOME"]
         provenance["dagster_home"] = "DAGSTER_HOME in the environment"
-    if "home" in values:
-        values["home"] = _home(folder, str(values["home"]), provenance["home"])
+    for key in (key for key in FOLDERS if key in values):
+        values[key] = _folder(folder, str(values[key]), f"{key} from {provenance[key]}")
     return LoadedSettings(_validated(values, provenance), provenance)
 
 
-def _home(folder: Path, text: str, where: str) -> Path:
+def _folder(folder: Path, text: str, setting: str) -> Path:
+    """The folder that `text` names: `~` is the home folder, and what is relative begins in `folder`."""
     try:
         return (folder / Path(text).expanduser()).resolve()
     # RuntimeError: an unknown user after `~`, or a loop of links; ValueError: a NUL.
     except (RuntimeError, ValueError, OSError) as error:
         raise InputRefused(
-            f"Read the setting home from {where}", f"{text!r}: {error}", "Give the path of a folder"
+            f"Read the setting {setting}", f"{text!r}: {error}", "Give the path of a folder"
         ) from error
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from em_pipeline.domain.errors import InputRefused
-from em_pipeline.settings import ComputeBackend, Executor, load_settings
+from em_pipeline.settings import FOLDERS, ComputeBackend, Executor, load_settings
 
 
 def test_defaults_are_embedded_below_home(tmp_path: Path) -> None:
@@ -144,8 +144,16 @@ def test_null_is_not_set(tmp_path: Path) -> None:
     assert set(loaded.provenance) == {"sources"}
 
 
-def test_a_home_that_cannot_be_followed_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", FOLDERS)
+def test_folders_are_followed_from_the_home_folder_and_from_here(tmp_path: Path, key: str) -> None:
+    for text, path in (("~/em", Path.home() / "em"), ("em", tmp_path / "em")):
+        settings = load_settings(tmp_path, {f"EM_{key.upper()}": text}).settings
+        assert getattr(settings, key) == path.resolve()
+
+
+@pytest.mark.parametrize("key", FOLDERS)
+def test_a_folder_that_cannot_be_followed_is_refused(tmp_path: Path, key: str) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    for home in ("~nobody-of-that-name/em", "loop/em"):
-        with pytest.raises(InputRefused, match="EM_HOME"):
-            load_settings(tmp_path, {"EM_HOME": home})
+    for path in ("~nobody-of-that-name/em", "loop/em"):
+        with pytest.raises(InputRefused, match=f"EM_{key.upper()}"):
+            load_settings(tmp_path, {f"EM_{key.upper()}": path})

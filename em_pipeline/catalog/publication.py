@@ -23,6 +23,7 @@ from em_pipeline.catalog.models import (
 )
 from em_pipeline.domain.errors import NotPublishable
 from em_pipeline.domain.record import Status
+from em_pipeline.domain.report import ValidationReport
 from em_pipeline.volumes.arrow import from_numpy, repeated, to_numpy
 
 STATISTICS = ("min", "max", "mean", "std", "p01", "p99")
@@ -82,15 +83,8 @@ def publish(session: Session, new: VersionToPublish) -> PublishOutcome:
     refuse_unpublishable(new)
     dataset = _locked_dataset(session, new)
     previous = dataset.published_version
+    refuse_other_bytes(session, new.report)
     existing = session.get(VersionRow, (new.dataset_id, new.version))
-    if existing and existing.published_at and existing.ledger_sha256 != new.ledger_sha256:
-        raise _refused(
-            new,
-            f"it was published with the ledger {existing.ledger_sha256}, this one has {new.ledger_sha256}",
-            "What is published never changes: a change of revision, spec or writer makes a new version",
-        )
-    if existing and existing.published_at:
-        _refuse_other_labels(session, new)
     blocks = new.ledger.take(from_numpy(np.flatnonzero(to_numpy(new.ledger["level"]) == 0)))
     if not (existing and existing.published_at):
         _write_version(session, new, blocks)
@@ -112,14 +106,25 @@ def publish(session: Session, new: VersionToPublish) -> PublishOutcome:
     )
 
 
-def _refuse_other_labels(session: Session, new: VersionToPublish) -> None:
-    found = select(LabelImageOfVersion.folder, LabelImageOfVersion.ledger_sha256)
-    kept = session.execute(found.filter_by(dataset_id=new.dataset_id, version=new.version))
-    if {row.folder: row.ledger_sha256 for row in kept} != new.report.label_ledgers:
+def refuse_other_bytes(session: Session, report: ValidationReport) -> None:
+    """Raise `NotPublishable` where the report's version was published with other ledgers than its own."""
+    existing = session.get(VersionRow, (report.dataset_id, report.version))
+    if existing is None or existing.published_at is None:
+        return
+    found = None
+    if existing.ledger_sha256 != report.ledger_sha256:
+        found = f"the ledger {existing.ledger_sha256}, this one has {report.ledger_sha256}"
+    else:
+        labels = select(LabelImageOfVersion.folder, LabelImageOfVersion.ledger_sha256)
+        kept = session.execute(labels.filter_by(dataset_id=report.dataset_id, version=report.version))
+        if {row.folder: row.ledger_sha256 for row in kept} != report.label_ledgers:
+            found = "other label images, or with other ledgers of them"
+    if found is not None:
         raise _refused(
-            new,
-            "it was published with other label images, or with other ledgers of them",
-            "What is published never changes: a change of revision, spec or writer makes a new version",
+            report,
+            f"it was published with {found}",
+            "What is published never changes. Put back what was published, or run "
+            f"`em rm {report.dataset_id} --volume`, which forgets all its versions, and ingest it again",
         )
 
 
@@ -234,5 +239,5 @@ def _column(name: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.if_else(pc.is_finite(numbers), numbers, pa.nulls(len(numbers), pa.float64()))
 
 
-def _refused(new: VersionToPublish, found: str, to_do: str) -> NotPublishable:
+def _refused(new: VersionToPublish | ValidationReport, found: str, to_do: str) -> NotPublishable:
     return NotPublishable(f"Publish {new.dataset_id} {new.version}", found, to_do)

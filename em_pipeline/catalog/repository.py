@@ -34,6 +34,7 @@ from em_pipeline.catalog.models import (
 from em_pipeline.domain.errors import InputRefused, NotFound, NotPublishable, RecordInvalid
 from em_pipeline.domain.identity import check_dataset_id
 from em_pipeline.domain.record import DatasetRecord, Status
+from em_pipeline.domain.report import ValidationReport
 from em_pipeline.domain.spec import DatasetSpec
 
 __all__ = [
@@ -165,6 +166,16 @@ class Catalog:
 
         with self._session() as session:
             return publication.publish(session, version)
+
+    def refuse_other_bytes(self, report: ValidationReport) -> None:
+        """Before anything of a version is moved: raise `NotPublishable` where `publish` would never take it.
+
+        That is where it was published with other ledgers than those that `report` is of.
+        """
+        from em_pipeline.catalog import publication  # brings pyarrow, which readers do without
+
+        with self._session() as session:
+            publication.refuse_other_bytes(session, report)
 
     def published(self) -> list[DatasetSummary]:
         """Datasets with a published version, by id."""

@@ -11,7 +11,7 @@ from em_pipeline.domain.report import ValidationReport
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.ingest.claims import volume_record, voxel_size_of, with_statistics
 from em_pipeline.ingest.cuts import Cut, box_of, image_cut, opened_labels
-from em_pipeline.ingest.fetch import changed_files, held_files, latest_manifest
+from em_pipeline.ingest.fetch import changed_while_read, held_files, latest_manifest
 from em_pipeline.ingest.kept import read_kept
 from em_pipeline.ingest.planning import plan_cuts
 from em_pipeline.ingest.scrape import latest_portal_record
@@ -131,11 +131,11 @@ def _rechunk(workspace: Workspace, spec: DatasetSpec, manifest: Manifest, versio
         image = image_cut(spec, volume, voxel_size, record.fields.core.title or spec.dataset_id)
         with opened_labels(workspace, spec, held, image) as labels:
             written, planned = _write(workspace, spec, version, image, labels)
-    if changed_files(workspace, manifest):
+    if changed := changed_while_read(workspace, manifest):
         workspace.store.delete_tree(keys.staging(spec.dataset_id, version))
         raise ChecksumMismatch(
             f"Rechunk {spec.dataset_id}",
-            "its raw files changed while they were read",
+            f"its raw files changed while they were read: {changed[0]} ({len(changed)} such files)",
             f"Run `em ingest {spec.dataset_id}` again when they are at rest",
         )
     record = with_statistics(record, written.statistics, f"{version}.ledger.parquet")

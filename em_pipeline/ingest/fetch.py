@@ -105,9 +105,9 @@ def held_files(workspace: Workspace, manifest: Manifest) -> Sequence[HeldFile]:
     return held_by(_raw(workspace, manifest), manifest)
 
 
-def changed_files(workspace: Workspace, manifest: Manifest) -> list[str]:
-    """Paths of the manifest's files that are gone or no longer what it says."""
-    return _raw(workspace, manifest).changed(manifest)
+def changed_while_read(workspace: Workspace, manifest: Manifest) -> list[str]:
+    """Paths of the files of `held_files` that are gone from this machine or no longer what it says."""
+    return _raw(workspace, manifest).changed_here(manifest)
 
 
 def let_go(workspace: Workspace, manifest: Manifest) -> None:
@@ -123,7 +123,7 @@ def _whole_manifest(workspace: Workspace, spec: DatasetSpec, revision: str) -> M
     manifest = read_kept(Manifest, workspace.store, keys.manifest(spec.dataset_id, revision))
     if manifest is None:
         return None
-    changed = changed_files(workspace, manifest)
+    changed = _raw(workspace, manifest).changed(manifest)
     if changed:
         workspace.progress.note(f"{changed[0]} is not what the manifest says ({len(changed)} such files)")
         return None

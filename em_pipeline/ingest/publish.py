@@ -24,12 +24,13 @@ def publish(workspace: Workspace, spec: DatasetSpec) -> PublishOutcome:
     """Move the volume out of staging, record it in the catalogue, swap the pointer; in that order.
 
     Each part can be repeated, so a publication that was killed is finished by the next. Raises
-    `NotPublishable` where the volume has no report or one that did not pass, `NotFound` where there is
-    no volume.
+    `NotPublishable`, and moves nothing, where the volume has no report or one that did not pass, or where its
+    version was published with other bytes; `NotFound` where there is no volume.
     """
     with dataset_lock(workspace.store, spec.dataset_id):
         built = current_build(workspace, spec)
         report = _passed_report(workspace, spec, built)
+        workspace.catalog.refuse_other_bytes(report)
         files = _move(workspace, spec, built)
         manifest = latest_manifest(workspace, spec)
         outcome = workspace.catalog.publish(_to_publish(spec, built, files, manifest, report))

@@ -38,6 +38,10 @@ class RawFiles(Protocol):
         """Paths of the manifest's files that are gone or no longer what it says."""
         ...
 
+    def changed_here(self, manifest: Manifest) -> list[str]:
+        """Paths of the manifest's files that this machine does not hold, or no longer as it says."""
+        ...
+
     def bring(self, manifest: Manifest) -> None:
         """Make this machine hold them, below `folder`. Raises `ChecksumMismatch`, `NotFound`."""
         ...
@@ -95,6 +99,9 @@ class _InStore:
         if not self.folder.exists():
             return [file.path for file in manifest.files]
         return changed_since(manifest, self.folder)
+
+    def changed_here(self, manifest: Manifest) -> list[str]:
+        return self.changed(manifest)
 
 
 def _path(file: RawFile, folder: Path) -> Path:

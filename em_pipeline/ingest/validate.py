@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 
 from em_pipeline.domain.blobs import Blobs
-from em_pipeline.domain.errors import EmError
+from em_pipeline.domain.errors import EmError, StorageFailed
 from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.domain.record import Status
 from em_pipeline.domain.report import CheckResult, Severity, ValidationReport
@@ -40,8 +40,9 @@ Ledgers = Mapping[str | None, Ledger]
 def validate(workspace: Workspace, spec: DatasetSpec) -> ValidationReport:
     """Check the current volume of a dataset and keep the report beside it.
 
-    A published volume's report is the one it was published with. A check that could not be made has
-    failed: the report says why. Raises `NotFound` where nothing was built.
+    A published volume's report is the one it was published with. A check that the data do not allow has
+    failed: the report says why. Raises `NotFound` where nothing was built; `StorageFailed` and any transient
+    error where a check could not be made, which says nothing of the volume: no report is written.
     """
     with dataset_lock(workspace.store, spec.dataset_id):
         built = current_build(workspace, spec)
@@ -111,6 +112,8 @@ def _made(name: str, check: Callable[[], CheckResult]) -> CheckResult:
     try:
         return check()
     except EmError as error:
+        if error.transient or isinstance(error, StorageFailed):  # no verdict on the volume
+            raise
         return CheckResult(name=name, passed=False, message=f"could not be checked: {error}")
 
 

@@ -107,6 +107,13 @@ class Spool:
         gone.update(changed_since(_only(manifest, [f for f in manifest.files if f.in_place]), self.folder))
         return [file.path for file in manifest.files if file.path in gone]
 
+    def changed_here(self, manifest: Manifest) -> list[str]:
+        """Paths of files that the folder does not hold, or that changed in it or where they lie.
+
+        Costs what `changed_since` costs.
+        """
+        return changed_since(manifest, self.folder)
+
     def bring(self, manifest: Manifest) -> None:
         """Fetch the files that the folder lacks from the store, as `bring` does, and raise like it."""
         moved = _moved(manifest)

@@ -18,7 +18,9 @@ from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.domain.progress import Progress, Silent
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.ingest.build import build, current_build
+from em_pipeline.ingest.damage import discard
 from em_pipeline.ingest.fetch import fetch
+from em_pipeline.ingest.forget import Kept, forget
 from em_pipeline.ingest.publish import publish
 from em_pipeline.ingest.scrape import scrape
 from em_pipeline.ingest.validate import validate
@@ -281,6 +283,32 @@ def test_a_region_is_whole_though_its_surroundings_are_not_held(
     assert tuple(arrays.catalog.published()[0].shape or ()) == tuple(BOX.shape)
     volume = arrays.store.local_path(served.volume_key)
     np.testing.assert_array_equal(zarr.open_array(volume / "0", mode="r")[:], RAW[BOX.slices])
+
+
+@pytest.mark.parametrize("label", [None, "mito"])
+def test_a_version_of_other_bytes_than_were_published_is_refused_before_it_is_moved(
+    arrays: Workspace, source: ArraysSource, label: str | None
+) -> None:
+    spec = spec_of(label_images=NAMES)
+    run_chain(arrays, spec)
+    first = published(arrays)
+    discard(arrays.store, first)
+    before = hashes(arrays.store.local_path("volumes"))
+    image = source.labels[label] if label else source.image
+    image.array = image.array[:, ::-1].copy()
+    for _ in range(2):
+        with pytest.raises(NotPublishable, match="em rm arrays-a --volume"):
+            run_chain(arrays, spec)
+        assert hashes(arrays.store.local_path("volumes")) == before
+    assert not current_build(arrays, spec).files.volume.startswith("volumes")
+    image.array = image.array[:, ::-1].copy()
+    arrays.store.delete_tree(f"staging/arrays-a/{first.version}")
+    assert not run_chain(arrays, spec).changed
+    assert published(arrays).ledger_sha256 == first.ledger_sha256
+    discard(arrays.store, first)
+    image.array = image.array[:, ::-1].copy()
+    forget(arrays, "arrays-a", {Kept.VOLUMES})
+    assert run_chain(arrays, spec).changed
 
 
 def test_what_was_written_can_be_ingested_with_its_label_images(arrays: Workspace) -> None:

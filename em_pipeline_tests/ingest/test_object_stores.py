@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +13,25 @@ import tifffile
 from em_pipeline.api.readers import open_published
 from em_pipeline.catalog.repository import Catalog
 from em_pipeline.demo.portal import DemoPortal
-from em_pipeline.domain.errors import ChunkCorrupt, NotFound, StorageFailed
+from em_pipeline.domain.errors import ChecksumMismatch, ChunkCorrupt, NotFound, StorageFailed
 from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize
+from em_pipeline.domain.progress import Progress
 from em_pipeline.domain.spec import DatasetSpec
-from em_pipeline.ingest.build import current_build, open_source_volume
+from em_pipeline.ingest.build import build, current_build, open_source_volume
 from em_pipeline.ingest.damage import damaged_documents, discard
 from em_pipeline.ingest.fetch import fetch, latest_manifest
 from em_pipeline.ingest.forget import Kept, forget
 from em_pipeline.ingest.publish import publish
 from em_pipeline.ingest.scrape import scrape
+from em_pipeline.ingest.validate import validate
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.sources.files import spec_for
 from em_pipeline.storage import holdings
+from em_pipeline.storage.object_client import ObjectAccess
+from em_pipeline.storage.object_store import ObjectStore
+from em_pipeline.volumes.compute import Job, ThisProcess
+from em_pipeline.volumes.plan import LevelPlan, Unit
+from em_pipeline_tests.buckets import BUCKET, POLICY
 from em_pipeline_tests.ingest.chain import STEPS, run_chain
 from em_pipeline_tests.object_stores import StoreInBucket
 from em_pipeline_tests.portals.proxy import Break
@@ -130,6 +139,48 @@ def test_an_upload_that_breaks_off_goes_on_where_it_was(
     assert portal.bytes_served - before < manifest.files[0].size
     assert 1 <= len(moved(bucket)) < len(manifest.files)
     assert latest_manifest(remote, CORNER) == manifest
+
+
+@on_s3
+def test_a_raw_file_that_changes_in_the_spool_while_it_is_read_is_noticed(remote: Workspace) -> None:
+    class Meddling(ThisProcess):
+        def run(self, job: Job, level: LevelPlan, units: Sequence[Unit], progress: Progress) -> None:
+            spooled = min(remote.spool.rglob("*.dm3"))
+            data = bytearray(spooled.read_bytes())
+            data[len(data) // 2] ^= 1
+            spooled.write_bytes(data)
+            super().run(job, level, units, progress)
+
+    for step in STEPS[:2]:
+        step(remote, CORNER)
+    with pytest.raises(ChecksumMismatch, match=r"changed while they were read: .*0000\.dm3 \(1 such"):
+        build(replace(remote, compute=Meddling()), CORNER)
+    assert not list(remote.store.list(f"staging/{ID}"))
+    for step in STEPS[2:]:
+        step(remote, CORNER)
+    assert stored(remote).any()
+
+
+@on_s3
+@pytest.mark.parametrize(("blob", "answer"), [("0/c/0/0/0", 503), ("0012.dm3", 503), ("0/c/0/0/0", 403)])
+def test_a_store_that_fails_during_validation_is_no_verdict(
+    remote: Workspace, bucket: StoreInBucket, blob: str, answer: int
+) -> None:
+    folder = bucket.url.removeprefix(f"s3://{BUCKET}/")
+    store = ObjectStore(ObjectAccess("s3", BUCKET, bucket.endpoints, POLICY), folder)
+    hasty = replace(remote, store=store)
+    for step in STEPS[:3]:
+        step(hasty, CORNER)
+    before = store.blobs(f"staging/{ID}").entries()
+    shutil.rmtree(remote.spool)
+    bucket.proxy.fail("GET", blob, Break(status=answer), times=10**6)
+    with pytest.raises(StorageFailed) as outage:
+        validate(hasty, CORNER)
+    assert outage.value.transient is (answer == 503)
+    bucket.proxy.heal()
+    assert build(hasty, CORNER).written is None
+    assert store.blobs(f"staging/{ID}").entries() == before
+    assert validate(hasty, CORNER).passed
 
 
 @on_s3
