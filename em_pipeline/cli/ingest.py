@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from em_pipeline.cli.bars import Bars
 from em_pipeline.cli.options import (
+    CodecOption,
     ImageSetOption,
     IncludeOption,
     LabelOption,
@@ -38,6 +39,7 @@ def ingest(
     image_set: ImageSetOption = None,
     raw_shape: RawShapeOption = None,
     raw_dtype: RawDtypeOption = None,
+    codec: CodecOption = None,
     voxel_size: VoxelSizeOption = None,
     name: NameOption = None,
     include: IncludeOption = None,
@@ -60,6 +62,7 @@ def ingest(
             image_set=image_set,
             raw_shape=raw_shape,
             raw_dtype=raw_dtype,
+            codec=codec,
         )
         from em_pipeline.cli.launch import run_ingest
         from em_pipeline.ingest.workspace import open_workspace
@@ -111,6 +114,7 @@ def register(
     image_set: ImageSetOption = None,
     raw_shape: RawShapeOption = None,
     raw_dtype: RawDtypeOption = None,
+    codec: CodecOption = None,
     voxel_size: VoxelSizeOption = None,
     name: NameOption = None,
     include: IncludeOption = None,
@@ -130,6 +134,7 @@ def register(
             image_set=image_set,
             raw_shape=raw_shape,
             raw_dtype=raw_dtype,
+            codec=codec,
         )
         from em_pipeline.assets.partitions import register as register_partition
         from em_pipeline.ingest.workspace import open_workspace

@@ -6,6 +6,7 @@ import typer
 
 from em_pipeline.domain.errors import InputRefused
 from em_pipeline.domain.geometry import PartialVoxelSize
+from em_pipeline.domain.spec import CODECS
 
 if TYPE_CHECKING:
     from em_pipeline.ingest.asked import Asked
@@ -65,6 +66,15 @@ RawDtypeOption = Annotated[
         "--raw-dtype", metavar="DTYPE", help="Type of such voxels: uint8, or >u2 where byte order counts."
     ),
 ]
+CodecOption = Annotated[
+    str | None,
+    typer.Option(
+        "--codec",
+        metavar="NAME",
+        help=f"How chunks of the image are compressed: {', '.join(CODECS)}; `none` holds for label images "
+        "too. Without: what suits the type. It is kept for later runs; `auto` takes it back.",
+    ),
+]
 
 
 def asked(
@@ -80,10 +90,17 @@ def asked(
     image_set: str | None,
     raw_shape: str | None,
     raw_dtype: str | None,
+    codec: str | None,
 ) -> "Asked":
     """The options, read. Raises `InputRefused` for one that cannot be, and for a box and a crop at once."""
     from em_pipeline.ingest.asked import Asked
-    from em_pipeline.ingest.regions import parse_level, parse_random_crop, parse_raw_layout, parse_roi
+    from em_pipeline.ingest.regions import (
+        parse_codec,
+        parse_level,
+        parse_random_crop,
+        parse_raw_layout,
+        parse_roi,
+    )
 
     if roi is not None and random_crop is not None:
         raise InputRefused("Choose a region", "--roi and --random-crop are both given", "Give one of them")
@@ -97,6 +114,7 @@ def asked(
         label_images=tuple(label or ()),
         voxel_size=parse_voxel_size(voxel_size),
         raw_layout=parse_raw_layout(raw_shape, raw_dtype),
+        codec=None if codec is None else parse_codec(codec),
     )
 
 

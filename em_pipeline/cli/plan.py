@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from em_pipeline.cli.bars import Bars
 from em_pipeline.cli.options import (
+    CodecOption,
     ImageSetOption,
     IncludeOption,
     LabelOption,
@@ -39,6 +40,7 @@ def plan(
     image_set: ImageSetOption = None,
     raw_shape: RawShapeOption = None,
     raw_dtype: RawDtypeOption = None,
+    codec: CodecOption = None,
     voxel_size: VoxelSizeOption = None,
     name: NameOption = None,
     include: IncludeOption = None,
@@ -62,6 +64,7 @@ def plan(
             image_set=image_set,
             raw_shape=raw_shape,
             raw_dtype=raw_dtype,
+            codec=codec,
         )
         from em_pipeline.ingest.asked import spec_of
         from em_pipeline.ingest.planning import outlook

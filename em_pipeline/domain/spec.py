@@ -1,12 +1,16 @@
 """What to ingest: one spec is one dataset, and one Dagster partition."""
 
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize, Shape
 from em_pipeline.domain.identity import check_dataset_id, dataset_id
 from em_pipeline.domain.record import FIELD_NAMES
+
+UNCOMPRESSED: Final = "none"
+CODECS: Final = (UNCOMPRESSED, "zstd-1", "zstd-3", "blosc-lz4", "blosc-zstd")
+"""Names of the codecs that chunks may be written with (`volumes.codec.RECIPES`)."""
 
 
 class Override(BaseModel):
@@ -61,7 +65,8 @@ class DatasetSpec(BaseModel):
     along, as the portal calls them.
     `include` are globs over file names, matched at the image set's top level. `image_set` picks one of
     several the portal offers, or one image of a container by its path inside. `voxel_size_nm` fills in or
-    overrides what the files say. `raw_layout` describes a file without a header.
+    overrides what the files say. `raw_layout` describes a file without a header. `codec` is the name of the
+    codec of the image's chunks, without one that which suits its type; `none` is that of label images too.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -96,6 +101,13 @@ class DatasetSpec(BaseModel):
         if not self.dataset_id.startswith(f"{self.source}-"):
             raise ValueError(f"dataset id {self.dataset_id!r} does not begin with its source {self.source!r}")
         return self
+
+    @field_validator("codec")
+    @classmethod
+    def _known_codec(cls, name: str | None) -> str | None:
+        if name is not None and name not in CODECS:
+            raise ValueError(f"{name!r} is not a codec: {', '.join(CODECS)}")
+        return name
 
     @field_validator("overrides", "curated")
     @classmethod

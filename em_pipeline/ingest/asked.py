@@ -9,7 +9,7 @@ from em_pipeline.domain.errors import InputRefused
 from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize
 from em_pipeline.domain.identity import dataset_id
 from em_pipeline.domain.spec import DatasetSpec, RawLayout
-from em_pipeline.ingest.regions import RandomCrop, part_name, portal_shape, written
+from em_pipeline.ingest.regions import AUTO, RandomCrop, part_name, portal_shape, written
 from em_pipeline.ingest.specs import spec_from_id, unknown
 from em_pipeline.sources.base import Source
 from em_pipeline.sources.files import FilesSource, spec_for
@@ -24,7 +24,7 @@ class Asked:
     """What a person says of a dataset besides its name. None and () say nothing; `box` excludes `crop`.
 
     `name` is that of a dataset made from a path or URL, or of a part of a portal's dataset. An empty
-    `voxel_size` takes back an earlier one.
+    `voxel_size` takes back an earlier one, so does `codec` of `auto`.
     """
 
     name: str | None = None
@@ -36,6 +36,7 @@ class Asked:
     label_images: tuple[str, ...] = ()
     voxel_size: PartialVoxelSize | None = None
     raw_layout: RawLayout | None = None
+    codec: str | None = None
 
     @property
     def names_a_part(self) -> bool:
@@ -145,6 +146,8 @@ def _changes(asked: Asked) -> dict[str, Any]:
         given = any(asked.voxel_size)
         changes["voxel_size_nm"] = asked.voxel_size if given else None
         changes["voxel_size_reason"] = "given with --voxel-size" if given else ""
+    if asked.codec is not None:
+        changes["codec"] = None if asked.codec == AUTO else asked.codec
     if asked.box is not None:
         changes |= {"bounding_box": asked.box, "bounding_box_reason": "given with --roi"}
     return changes

@@ -11,7 +11,7 @@ from em_pipeline.domain.errors import InputRefused, NotFound
 from em_pipeline.domain.files import RawFile
 from em_pipeline.domain.geometry import BoundingBox, Shape, VoxelSize
 from em_pipeline.domain.record import DatasetRecord
-from em_pipeline.domain.spec import DatasetSpec
+from em_pipeline.domain.spec import UNCOMPRESSED, DatasetSpec
 from em_pipeline.formats.headers import ImageHeaders
 from em_pipeline.ingest.claims import spec_claims, voxel_size_of
 from em_pipeline.ingest.cuts import Cut, image_cut, opened_labels
@@ -53,8 +53,8 @@ def plan_cuts(
     folders = tuple(label.label for label in labels if label.label is not None)
     plan = _plan(workspace, image, codec=spec.codec, labels=folders)
     # NGFF 0.5, "labels": a label image has as many levels as its image.
-    count = len(plan.levels)
-    return plan, *(_plan(workspace, label, kind="labels", level_count=count) for label in labels)
+    same = {"kind": "labels", "level_count": len(plan.levels), "codec": _label_codec(spec)}
+    return plan, *(_plan(workspace, label, **same) for label in labels)
 
 
 def outlook(workspace: Workspace, spec: DatasetSpec) -> Outlook:
@@ -73,6 +73,11 @@ def outlook(workspace: Workspace, spec: DatasetSpec) -> Outlook:
             for cut, plan in zip(cuts, plans, strict=True)
         )
     return Outlook(spec.dataset_id, workspace.memory_budget, images, ())
+
+
+def _label_codec(spec: DatasetSpec) -> str | None:
+    """Whoever wants no codec wants none at all; any other is chosen for the voxels of an image."""
+    return UNCOMPRESSED if spec.codec == UNCOMPRESSED else None
 
 
 def _plan(workspace: Workspace, cut: Cut, **options: object) -> RechunkPlan:

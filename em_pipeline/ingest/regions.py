@@ -1,6 +1,6 @@
 """Parts of a dataset: levels, boxes and random crops, as people write them, and the names they give.
 
-Everything is in voxels of one level, z-y-x.
+Layouts and codecs, as people write them, too. Everything is in voxels of one level, z-y-x.
 """
 
 import hashlib
@@ -13,13 +13,14 @@ from em_pipeline.domain.errors import InputRefused
 from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.domain.identity import short_hash
 from em_pipeline.domain.record import DatasetRecord
-from em_pipeline.domain.spec import DatasetSpec, RawLayout
+from em_pipeline.domain.spec import CODECS, DatasetSpec, RawLayout
 from em_pipeline.ingest.claims import spec_claims
 from em_pipeline.sources.base import Source
 
 ROI = re.compile(r"(-?\d+):(-?\d+),(-?\d+):(-?\d+),(-?\d+):(-?\d+)")
 # Of an image set's name in a part's: leaves room for the level and box in an id of 120 characters.
 LONGEST = 32
+AUTO = "auto"
 SIZE = re.compile(r"(-?\d+),(-?\d+),(-?\d+)")
 
 
@@ -62,6 +63,16 @@ def parse_level(text: str) -> int | str:
             f"Read the level {text!r}", "it is no number from 0 and no name", "Write it like 2, or like s4"
         )
     return int(level) if level.isascii() and level.isdigit() else level
+
+
+def parse_codec(text: str) -> str:
+    """The name of a codec, or `auto` for the one that suits the type. Raises `InputRefused` for others."""
+    name = text.strip().lower()
+    if name in (AUTO, *CODECS):
+        return name
+    raise InputRefused(
+        f"Use the codec {text!r}", "it is not known", f"Give one of {', '.join(CODECS)}; {AUTO} chooses one"
+    )
 
 
 def parse_roi(text: str) -> BoundingBox:

@@ -19,10 +19,8 @@ from em_pipeline.domain.errors import Busy, EmError, InputRefused
 from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.domain.progress import Silent
 from em_pipeline.volumes.compute import Job
+from em_pipeline.volumes.memory import of_process
 from em_pipeline.volumes.resume import is_finished
-
-PROCESS_BYTES: Final = 300 << 20
-"""What a worker takes before it holds a voxel: the interpreter, Dask, our readers and codecs."""
 
 _JOBS_KNOWN: Final = 4  # a few runs may share a worker; one that is forgotten is sent again
 _jobs: OrderedDict[str, Job] = OrderedDict()
@@ -97,7 +95,7 @@ class _Notes(Silent):
 
 def bytes_needed(job: Job, threads: int) -> int:
     """What a worker takes at most while it writes for a job."""
-    return job.plan.bytes_in_flight(threads) + threads * job.source.scratch_bytes + PROCESS_BYTES
+    return of_process(job.plan.bytes_in_flight(threads), threads)
 
 
 def check_memory(needed: int, threads: int, limit: int | None, usable: float) -> None:

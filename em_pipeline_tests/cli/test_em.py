@@ -31,6 +31,8 @@ def test_a_folder_becomes_a_dataset_a_block_and_a_picture(environment: dict[str,
     planned = em(environment, "plan", str(stack), "--name", "mine", "--voxel-size", "50,4,4")
     assert planned["images"][0]["levels"][0]["shape"] == [12, 140, 150]
     assert planned["images"][0]["voxel_bytes"] == 12 * 140 * 150
+    plain = em(environment, "plan", str(stack), "--name", "mine", "--voxel-size", "50", "--codec", "none")
+    assert (planned["images"][0]["codec"], plain["images"][0]["codec"]) == ("zstd-1", "none")
     assert em(environment, "ls") == []
     made = em(environment, "ingest", str(stack), "--name", "mine", "--voxel-size", "50,4,4")
     assert made["dataset_id"] == "files-mine"
@@ -94,6 +96,7 @@ def test_verify_names_the_chunk(environment: dict[str, str]) -> None:
         (["verify", "nothing-1"], 7, "em ls --all"),
         (["ingest", ".", "--voxel-size", "a,b"], 2, "50,8,8"),
         (["ingest", "EMPIAR-11759", "--name", "x"], 2, "Leave --name out"),
+        (["ingest", "EMPIAR-11759", "--codec", "gzip"], 2, "zstd-1"),
     ],
 )
 def test_refusals_say_what_to_do(

@@ -6,6 +6,8 @@ the handling of its line is taken away.
 
 import hashlib
 import json
+import struct
+import time
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -21,8 +23,8 @@ from em_pipeline.demo.idr_portal import IdrPortal
 from em_pipeline.demo.openorganelle_portal import OpenOrganellePortal
 from em_pipeline.demo.portal import EBI_SEARCH, DemoPortal
 from em_pipeline.demo.portal_entries import rest_answer, xml_header
-from em_pipeline.demo.replay import Replay, Trouble
-from em_pipeline.domain.errors import InputRefused, RecordInvalid, SourceUnavailable
+from em_pipeline.demo.replay import MAINTENANCE, Replay, Reply, Request, Trouble
+from em_pipeline.domain.errors import InputRefused, RecordInvalid, SourceUnavailable, UnsupportedFormat
 from em_pipeline.domain.geometry import BoundingBox, VoxelSize
 from em_pipeline.domain.lazy_volume import LazyVolume
 from em_pipeline.domain.progress import Silent
@@ -46,6 +48,8 @@ RETINA = DatasetSpec(source="empiar", accession="11759")
 ENTRY = "/empiar/api/entry/EMPIAR-11759/"
 HEADER = "/empiar/world_availability/11759/11759.xml"
 SECTION = "F57-8_test1_3VBSED_slice_0002.dm3"
+SECTION_PATH = f"/empiar/world_availability/11759/data/{SECTION}"
+LARGE_SHAPE = (3, 1500, 1600)  # sections of more than 1 MiB, which are fetched in ranges
 SEARCH = "/biostudies/api/v1/BioImages-EMPIAR/search"
 NO_HITS = json.dumps({"totalHits": 0, "isTotalHitsExact": True, "hits": []})
 TRAINING = DatasetSpec(source="epfl", accession="training")
@@ -152,13 +156,51 @@ def test_listing_missing_a_file(empiar: DemoPortal) -> None:
         source.list_files(RETINA, record)
 
 
-def test_hanging_range_get(empiar: DemoPortal, tmp_path: Path) -> None:
-    empiar.trouble(Trouble.STALL, SECTION, times=3)  # the HEAD has no body that could stall
-    files = held(empiar, RETINA, tmp_path, retries=4, read_timeout_s=0.4)
-    for file in files:
-        served = (empiar.tree / "11759" / "data" / file.file.path).read_bytes()
-        assert file.file.sha256 == hashlib.sha256(served).hexdigest()
-    assert empiar.requests[f"/empiar/world_availability/11759/data/{SECTION}"] >= 4
+class Telling(DemoPortal):
+    """Keeps the ranges that are asked of `SECTION`, and may send a page in place of it."""
+
+    def __init__(self, folder: Path, shape: tuple[int, int, int] = RETINA_SHAPE) -> None:
+        super().__init__(folder, retina_shape=shape)
+        self.served = self.tree / "11759" / "data" / SECTION
+        self.ranges: list[tuple[int, int]] = []
+        self.page: Reply | None = None
+
+    def answer(self, request: Request) -> Reply:
+        if request.path == SECTION_PATH and request.method == "GET":
+            if asked := request.headers.get("Range"):
+                first, last = asked.removeprefix("bytes=").split("-")
+                self.ranges.append((int(first), int(last)))
+            if self.page is not None:
+                return self.page
+        return super().answer(request)
+
+
+def only_section(portal: Telling, folder: Path, **limits: Any) -> str:
+    """The SHA-256 of `SECTION` as it was downloaded; troubles of it begin with the second GET."""
+    source = source_of("empiar", portal)
+    record = source.fetch_record(RETINA)
+    files = [file for file in source.list_files(RETINA, record) if file.path == SECTION]
+    portal.ranges.clear()
+    portal.trouble(Trouble.STALL, SECTION, times=1, after=1)
+    manifest = download(
+        files, folder, dataset_id="empiar-11759", revision=record.revision,
+        policy=DownloadPolicy(connections=1, backoff_s=0.01, **limits), progress=Silent(),
+    )  # fmt: skip
+    return manifest.files[0].sha256
+
+
+def test_hanging_range_get(generated: Path, tmp_path: Path) -> None:
+    with Telling(generated / "large", LARGE_SHAPE) as portal:
+        began = time.monotonic()
+        sha256 = only_section(portal, tmp_path / "patient", read_timeout_s=0.4, retries=1)
+        assert time.monotonic() - began < 30  # the portal hangs for a minute
+        assert sha256 == hashlib.sha256(portal.served.read_bytes()).hexdigest()
+        (first, last), *again = portal.ranges[1:]  # half of what was asked for came
+        assert first > 0
+        assert [begin for begin, _ in again][:1] == [first + (last + 1 - first) // 2]
+        with pytest.raises(SourceUnavailable, match=r"no bytes for 0\.4 s"):
+            only_section(portal, tmp_path / "hasty", read_timeout_s=0.4, retries=0)
+        assert time.monotonic() - began < 30
 
 
 def test_200_with_html(empiar: DemoPortal, tmp_path: Path) -> None:
@@ -167,12 +209,28 @@ def test_200_with_html(empiar: DemoPortal, tmp_path: Path) -> None:
         with pytest.raises(SourceUnavailable):
             held(empiar, RETINA, tmp_path)
         empiar.heal()
-    source = source_of("empiar", empiar)
-    files = source.list_files(RETINA, record := source.fetch_record(RETINA))
-    empiar.trouble(Trouble.HTML, SECTION)
+    empiar.trouble(Trouble.HTML, SECTION, after=1)  # after the HEAD
     with pytest.raises(SourceUnavailable, match="web page"):
-        download(files, tmp_path, dataset_id="empiar-11759", revision=record.revision,
-                 policy=DownloadPolicy(retries=0), progress=Silent())  # fmt: skip
+        held(empiar, RETINA, tmp_path)
+    assert not (tmp_path / SECTION).exists()
+
+
+@pytest.mark.parametrize(
+    ("page", "kind", "as_long"),
+    [
+        pytest.param(MAINTENANCE, "application/octet-stream", True, id="as data of the listed size"),
+        pytest.param(MAINTENANCE, "application/octet-stream", False, id="as data of another size"),
+        pytest.param("We will be back soon.", "text/html", True, id="known by its type alone"),
+    ],
+)
+def test_200_with_html_in_place_of_data(
+    generated: Path, tmp_path: Path, page: str, kind: str, as_long: bool
+) -> None:
+    with Telling(generated / "empiar") as portal:
+        size = portal.served.stat().st_size
+        portal.page = Reply(page.encode().ljust(size if as_long else 0), kind)
+        with pytest.raises(SourceUnavailable, match="web page"):
+            held(portal, RETINA, tmp_path)
     assert not (tmp_path / SECTION).exists()
 
 
@@ -202,19 +260,53 @@ def test_literal_u00b5m(idr: IdrPortal, tmp_path: Path) -> None:
         assert tuple(volume.voxel_size_nm) == pytest.approx((20.0, 20.0, 20.0))
 
 
-def test_thumbnail_first_dm3_with_moving_offset(empiar: DemoPortal, tmp_path: Path) -> None:
+def data_type(kind: int) -> bytes:
+    """The tag of an image's type as DM3 writes it: one number, unsigned and of 32 bits."""
+    return b"DataType%%%%" + struct.pack(">II", 1, 5) + struct.pack("<I", kind)
+
+
+RGB, GREY = data_type(23), data_type(6)
+NO_THUMBNAILS, NO_SOURCES = (b"Thumbnails", b"Unheard of"), (b"ImageSourceList", b"ImageUnheardOf.")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param([], id="as it is"),
+        pytest.param([(RGB, GREY), NO_SOURCES], id="known by the list of thumbnails alone"),
+        pytest.param([(RGB, GREY), NO_THUMBNAILS], id="known by what the document shows alone"),
+        pytest.param([NO_SOURCES, NO_THUMBNAILS], id="known by its colours alone"),
+    ],
+)
+def test_thumbnail_first_dm3_with_moving_offset(
+    empiar: DemoPortal, tmp_path: Path, changes: list[tuple[bytes, bytes]]
+) -> None:
     files = held(empiar, RETINA, tmp_path)
     planes, offsets = [], set()
     for file in files:
+        content = file.path.read_bytes()
+        for now, then in changes:
+            assert content.count(now) == 1
+            content = content.replace(now, then)
+        file.path.write_bytes(content)
         with file.path.open("rb") as stream:
             images = list(read_tags(file.path, stream)[0]["ImageList"].values())
-        assert images[0]["ImageData"]["DataType"] == 23  # RGB
+        assert images[0]["ImageData"]["DataType"] == (6 if (RGB, GREY) in changes else 23)
         offset = images[1]["ImageData"]["Data"]["offset"]
         offsets.add(offset)
         planes.append(np.fromfile(file.path, np.uint8, 60 * 50, offset=offset).reshape(60, 50))
     assert len(offsets) == 2
     with source_of("empiar", empiar).open_volume(RETINA, files) as volume:
         np.testing.assert_array_equal(volume.read(BoundingBox.of_shape(volume.shape)), planes)
+
+
+def test_nothing_but_thumbnails_in_a_dm3(empiar: DemoPortal, tmp_path: Path) -> None:
+    files = held(empiar, RETINA, tmp_path)
+    for file in files:
+        content = file.path.read_bytes().replace(GREY, data_type(5)).replace(*NO_THUMBNAILS)
+        file.path.write_bytes(content)
+    with pytest.raises(UnsupportedFormat, match=r"complex data.*ImageList\.0: RGB data \(DataType 23\)"):
+        source_of("empiar", empiar).open_volume(RETINA, files)
 
 
 def test_string_or_null_image_width(empiar: DemoPortal) -> None:

@@ -13,7 +13,7 @@ from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize, Shape
 from em_pipeline.domain.lazy_volume import LazyVolume
 from em_pipeline.domain.spec import DatasetSpec, Override
 from em_pipeline.ingest.asked import Asked, spec_of
-from em_pipeline.ingest.regions import RandomCrop
+from em_pipeline.ingest.regions import AUTO, RandomCrop, parse_codec
 from em_pipeline.sources.base import DatasetRef, HeldFile, PortalRecord, Source
 
 BASE = "openorganelle-jrc_mus-nacc-2"
@@ -232,3 +232,20 @@ def test_what_means_nothing_names_the_nearest() -> None:
         ask("jrc_mus-nacc-2", ask(BASE))
     with pytest.raises(InputRefused, match="names nothing"):
         ask("")
+
+
+def test_a_codec_holds_until_another_is_given_or_it_is_taken_back() -> None:
+    known = ask(BASE, asked=Asked(codec="none"))
+    assert known.codec == "none"
+    assert ask(BASE, known).codec == "none"
+    assert ask(BASE, known, asked=Asked(codec="zstd-3")).codec == "zstd-3"
+    assert ask(BASE, known, asked=Asked(codec=AUTO)) == ask(BASE)
+
+
+def test_codecs_as_people_write_them() -> None:
+    assert [parse_codec(text) for text in (" NONE", "zstd-1", "auto")] == ["none", "zstd-1", "auto"]
+    for text in ("", "zstd", "none,zstd-1"):
+        with pytest.raises(
+            InputRefused, match="Give one of none, zstd-1, zstd-3, blosc-lz4, blosc-zstd; auto"
+        ):
+            parse_codec(text)

@@ -31,6 +31,7 @@ from em_pipeline.storage.store import LocalStore
 from em_pipeline.volumes.compute import Job, ThisProcess
 from em_pipeline.volumes.ledger import ChunkState, Ledger
 from em_pipeline.volumes.plan import LevelPlan, Unit
+from em_pipeline.volumes.reader import VolumeReader
 from em_pipeline.volumes.verify import verify_decoded
 from em_pipeline_tests.ingest.arrays_source import (
     BOX,
@@ -106,6 +107,20 @@ def test_label_images_lie_beside_their_image_with_every_id(arrays: Workspace) ->
     report = {check.name: check for check in arrays.catalog.dataset("arrays-a").checks}
     assert "labels/mito does not cover the whole image" in report["geometry"].message
     assert report["coverage"].passed
+
+
+@pytest.mark.parametrize(
+    ("codec", "of_image", "of_labels"), [("none", "none", "none"), ("blosc-zstd", "blosc-zstd", "zstd-3")]
+)
+def test_no_codec_holds_for_label_images_and_any_other_for_the_image(
+    arrays: Workspace, codec: str, of_image: str, of_labels: str
+) -> None:
+    run_chain(arrays, spec_of(label_images=NAMES, codec=codec))
+    served = published(arrays)
+    images = [(served.volume_key, served.ledger_key)]
+    images += [(label.volume_key, label.ledger_key) for label in served.labels]
+    readers = [VolumeReader.open(*image_files(arrays.store, *keys)) for keys in images]
+    assert [reader.info.codec.name for reader in readers] == [of_image, of_labels, of_labels]
 
 
 def test_the_same_bytes_whatever_the_order_and_no_work_twice(

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from em_pipeline.domain.errors import ChunkCorrupt, InputRefused
+from em_pipeline.domain.spec import CODECS, DatasetSpec
 from em_pipeline.volumes.codec import RECIPES, ChunkCodec, crc32c
 from em_pipeline_tests.volumes.written import DTYPES, random_voxels
 
@@ -51,6 +53,14 @@ def test_a_chunk_of_another_size_is_corrupt(name: str, shape: tuple[int, int, in
 )
 def test_each_type_has_its_codec(dtype: str, kind: str, expected: str) -> None:
     assert ChunkCodec.for_dtype(dtype, kind).name == expected  # type: ignore[arg-type]
+
+
+def test_a_spec_may_give_every_codec_and_no_other() -> None:
+    assert tuple(RECIPES) == CODECS
+    for name in CODECS:
+        assert DatasetSpec(source="files", accession="a", codec=name).codec == name
+    with pytest.raises(ValidationError, match="'zstd' is not a codec: none, zstd-1"):
+        DatasetSpec(source="files", accession="a", codec="zstd")
 
 
 def test_unknown_codecs_and_types_are_refused() -> None:
