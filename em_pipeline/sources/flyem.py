@@ -37,7 +37,7 @@ GRAYSCALE = "a89eb3af216a46cdba81204d8f954786/grayscale"
 
 
 class FlyemSource:
-    """The accession `hemibrain`. 26 TB: `spec.bounding_box` or a coarse `spec.level` says what to take.
+    """The accession `hemibrain`. 57 TB: `spec.bounding_box` or a coarse `spec.level` says what to take.
 
     `spec.level` is the number or key of a scale; the box is in voxels of it, z-y-x, which for hemibrain are
     also neuroglancer's (there in x, y, z). `spec.image_set` is `clahe_yz`, `raw` or `dvid`, by default what
