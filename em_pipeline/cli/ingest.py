@@ -6,6 +6,7 @@ from em_pipeline.cli.bars import Bars
 from em_pipeline.cli.options import (
     ImageSetOption,
     IncludeOption,
+    KindOption,
     LabelOption,
     LevelOption,
     NameOption,
@@ -36,6 +37,7 @@ def ingest(
     seed: SeedOption = None,
     label: LabelOption = None,
     image_set: ImageSetOption = None,
+    kind: KindOption = None,
     raw_shape: RawShapeOption = None,
     raw_dtype: RawDtypeOption = None,
     voxel_size: VoxelSizeOption = None,
@@ -58,6 +60,7 @@ def ingest(
             seed=seed,
             label=label,
             image_set=image_set,
+            kind=kind,
             raw_shape=raw_shape,
             raw_dtype=raw_dtype,
         )
@@ -109,6 +112,7 @@ def register(
     seed: SeedOption = None,
     label: LabelOption = None,
     image_set: ImageSetOption = None,
+    kind: KindOption = None,
     raw_shape: RawShapeOption = None,
     raw_dtype: RawDtypeOption = None,
     voxel_size: VoxelSizeOption = None,
@@ -128,6 +132,7 @@ def register(
             seed=seed,
             label=label,
             image_set=image_set,
+            kind=kind,
             raw_shape=raw_shape,
             raw_dtype=raw_dtype,
         )

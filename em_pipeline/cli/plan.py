@@ -7,6 +7,7 @@ from em_pipeline.cli.bars import Bars
 from em_pipeline.cli.options import (
     ImageSetOption,
     IncludeOption,
+    KindOption,
     LabelOption,
     LevelOption,
     NameOption,
@@ -37,6 +38,7 @@ def plan(
     seed: SeedOption = None,
     label: LabelOption = None,
     image_set: ImageSetOption = None,
+    kind: KindOption = None,
     raw_shape: RawShapeOption = None,
     raw_dtype: RawDtypeOption = None,
     voxel_size: VoxelSizeOption = None,
@@ -60,6 +62,7 @@ def plan(
             seed=seed,
             label=label,
             image_set=image_set,
+            kind=kind,
             raw_shape=raw_shape,
             raw_dtype=raw_dtype,
         )
@@ -120,7 +123,7 @@ def _print_levels(name: str, image: "PlanReport") -> None:
     ]
     console.print()
     table(
-        f"{name}: {image.dtype}, {image.codec}",
+        f"{name}: {image.kind} of {image.dtype}, {image.codec}",
         ["level", "shape z×y×x", "voxel nm", "halved", "chunks", "shards", "units", "read at once"],
         rows,
         whole={"shape z×y×x", "voxel nm", "read at once"},

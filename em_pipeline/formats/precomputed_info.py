@@ -13,6 +13,7 @@ import numpy as np
 
 from em_pipeline.domain.errors import InputRefused, NotFound, UnsupportedFormat
 from em_pipeline.domain.geometry import BoundingBox, Shape
+from em_pipeline.domain.lazy_volume import SAID_LABELS
 from em_pipeline.formats.base import check_chunk
 from em_pipeline.formats.bounded_json import parse_json
 from em_pipeline.formats.precomputed_grid import ChunkGrid
@@ -100,6 +101,11 @@ class Info:
     data_type: str
     scales: tuple[Scale, ...]
     document: Mapping[str, Any]
+
+    @property
+    def said_labels(self) -> dict[str, str]:
+        """For the metadata of its volumes (`SAID_LABELS`); empty where it is no segmentation."""
+        return {SAID_LABELS: "`info` says type: segmentation"} if self.kind == "segmentation" else {}
 
     def scale(self, level: int | str | None) -> Scale:
         """The scale of that number or key; None is the finest. Raises `NotFound` with those there are."""

@@ -153,6 +153,8 @@ def _write(
     plan, *plans = plan_cuts(workspace, spec, image, labels)
     planned = report(plan)
     workspace.progress.note(str(planned))
+    if image.chosen.because:
+        workspace.progress.note(f"the image is {image.chosen}")
     place = workspace.store.blobs(keys.staging(spec.dataset_id, version))
     progress, compute = workspace.progress, workspace.compute
     written = rechunk(
@@ -160,7 +162,7 @@ def _write(
     )
     for label, label_plan in zip(labels, plans, strict=True):
         ends = "" if label.whole else ", which does not cover the whole image"
-        progress.note(f"{label}: {label.box.shape} voxels of {label.name!r}{ends}")
+        progress.note(f"{label}: {'×'.join(map(str, label.box.shape))} voxels of {label.name!r}{ends}")
         rechunk(
             label.volume,
             label.box,

@@ -18,6 +18,7 @@ from em_pipeline.ingest.cuts import Cut, image_cut, opened_labels
 from em_pipeline.ingest.fetch import held_files, latest_manifest
 from em_pipeline.ingest.inspection import inspect
 from em_pipeline.ingest.inspection_target import portal_address
+from em_pipeline.ingest.kinds import kind_of
 from em_pipeline.ingest.scrape import latest_portal_record
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.sources.base import HeldFile
@@ -54,7 +55,7 @@ def plan_cuts(
     plan = _plan(workspace, image, codec=spec.codec, labels=folders)
     # NGFF 0.5, "labels": a label image has as many levels as its image.
     count = len(plan.levels)
-    return plan, *(_plan(workspace, label, kind="labels", level_count=count) for label in labels)
+    return plan, *(_plan(workspace, label, level_count=count) for label in labels)
 
 
 def outlook(workspace: Workspace, spec: DatasetSpec) -> Outlook:
@@ -72,7 +73,8 @@ def outlook(workspace: Workspace, spec: DatasetSpec) -> Outlook:
             (str(cut), report(plan, take_sample(cut.volume, cut.box, plan)))
             for cut, plan in zip(cuts, plans, strict=True)
         )
-    return Outlook(spec.dataset_id, workspace.memory_budget, images, ())
+        notes = tuple(f"{cut} is {cut.chosen}" for cut in cuts[:1] if cut.chosen.because)
+    return Outlook(spec.dataset_id, workspace.memory_budget, images, notes)
 
 
 def _plan(workspace: Workspace, cut: Cut, **options: object) -> RechunkPlan:
@@ -84,6 +86,7 @@ def _plan(workspace: Workspace, cut: Cut, **options: object) -> RechunkPlan:
         cut.voxel_size,
         cut.volume.decode_shape,
         translation_nm=cut.translation_nm,
+        kind=cut.chosen.kind,
         read_scratch=cut.volume.scratch_bytes,
         **options,
     )
@@ -169,6 +172,7 @@ def _from_headers(workspace: Workspace, spec: DatasetSpec) -> Outlook:
             f"the volume is {tuple(shape)}",
             "Give a box inside it",
         )
+    chosen = kind_of(spec, np.dtype(image.dtype), image.metadata)
     plan = _plan_of(
         workspace,
         box.shape,
@@ -176,9 +180,12 @@ def _from_headers(workspace: Workspace, spec: DatasetSpec) -> Outlook:
         voxel_size_of(record, [address]),
         Shape(*image.chunk_shape),
         codec=spec.codec,
+        kind=chosen.kind,
         read_scratch=0 if image.compression in PLAIN else _chunk_bytes(image),
     )
     notes = [note, f"planned from headers: {found.requests} requests, {found.bytes_read:,} bytes"]
+    if chosen.because:
+        notes.append(f"the image is {chosen}")
     if spec.label_images:
         notes.append(f"label images are not planned before download: {', '.join(spec.label_names)}")
     notes += [*found.notes, *image.notes]
