@@ -16,6 +16,7 @@ from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.domain.lazy_volume import SAID_LABELS
 from em_pipeline.formats.base import check_chunk
 from em_pipeline.formats.bounded_json import parse_json
+from em_pipeline.formats.dvid import check_not_dvid
 from em_pipeline.formats.precomputed_grid import ChunkGrid
 from em_pipeline.formats.precomputed_gzip import GZIP_MAGIC, gunzip
 from em_pipeline.formats.sharded import Sharding
@@ -150,6 +151,8 @@ def parse_info(data: bytes | str, where: str) -> Info:
         raise UnsupportedFormat(
             tried, f"it is not JSON ({error})", "Give the folder that holds `info`"
         ) from error
+    if isinstance(document, dict):
+        check_not_dvid(document, tried)
     if (
         not isinstance(document, dict)
         or not isinstance(document.get("scales"), list)

@@ -162,7 +162,7 @@ def _write(
     )
     for label, label_plan in zip(labels, plans, strict=True):
         ends = "" if label.whole else ", which does not cover the whole image"
-        progress.note(f"{label}: {'×'.join(map(str, label.box.shape))} voxels of {label.name!r}{ends}")
+        progress.note(f"{label}: {label.box.shape} voxels of {label.name!r}{ends}")
         rechunk(
             label.volume,
             label.box,

@@ -18,7 +18,7 @@ from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.ingest.kinds import AN_IMAGE, Chosen, kind_of
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.sources.base import HeldFile
-from em_pipeline.sources.region_size import check_extent
+from em_pipeline.sources.region_size import ELSEWHERE, check_extent
 from em_pipeline.storage import keys
 from em_pipeline.volumes.missing import Missing
 
@@ -101,7 +101,7 @@ def image_cut(spec: DatasetSpec, volume: LazyVolume, voxel_size: VoxelSize, name
         raise InputRefused(
             f"Cut {tuple(box.start)}..{tuple(box.stop)} (z-y-x voxels) out of {spec.dataset_id}",
             "the source holds no voxel of it",
-            "Choose a box, or a level, where there is data",
+            ELSEWHERE,
         )
     return cut
 

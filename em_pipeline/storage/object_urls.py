@@ -102,10 +102,15 @@ def bucket_and_key(address: str) -> tuple[str, str]:
     bucket, _, key = rest.partition("/")
     # Servers and clients resolve such parts of a path, so another object would be asked for.
     dots = {".", ".."} & set(key.split("/"))
-    if not found or scheme.lower() not in STORES or not BUCKET.fullmatch(bucket) or dots:
+    wrong = ""
+    if not found or scheme.lower() not in STORES:
+        wrong = "it is neither s3://<bucket>/<key> nor gs://<bucket>/<key>, nor http(s)"
+    elif not BUCKET.fullmatch(bucket) or dots:
+        wrong = "its key has the part '.' or '..'" if dots else f"{bucket!r} is no name of a bucket"
+    if wrong:
         raise InputRefused(
             f"Read {address!r} as the address of an object",
-            "it is neither s3://<bucket>/<key> nor gs://<bucket>/<key>, nor http(s)",
+            wrong,
             "Give the bucket's name and the object's key as the store lists them",
         )
     return bucket, key
