@@ -35,7 +35,7 @@ def inspect(
     """
     with answering(as_json):
         from em_pipeline.ingest.inspection import inspect as inspect_target
-        from em_pipeline.ingest.inspection_target import address_of
+        from em_pipeline.ingest.inspection_target import address_of, stated_size
         from em_pipeline.storage.object_urls import endpoints_of
         from em_pipeline.storage.transport import HttpPolicy
 
@@ -46,12 +46,14 @@ def inspect(
             retries=settings.download_retries,
             endpoints=endpoints_of(settings),
         )
-        address, note = address_of(target, settings)
-        found = inspect_target(address, policy, errors.print)
+        where = address_of(target, settings)
+        found = inspect_target(where.address, policy, errors.print)
+        stated = stated_size(where.claims)
+        notes = [note for note in (where.note, *of_record(stated)) if note]
         if as_json:
-            print_json(document(found, [note] if note else []))
+            print_json(document(found, notes))
         else:
-            _print(found, [note] if note else [], every_header=headers)
+            _print(found, notes, stated, every_header=headers)
 
 
 def document(found: "Inspection", notes: list[str]) -> dict[str, Any]:
@@ -87,12 +89,22 @@ def document(found: "Inspection", notes: list[str]) -> dict[str, Any]:
     }
 
 
-def _print(found: "Inspection", notes: list[str], *, every_header: bool) -> None:
+def of_record(stated: "Mapping[str, Claim]") -> Iterator[str]:
+    """What spec and portal say of the voxel size, which headers may not."""
+    if stated:
+        sizes = "×".join(f"{claim.value:g}" for claim in stated.values())
+        where = ", ".join(dict.fromkeys(claim.evidence.where for claim in stated.values()))
+        yield f"its dataset's voxels are {sizes} nm ({', '.join(stated)}), says {where}"
+
+
+def _print(
+    found: "Inspection", notes: list[str], stated: "Mapping[str, Claim]", *, every_header: bool
+) -> None:
     of_size = f", {size(found.size)}" if found.size is not None else ""
     console.print(f"[bold]{escape(found.target)}[/]  {escape(found.kind)}{of_size}", soft_wrap=True)
     if found.images:
         _print_images(found.images)
-        _print_evidence(found.images[0])
+        print_evidence(found.images[0], stated)
     if found.labels:
         console.print(f"[bold]Label images[/]  {escape(', '.join(found.labels))}")
     for note in dict.fromkeys(
@@ -132,8 +144,8 @@ def _print_images(images: "tuple[ImageHeaders, ...]") -> None:
     )
 
 
-def _print_evidence(image: "ImageHeaders") -> None:
-    """Where each voxel size was read; axes that one entry speaks for share a line."""
+def print_evidence(image: "ImageHeaders", stated: "Mapping[str, Claim]") -> None:
+    """Where each voxel size was read, a line for each entry; axes that are `stated` need none."""
     said: dict[str, str] = {}
     for axis in "zyx":
         claim = next((c for c in image.claims if c.field == f"core.voxel_size_nm.{axis}"), None)
@@ -142,7 +154,7 @@ def _print_evidence(image: "ImageHeaders") -> None:
             said[where] = said.get(where, "") + axis
     for where, axes in said.items():
         console.print(f"voxel size along {', '.join(axes)} from [dim]{escape(where)}[/]", soft_wrap=True)
-    missing = [axis for axis in "zyx" if axis not in "".join(said.values())]
+    missing = [axis for axis in "zyx" if axis not in {*"".join(said.values()), *stated}]
     if missing:
         note = f"nothing says the voxel size along {', '.join(missing)}: ingest it with --voxel-size"
         console.print(f"[yellow]•[/] {note}", soft_wrap=True)

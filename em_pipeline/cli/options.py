@@ -6,6 +6,7 @@ import typer
 
 from em_pipeline.domain.errors import InputRefused
 from em_pipeline.domain.geometry import PartialVoxelSize
+from em_pipeline.domain.lazy_volume import Kind
 from em_pipeline.domain.spec import CODECS
 
 if TYPE_CHECKING:
@@ -56,6 +57,14 @@ ImageSetOption = Annotated[
     str | None,
     typer.Option("--image-set", help="Which of several image sets of an entry, by number or exact name."),
 ]
+KindOption = Annotated[
+    Kind | None,
+    typer.Option(
+        "--kind",
+        help="What the voxels are: grey values, or ids, of which coarser levels keep the most frequent. "
+        "Without: what the source says.",
+    ),
+]
 RawShapeOption = Annotated[
     str | None,
     typer.Option("--raw-shape", metavar="Z,Y,X", help="Voxels of a file without a header."),
@@ -88,6 +97,7 @@ def asked(
     seed: int | None,
     label: list[str] | None,
     image_set: str | None,
+    kind: Kind | None,
     raw_shape: str | None,
     raw_dtype: str | None,
     codec: str | None,
@@ -115,6 +125,7 @@ def asked(
         voxel_size=parse_voxel_size(voxel_size),
         raw_layout=parse_raw_layout(raw_shape, raw_dtype),
         codec=None if codec is None else parse_codec(codec),
+        kind=kind,
     )
 
 

@@ -8,6 +8,7 @@ from em_pipeline.cli.options import (
     CodecOption,
     ImageSetOption,
     IncludeOption,
+    KindOption,
     LabelOption,
     LevelOption,
     NameOption,
@@ -38,6 +39,7 @@ def plan(
     seed: SeedOption = None,
     label: LabelOption = None,
     image_set: ImageSetOption = None,
+    kind: KindOption = None,
     raw_shape: RawShapeOption = None,
     raw_dtype: RawDtypeOption = None,
     codec: CodecOption = None,
@@ -62,6 +64,7 @@ def plan(
             seed=seed,
             label=label,
             image_set=image_set,
+            kind=kind,
             raw_shape=raw_shape,
             raw_dtype=raw_dtype,
             codec=codec,
@@ -123,7 +126,7 @@ def _print_levels(name: str, image: "PlanReport") -> None:
     ]
     console.print()
     table(
-        f"{name}: {image.dtype}, {image.codec}",
+        f"{name}: {image.kind} of {image.dtype}, {image.codec}",
         ["level", "shape z×y×x", "voxel nm", "halved", "chunks", "shards", "units", "read at once"],
         rows,
         whole={"shape z×y×x", "voxel nm", "read at once"},

@@ -23,6 +23,9 @@ class Shape(NamedTuple):
     def voxels(self) -> int:
         return self.z * self.y * self.x
 
+    def __str__(self) -> str:
+        return f"{self.z}×{self.y}×{self.x}"
+
 
 class BoundingBox(BaseModel):
     """Half-open box `[start, stop)` in voxels, z-y-x.

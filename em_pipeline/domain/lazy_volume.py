@@ -1,7 +1,7 @@
 """The contract between whatever reads files and whatever rechunks them."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
 
 from em_pipeline.domain.evidence import Claim
 from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize, Shape
@@ -9,6 +9,11 @@ from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize, Shape
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+# What voxels are: grey values, or ids.
+Kind = Literal["image", "labels"]
+# The key of `metadata` under which a reader quotes what in the source says that the voxels are ids.
+SAID_LABELS = "said_labels"
 
 
 @runtime_checkable
@@ -23,7 +28,8 @@ class LazyVolume(Protocol):
     source's fill value, and whoever writes the voxels records that they are absent. They do not overlap.
     `scratch_bytes` is the memory that one read takes at most besides the array it fills; each thread that
     reads takes as much, and may keep it until it ends.
-    `claims` carry the evidence for every value the files gave. `metadata` is the raw headers, JSON-ready.
+    `claims` carry the evidence for every value the files gave. `metadata` is the raw headers, JSON-ready;
+    where these say that the voxels are ids and not grey values, `SAID_LABELS` in it quotes them.
     """
 
     @property

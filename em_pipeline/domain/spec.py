@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize, Shape
 from em_pipeline.domain.identity import check_dataset_id, dataset_id
+from em_pipeline.domain.lazy_volume import Kind
 from em_pipeline.domain.record import FIELD_NAMES
 
 UNCOMPRESSED: Final = "none"
@@ -65,8 +66,10 @@ class DatasetSpec(BaseModel):
     along, as the portal calls them.
     `include` are globs over file names, matched at the image set's top level. `image_set` picks one of
     several the portal offers, or one image of a container by its path inside. `voxel_size_nm` fills in or
-    overrides what the files say. `raw_layout` describes a file without a header. `codec` is the name of the
-    codec of the image's chunks, without one that which suits its type; `none` is that of label images too.
+    overrides what the files say. `raw_layout` describes a file without a header. `kind` says whether the
+    voxels are grey values (`image`) or ids (`labels`), whatever the source says of that. `codec` is the name
+    of the codec of the image's chunks, without one that which suits its type; `none` is that of label images
+    too.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -84,6 +87,7 @@ class DatasetSpec(BaseModel):
     voxel_size_nm: PartialVoxelSize | None = None
     voxel_size_reason: str = ""
     raw_layout: RawLayout | None = None
+    kind: Kind | None = None
     codec: str | None = None
     overrides: dict[str, Override] = {}
     curated: dict[str, Curated] = {}

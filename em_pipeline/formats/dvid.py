@@ -109,6 +109,18 @@ def parse_instance(data: bytes | str, where: str) -> DvidInstance:
     )  # fmt: skip
 
 
+def check_not_dvid(document: Mapping[str, Any], tried: str) -> None:
+    """Raise `UnsupportedFormat` where a document is the `info` of a DVID instance."""
+    base = document.get("Base")
+    if isinstance(base, Mapping) and "TypeName" in base:
+        raise UnsupportedFormat(
+            tried,
+            f"it is a DVID instance of {base['TypeName']}, and by an address DVID is inspected, not ingested",
+            "Hemibrain's grey values come with `em ingest flyem-hemibrain --image-set dvid --roi …`; of "
+            "others, give the precomputed volume that the same data are kept as",
+        )
+
+
 def open_dvid(folder: Path, *, box: BoundingBox | None = None) -> FileVolume:
     """The instance whose `info.json` and raw boxes a download put into `folder`, whole; z-y-x.
 

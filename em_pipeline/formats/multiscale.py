@@ -94,7 +94,8 @@ def _levels(documents: Documents, path: str, image: Multiscale, at: Mapping[str,
         # The list of axes runs from the slowest, as in numpy; N5 stores the fastest first.
         axes = axes[::-1] if array.driver == "n5" else axes
         named = replace(array, file_format=_ome(image, array))
-        found.append(lay_out(named, number, name, axes, calibration, at, image.notes))
+        layout = lay_out(named, number, name, axes, calibration, at, image.notes)
+        found.append(replace(layout, metadata={**layout.metadata, **image.said_labels}))
     return _noted(path, found, absent)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from em_pipeline.domain.errors import UnsupportedFormat
+from em_pipeline.domain.lazy_volume import SAID_LABELS
 from em_pipeline.formats.arrays import Calibration, understood
 
 # Before 0.3 there was no choice of axes (https://ngff.openmicroscopy.org/0.2/#multiscale-md).
@@ -18,12 +19,16 @@ READ = ("0.1", "0.2", "0.3", "0.4", "0.5")
 
 @dataclass(frozen=True)
 class Multiscale:
-    """The first `multiscales` entry of an image. `axes` are None where the version leaves them implied."""
+    """The first `multiscales` entry of an image. `axes` are None where the version leaves them implied.
+
+    `said_labels` is for the metadata of its levels (`SAID_LABELS`): what says that it is a label image.
+    """
 
     version: str
     axes: tuple[str, ...] | None
     levels: tuple[tuple[str, Calibration | None], ...]
     notes: tuple[str, ...]
+    said_labels: Mapping[str, str]
 
     def axes_of(self, count: int) -> tuple[str, ...]:
         """Names of the `count` stored axes."""
@@ -44,13 +49,17 @@ def read_ngff(key: str, attributes: Mapping[str, Any]) -> Multiscale | None:
         first = multiscales[0]
         version = str(holder.get("version") or first.get("version") or "0.4")
         if version.partition("-")[0] in READ:
-            return _multiscale(key, f"{prefix}multiscales[0]", first, version, len(multiscales))
+            labels = isinstance(holder.get("image-label"), Mapping)
+            said = {SAID_LABELS: f"{key} has {prefix}image-label"} if labels else {}
+            return _multiscale(key, f"{prefix}multiscales[0]", first, version, len(multiscales), said)
     raise UnsupportedFormat(
         f"Read the OME-Zarr image of {key}", f"its version is {version}", f"Read are {', '.join(READ)}"
     )
 
 
-def _multiscale(key: str, field: str, found: Mapping[str, Any], version: str, count: int) -> Multiscale:
+def _multiscale(
+    key: str, field: str, found: Mapping[str, Any], version: str, count: int, said_labels: Mapping[str, str]
+) -> Multiscale:
     listed = found.get("axes")
     axes = None if listed is None else tuple(_axis_name(axis) for axis in listed)
     units = {_axis_name(axis): axis.get("unit") for axis in listed or () if isinstance(axis, Mapping)}
@@ -61,7 +70,7 @@ def _multiscale(key: str, field: str, found: Mapping[str, Any], version: str, co
     )
     # "Use the first multiscale as a fallback": https://ngff.openmicroscopy.org/0.4/#multiscale-md.
     notes = (f"{count} multiscales are listed, the first is read",) if count > 1 else ()
-    return Multiscale(version, axes, levels, notes)
+    return Multiscale(version, axes, levels, notes, said_labels)
 
 
 def _calibration(

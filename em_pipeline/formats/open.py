@@ -61,7 +61,7 @@ _LFS = "Fetch the file itself with `git lfs pull`"
 _PART = "Give the image file itself, or the folder it is in"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _CONVERT = "Convert it to TIFF, MRC or DM first"
-_UNPACK = "Unpack it first; or say with --raw-shape and --raw-dtype how the voxels in it lie"
+_UNPACK = "Unpack it first; or ingest it as it is: em ingest --raw-shape Z,Y,X --raw-dtype DTYPE"
 FORMATS = (
     Format("tiff", "TIFF", (".tif", ".tiff", ".btf"), _starts(*_TIFF), "tiff:open_tiff"),
     Format("dm", "DM3/DM4", (".dm3", ".dm4"), _is_dm, "dm:open_dm"),

@@ -53,7 +53,7 @@ def open_precomputed(
         scale.chunk,
         ChunkVoxels(scale.grid, voxels.load, decoding_bytes(scale)),
         claims_of(info, scale, folder / "info"),
-        {"level": scale.index, "key": scale.key, "info": jsonable(dict(info.document))},
+        {"level": scale.index, "key": scale.key, "info": jsonable(dict(info.document)), **info.said_labels},
         scale.translation_nm,
         missing_of(held, scale, part),
     )

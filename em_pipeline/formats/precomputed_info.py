@@ -13,8 +13,10 @@ import numpy as np
 
 from em_pipeline.domain.errors import InputRefused, NotFound, UnsupportedFormat
 from em_pipeline.domain.geometry import BoundingBox, Shape
+from em_pipeline.domain.lazy_volume import SAID_LABELS
 from em_pipeline.formats.base import check_chunk
 from em_pipeline.formats.bounded_json import parse_json
+from em_pipeline.formats.dvid import check_not_dvid
 from em_pipeline.formats.precomputed_grid import ChunkGrid
 from em_pipeline.formats.precomputed_gzip import GZIP_MAGIC, gunzip
 from em_pipeline.formats.sharded import Sharding
@@ -101,6 +103,11 @@ class Info:
     scales: tuple[Scale, ...]
     document: Mapping[str, Any]
 
+    @property
+    def said_labels(self) -> dict[str, str]:
+        """For the metadata of its volumes (`SAID_LABELS`); empty where it is no segmentation."""
+        return {SAID_LABELS: "`info` says type: segmentation"} if self.kind == "segmentation" else {}
+
     def scale(self, level: int | str | None) -> Scale:
         """The scale of that number or key; None is the finest. Raises `NotFound` with those there are."""
         if level is None:
@@ -144,6 +151,8 @@ def parse_info(data: bytes | str, where: str) -> Info:
         raise UnsupportedFormat(
             tried, f"it is not JSON ({error})", "Give the folder that holds `info`"
         ) from error
+    if isinstance(document, dict):
+        check_not_dvid(document, tried)
     if (
         not isinstance(document, dict)
         or not isinstance(document.get("scales"), list)

@@ -8,6 +8,7 @@ from typing import Any
 from em_pipeline.domain.errors import InputRefused
 from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize
 from em_pipeline.domain.identity import dataset_id
+from em_pipeline.domain.lazy_volume import Kind
 from em_pipeline.domain.spec import DatasetSpec, RawLayout
 from em_pipeline.ingest.regions import AUTO, RandomCrop, part_name, portal_shape, written
 from em_pipeline.ingest.specs import spec_from_id, unknown
@@ -37,6 +38,7 @@ class Asked:
     voxel_size: PartialVoxelSize | None = None
     raw_layout: RawLayout | None = None
     codec: str | None = None
+    kind: Kind | None = None
 
     @property
     def names_a_part(self) -> bool:
@@ -138,7 +140,7 @@ def _of_another_level(whole: DatasetSpec) -> dict[str, Any]:
 
 
 def _changes(asked: Asked) -> dict[str, Any]:
-    plain = ("level", "image_set", "include", "label_images", "raw_layout")
+    plain = ("level", "image_set", "include", "label_images", "raw_layout", "kind")
     changes: dict[str, Any] = {
         name: said for name in plain if (said := getattr(asked, name)) not in (None, ())
     }

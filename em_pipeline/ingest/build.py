@@ -153,6 +153,8 @@ def _write(
     plan, *plans = plan_cuts(workspace, spec, image, labels)
     planned = report(plan)
     workspace.progress.note(str(planned))
+    if image.chosen.because:
+        workspace.progress.note(f"the image is {image.chosen}")
     place = workspace.store.blobs(keys.staging(spec.dataset_id, version))
     progress, compute = workspace.progress, workspace.compute
     written = rechunk(

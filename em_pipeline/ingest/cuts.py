@@ -15,9 +15,10 @@ from em_pipeline.domain.errors import InputRefused, RecordInvalid
 from em_pipeline.domain.geometry import BoundingBox, Shape, VoxelSize, whole_ratio
 from em_pipeline.domain.lazy_volume import LazyVolume
 from em_pipeline.domain.spec import DatasetSpec
+from em_pipeline.ingest.kinds import AN_IMAGE, Chosen, kind_of
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.sources.base import HeldFile
-from em_pipeline.sources.region_size import check_extent
+from em_pipeline.sources.region_size import ELSEWHERE, check_extent
 from em_pipeline.storage import keys
 from em_pipeline.volumes.missing import Missing
 
@@ -30,7 +31,7 @@ class Cut:
     """`box` of `volume` (its voxels, z-y-x), and where it lies: `translation_nm` is its first voxel's centre.
 
     `label` is the folder of a label image, None for the image; `whole` is False where a label image ends
-    within the image.
+    within the image. `chosen` is what it is kept as.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Cut:
     translation_nm: tuple[float, float, float]
     label: str | None = None
     whole: bool = True
+    chosen: Chosen = AN_IMAGE
 
     @cached_property
     def missing(self) -> Missing | None:
@@ -85,20 +87,21 @@ def box_of(spec: DatasetSpec, volume: LazyVolume) -> BoundingBox:
 def image_cut(spec: DatasetSpec, volume: LazyVolume, voxel_size: VoxelSize, name: str) -> Cut:
     """The spec's part of `volume`.
 
-    Raises `InputRefused` like `box_of`, and where the source holds no voxel of it.
+    Raises `InputRefused` like `box_of` and `kind_of`, and where the source holds no voxel of it.
     """
     box = box_of(spec, volume)
     z, y, x = (
         origin + start * size
         for origin, start, size in zip(volume.translation_nm, box.start, voxel_size, strict=True)
     )
-    cut = Cut(name, volume, box, voxel_size, (z, y, x))
+    chosen = kind_of(spec, volume.dtype, volume.metadata)
+    cut = Cut(name, volume, box, voxel_size, (z, y, x), chosen=chosen)
     missing = cut.missing
     if missing is not None and missing.voxels == box.shape.voxels:
         raise InputRefused(
             f"Cut {tuple(box.start)}..{tuple(box.stop)} (z-y-x voxels) out of {spec.dataset_id}",
             "the source holds no voxel of it",
-            "Choose a box, or a level, where there is data",
+            ELSEWHERE,
         )
     return cut
 
@@ -167,6 +170,7 @@ def label_cut(image: Cut, name: str, folder: str, volume: LazyVolume) -> Cut:
         translation_nm=(first[0], first[1], first[2]),
         label=folder,
         whole=whole,
+        chosen=Chosen("labels", "it is a label image"),
     )
 
 

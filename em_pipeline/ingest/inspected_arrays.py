@@ -78,7 +78,7 @@ def precomputed_images(fetch: Fetch) -> Arrays:
             compression=scale.encoding,
             byte_order="<",
             claims=claims_of(info, scale, Path("info")),
-            metadata=dict(info.document["scales"][scale.index]),
+            metadata={**info.document["scales"][scale.index], **info.said_labels},
             notes=("sharded",) if scale.sharding else (),
             name=scale.key,
             translation_nm=scale.translation_nm,

@@ -12,15 +12,18 @@ from em_pipeline.domain.files import RawFile
 from em_pipeline.domain.geometry import BoundingBox, Shape, VoxelSize
 from em_pipeline.domain.record import DatasetRecord
 from em_pipeline.domain.spec import UNCOMPRESSED, DatasetSpec
+from em_pipeline.formats.dvid import check_not_dvid
 from em_pipeline.formats.headers import ImageHeaders
 from em_pipeline.ingest.claims import spec_claims, voxel_size_of
 from em_pipeline.ingest.cuts import Cut, image_cut, opened_labels
 from em_pipeline.ingest.fetch import held_files, latest_manifest
-from em_pipeline.ingest.inspection import inspect
-from em_pipeline.ingest.inspection_target import portal_address
+from em_pipeline.ingest.inspection import Inspection, inspect
+from em_pipeline.ingest.inspection_target import Whereabouts, portal_address
+from em_pipeline.ingest.kinds import kind_of
 from em_pipeline.ingest.scrape import latest_portal_record
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.sources.base import HeldFile
+from em_pipeline.sources.region_size import LimitedSource, check_bytes, check_extent
 from em_pipeline.storage.local_files import path_of_file_url
 from em_pipeline.storage.ranged import is_url
 from em_pipeline.storage.transport import HttpPolicy
@@ -53,7 +56,7 @@ def plan_cuts(
     folders = tuple(label.label for label in labels if label.label is not None)
     plan = _plan(workspace, image, codec=spec.codec, labels=folders)
     # NGFF 0.5, "labels": a label image has as many levels as its image.
-    same = {"kind": "labels", "level_count": len(plan.levels), "codec": _label_codec(spec)}
+    same = {"level_count": len(plan.levels), "codec": _label_codec(spec)}
     return plan, *(_plan(workspace, label, **same) for label in labels)
 
 
@@ -72,7 +75,8 @@ def outlook(workspace: Workspace, spec: DatasetSpec) -> Outlook:
             (str(cut), report(plan, take_sample(cut.volume, cut.box, plan)))
             for cut, plan in zip(cuts, plans, strict=True)
         )
-    return Outlook(spec.dataset_id, workspace.memory_budget, images, ())
+        notes = tuple(f"{cut} is {cut.chosen}" for cut in cuts[:1] if cut.chosen.because)
+    return Outlook(spec.dataset_id, workspace.memory_budget, images, notes)
 
 
 def _label_codec(spec: DatasetSpec) -> str | None:
@@ -89,6 +93,7 @@ def _plan(workspace: Workspace, cut: Cut, **options: object) -> RechunkPlan:
         cut.voxel_size,
         cut.volume.decode_shape,
         translation_nm=cut.translation_nm,
+        kind=cut.chosen.kind,
         read_scratch=cut.volume.scratch_bytes,
         **options,
     )
@@ -148,9 +153,10 @@ def _opened(workspace: Workspace, spec: DatasetSpec, held: Sequence[HeldFile]) -
 
 
 def _from_headers(workspace: Workspace, spec: DatasetSpec) -> Outlook:
-    address, note = spec.location, ""
-    if address is None:
-        address, note = portal_address(workspace.source(spec.source), spec)
+    told = Whereabouts(spec.location or "", claims=tuple(spec_claims(spec)))
+    if spec.location is None:
+        told = portal_address(workspace.source(spec.source), spec)
+    address = told.address
     policy = HttpPolicy(
         connections=1,
         read_timeout_s=workspace.policy.read_timeout_s,
@@ -166,7 +172,7 @@ def _from_headers(workspace: Workspace, spec: DatasetSpec) -> Outlook:
             "Download it first: em ingest",
         )
     shape = Shape(*(int(n or 0) for n in image.shape))
-    record = DatasetRecord.resolve(spec.dataset_id, "planned", [*spec_claims(spec), *image.claims])
+    record = DatasetRecord.resolve(spec.dataset_id, "planned", [*told.claims, *image.claims])
     box = spec.bounding_box or BoundingBox.of_shape(shape)
     if not box.within(shape):
         raise InputRefused(
@@ -174,6 +180,8 @@ def _from_headers(workspace: Workspace, spec: DatasetSpec) -> Outlook:
             f"the volume is {tuple(shape)}",
             "Give a box inside it",
         )
+    _check_size(workspace, spec, found, image, box)
+    chosen = kind_of(spec, np.dtype(image.dtype), image.metadata)
     plan = _plan_of(
         workspace,
         box.shape,
@@ -181,14 +189,33 @@ def _from_headers(workspace: Workspace, spec: DatasetSpec) -> Outlook:
         voxel_size_of(record, [address]),
         Shape(*image.chunk_shape),
         codec=spec.codec,
+        kind=chosen.kind,
         read_scratch=0 if image.compression in PLAIN else _chunk_bytes(image),
     )
-    notes = [note, f"planned from headers: {found.requests} requests, {found.bytes_read:,} bytes"]
+    notes = [told.note, f"planned from headers: {found.requests} requests, {found.bytes_read:,} bytes"]
+    if chosen.because:
+        notes.append(f"the image is {chosen}")
     if spec.label_images:
         notes.append(f"label images are not planned before download: {', '.join(spec.label_names)}")
     notes += [*found.notes, *image.notes]
     images = (("the image", report(plan)),)
     return Outlook(spec.dataset_id, workspace.memory_budget, images, tuple(filter(None, notes)))
+
+
+def _check_size(
+    workspace: Workspace, spec: DatasetSpec, found: Inspection, image: ImageHeaders, box: BoundingBox
+) -> None:
+    """Refuse what an ingest would refuse for its size, or since it is only inspected."""
+    tried = f"Plan {spec.dataset_id}"
+    if spec.location is not None:
+        check_not_dvid(image.metadata, tried)
+    name = f"level {image.name}" if image.name else "the volume"
+    check_extent(spec.dataset_id, name, box.shape)
+    source = workspace.source(spec.source)
+    # A file is taken whole, however large; what has no size is an array.
+    if found.size is None and isinstance(source, LimitedSource):
+        size = box.shape.voxels * np.dtype(image.dtype).itemsize
+        check_bytes(spec.dataset_id, name, size, source.size_limit)
 
 
 def _chunk_bytes(image: ImageHeaders) -> int:

@@ -262,6 +262,11 @@ def _pyramid(built: Built, ledgers: Ledgers) -> CheckResult:
 
 
 def _contrast(built: Built) -> CheckResult:
+    """An image of one value shows nothing; of labels that may be one object, and means nothing."""
+    with VolumeReader.open(*built.files.image()) as reader:
+        if reader.info.kind == "labels":
+            message = "not of labels, whose ids are no brightness"
+            return CheckResult(name="contrast", passed=True, severity=Severity.WARNING, message=message)
     statistics = built.record.fields.technical.statistics
     flat = statistics.min == statistics.max
     message = f"every voxel is {statistics.min}" if flat else f"values {statistics.min}–{statistics.max}"

@@ -23,7 +23,7 @@ from em_pipeline.formats.mirror import folder_fetch, open_layout
 from em_pipeline.formats.multiscale import read_multiscale
 from em_pipeline.sources.array_source_container import Container, FolderContainer, Stored, as_nested
 from em_pipeline.sources.base import HeldFile
-from em_pipeline.sources.region_size import check_bytes, check_extent
+from em_pipeline.sources.region_size import ELSEWHERE, SizeLimit, check_bytes, check_extent
 
 IMAGE = "image"
 # Share of a voxel by which rounded translations may miss the grid.
@@ -107,11 +107,11 @@ def label_image_at(container: Container, path: str, name: str, image: HeldImage)
     return HeldImage(container, _keyed(container, layout, box), box, f"labels/{name}")
 
 
-def survey(images: Sequence[HeldImage], largest_gb: float) -> Survey:
+def survey(images: Sequence[HeldImage], limit: SizeLimit) -> Survey:
     """Every file of the images: metadata documents, and the objects that there are or may be.
 
     The revision is of the documents' content and the objects' sizes and validators, where they are known.
-    Raises `InputRefused` before anything is listed where a remote box has more than `largest_gb` once
+    Raises `InputRefused` before anything is listed where a remote box exceeds the limit once
     decoded, or any box more chunks than can be taken, and `NotFound` where it is certain that there is not
     one object of an image (of label images, there may be none).
     """
@@ -119,7 +119,7 @@ def survey(images: Sequence[HeldImage], largest_gb: float) -> Survey:
         level = f"level {image.layout.name or image.layout.level}"
         if not isinstance(image.container, FolderContainer):
             size = image.box.shape.voxels * image.layout.dtype.itemsize
-            check_bytes(image.url, level, size, largest_gb)
+            check_bytes(image.url, level, size, limit)
         check_extent(image.url, level, image.box.shape, image.layout.object_shape)
     files: list[RemoteFile] = []
     marks: list[str] = []
@@ -137,16 +137,16 @@ def survey(images: Sequence[HeldImage], largest_gb: float) -> Survey:
             raise NotFound(
                 f"Find the chunks of {start}..{stop} (z-y-x) of {image.url}",
                 "not one is there",
-                "Choose a box or a level that holds data",
+                ELSEWHERE,
             )
     return Survey(short_hash(*marks), files)
 
 
 def files_at(
-    revision: str, images: Sequence[HeldImage], dataset_id: str, largest_gb: float
+    revision: str, images: Sequence[HeldImage], dataset_id: str, limit: SizeLimit
 ) -> list[RemoteFile]:
     """The files of the images. Raises `RecordInvalid` where they are no longer at `revision`."""
-    now = survey(images, largest_gb)
+    now = survey(images, limit)
     if now.revision != revision:
         raise RecordInvalid(
             f"List the files of {dataset_id} at revision {revision}",

@@ -22,9 +22,9 @@ from em_pipeline.sources.base import DatasetRef, HeldFile, PortalRecord
 from em_pipeline.sources.claimant import Claimant
 from em_pipeline.sources.files_local import in_utf8
 from em_pipeline.sources.files_parts import Look, Part, image_part, label_part, open_part
-from em_pipeline.sources.region_size import LARGEST_GB
+from em_pipeline.sources.region_size import LARGEST_GB, SizeLimit
 from em_pipeline.storage.http import PortalClient
-from em_pipeline.storage.object_urls import PUBLIC, ObjectEndpoints
+from em_pipeline.storage.object_urls import PUBLIC, ObjectEndpoints, bucket_and_key, is_object
 
 EXTRACTOR = "em_pipeline.sources.files"
 
@@ -84,7 +84,7 @@ class FilesSource:
         endpoints: ObjectEndpoints = PUBLIC,
     ) -> None:
         self._endpoints = endpoints.where_given(s3=s3)
-        self._largest_gb = float(largest_gb)
+        self.size_limit = SizeLimit(self.slug, float(largest_gb))
         self._timeout_s, self._retries, self._backoff_s = float(timeout_s), int(retries), float(backoff_s)
 
     def list_datasets(self, since: date | None = None) -> Iterable[DatasetRef]:  # noqa: ARG002
@@ -155,7 +155,7 @@ class FilesSource:
             backoff_s=self._backoff_s,
             endpoints=self._endpoints,
         ) as client:
-            look = Look(client, partial(container_at, client=client), self._largest_gb)
+            look = Look(client, partial(container_at, client=client), self.size_limit)
             image = image_part(_location(spec), spec, look)
             return [
                 image,
@@ -198,6 +198,8 @@ def _claims(location: str, parts: Sequence[Part]) -> Iterator[Claim]:
 
 def _absolute(location: str) -> str:
     try:
+        if is_object(location):
+            bucket_and_key(location)
         if is_remote(location):
             urlsplit(location)
             return in_utf8(location)

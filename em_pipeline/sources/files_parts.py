@@ -28,6 +28,7 @@ from em_pipeline.sources.base import HeldFile
 from em_pipeline.sources.files_local import kind_of, local_files
 from em_pipeline.sources.levels import refuse_levels
 from em_pipeline.sources.precomputed_store import Wanted
+from em_pipeline.sources.region_size import SizeLimit
 from em_pipeline.storage.http import PortalClient
 from em_pipeline.storage.object_urls import https_url
 
@@ -44,7 +45,7 @@ class Look:
 
     client: PortalClient
     containers: Containers
-    largest_gb: float
+    limit: SizeLimit
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def image_part(address: str, spec: DatasetSpec, look: Look) -> Part:
     if kind == PRECOMPUTED:
         volume = precomputed_store.image_at(precomputed_store.store_at(address, look.client), spec)
         if is_remote(address):
-            precomputed_store.check_size(volume, spec, look.largest_gb)
+            precomputed_store.check_size(volume, spec, look.limit)
         return _of_volume(volume)
     refuse_levels(spec, "it is files of one image")
     return _in_place(_files(address, spec.include, look.client), "")
@@ -127,7 +128,7 @@ def plain_revision(files: Sequence[RemoteFile]) -> str:
 
 
 def _of_image(image: HeldImage, look: Look) -> Part:
-    found = array_source.survey([image], look.largest_gb)
+    found = array_source.survey([image], look.limit)
     return Part(tuple(found.files), found.revision, tuple(array_source.layout_claims(image)), image)
 
 

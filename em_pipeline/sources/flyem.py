@@ -21,7 +21,7 @@ from em_pipeline.sources.flyem_dvid import DvidImage
 from em_pipeline.sources.flyem_services import EXTRACTOR, RETRIES, ask_services
 from em_pipeline.sources.neuroglancer import State, fetch_state, told_address
 from em_pipeline.sources.precomputed_store import Wanted, plain_address, revision_of
-from em_pipeline.sources.region_size import LARGEST_GB
+from em_pipeline.sources.region_size import LARGEST_GB, SizeLimit
 from em_pipeline.storage.http import PortalClient
 from em_pipeline.storage.object_urls import PUBLIC, ObjectEndpoints
 
@@ -37,7 +37,7 @@ GRAYSCALE = "a89eb3af216a46cdba81204d8f954786/grayscale"
 
 
 class FlyemSource:
-    """The accession `hemibrain`. 26 TB: `spec.bounding_box` or a coarse `spec.level` says what to take.
+    """The accession `hemibrain`. 57 TB: `spec.bounding_box` or a coarse `spec.level` says what to take.
 
     `spec.level` is the number or key of a scale; the box is in voxels of it, z-y-x, which for hemibrain are
     also neuroglancer's (there in x, y, z). `spec.image_set` is `clahe_yz`, `raw` or `dvid`, by default what
@@ -69,7 +69,7 @@ class FlyemSource:
         self._link, self._dvid, self._neuprint = link, dvid.rstrip("/"), neuprint.rstrip("/")
         self._grayscale = f"{self._dvid}/api/node/{grayscale.strip('/')}"
         self._endpoints = endpoints.where_given(gs=gs)
-        self._largest_gb = float(largest_gb)
+        self.size_limit = SizeLimit(self.slug, float(largest_gb))
         self._timeout_s, self._retries, self._backoff_s = float(timeout_s), int(retries), float(backoff_s)
 
     def list_datasets(self, since: date | None = None) -> Iterable[DatasetRef]:  # noqa: ARG002
@@ -109,7 +109,7 @@ class FlyemSource:
             state = fetch_state(client, self._link)
             wanted = self._wanted(client, spec, state)
             precomputed_store.check_unchanged(spec, record, revision_of(wanted))
-            precomputed_store.check_size(wanted[0], spec, self._largest_gb)
+            precomputed_store.check_size(wanted[0], spec, self.size_limit)
             return [file for one in wanted for file in one.files()]
 
     def open_volume(self, spec: DatasetSpec, files: Sequence[HeldFile]) -> LazyVolume:

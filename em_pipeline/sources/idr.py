@@ -22,7 +22,7 @@ from em_pipeline.sources.base import DatasetRef, HeldFile, PortalRecord
 from em_pipeline.sources.documents import JsonDocument
 from em_pipeline.sources.idr_api import Annotation, IdrApi, Thing
 from em_pipeline.sources.idr_files import Place
-from em_pipeline.sources.region_size import LARGEST_GB
+from em_pipeline.sources.region_size import LARGEST_GB, SizeLimit
 from em_pipeline.storage.http import PortalClient
 
 ACCESSION = re.compile(r"^(?:idr-)?([1-9]\d{0,11})$", re.IGNORECASE)
@@ -71,7 +71,7 @@ class IdrSource:
         self._base, self._mirror, self._ftp = base.rstrip("/"), mirror.rstrip("/"), ftp.rstrip("/")
         self._studies, self._zarr = studies.rstrip("/"), zarr.rstrip("/")
         self._methods = tuple(word.strip().casefold() for word in methods.split(",") if word.strip())
-        self._largest_gb = float(largest_gb)
+        self.size_limit = SizeLimit(self.slug, float(largest_gb))
         self._timeout_s, self._retries, self._backoff_s = float(timeout_s), int(retries), float(backoff_s)
 
     def list_datasets(self, since: date | None = None) -> Iterable[DatasetRef]:
@@ -139,7 +139,7 @@ class IdrSource:
             if "zarr" in record.facts:
                 images = idr_zarr.images_at(client, str(record.facts["zarr"]), spec)
                 revision = str(record.facts["objects"])
-                return array_source.files_at(revision, images, spec.dataset_id, self._largest_gb)
+                return array_source.files_at(revision, images, spec.dataset_id, self.size_limit)
             if spec.label_images:
                 raise InputRefused(
                     f"Take the label images {', '.join(spec.label_images)} of {spec.dataset_id}",
@@ -207,7 +207,7 @@ class IdrSource:
         root = idr_zarr.find(client, self._zarr, experiment, image.id)
         if root is None:
             raise missing
-        return idr_zarr.place_of(client, root, spec, self._largest_gb)
+        return idr_zarr.place_of(client, root, spec, self.size_limit)
 
     def _address(
         self, client: PortalClient, experiment: idr_files.Experiment, image: Thing, dataset: Thing | None

@@ -19,6 +19,7 @@ from em_pipeline.sources.array_source_address import (
 from em_pipeline.sources.claimant import Claimant
 from em_pipeline.sources.idr_claims import EXTRACTOR
 from em_pipeline.sources.idr_files import Experiment, Place
+from em_pipeline.sources.region_size import SizeLimit
 from em_pipeline.storage.http import PortalClient
 
 
@@ -41,10 +42,10 @@ def images_at(client: PortalClient, root: str, spec: DatasetSpec) -> list[HeldIm
     return [image, *(label_image_by_name(name, image, containers) for name in spec.label_images)]
 
 
-def place_of(client: PortalClient, root: str, spec: DatasetSpec, largest_gb: float) -> Place:
+def place_of(client: PortalClient, root: str, spec: DatasetSpec, limit: SizeLimit) -> Place:
     """Where the voxels lie, and what the image's documents say of them. Raises like `array_source.survey`."""
     images = images_at(client, root, spec)
-    revision = array_source.survey(images, largest_gb).revision
+    revision = array_source.survey(images, limit).revision
     claims: list[Claim] = array_source.layout_claims(images[0])
     url = images[0].url
     claims.append(Claimant(url, EXTRACTOR).says("provenance.download_url", url, "address", root))

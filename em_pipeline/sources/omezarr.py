@@ -22,7 +22,7 @@ from em_pipeline.sources.array_source_address import (
 )
 from em_pipeline.sources.base import DatasetRef, HeldFile, PortalRecord
 from em_pipeline.sources.claimant import Claimant
-from em_pipeline.sources.region_size import LARGEST_GB
+from em_pipeline.sources.region_size import LARGEST_GB, SizeLimit
 from em_pipeline.storage.http import PortalClient
 from em_pipeline.storage.object_urls import PUBLIC, ObjectEndpoints
 
@@ -56,7 +56,7 @@ class OmeZarrSource:
         endpoints: ObjectEndpoints = PUBLIC,
     ) -> None:
         self._endpoints = endpoints.where_given(s3=s3)
-        self._largest_gb = float(largest_gb)
+        self.size_limit = SizeLimit(self.slug, float(largest_gb))
         self._timeout_s, self._retries, self._backoff_s = float(timeout_s), int(retries), float(backoff_s)
 
     def list_datasets(self, since: date | None = None) -> Iterable[DatasetRef]:  # noqa: ARG002
@@ -67,7 +67,7 @@ class OmeZarrSource:
         """What the image's documents say of the level that the spec names."""
         with self._images(spec) as images:
             return PortalRecord(
-                revision=array_source.survey(images, self._largest_gb).revision,
+                revision=array_source.survey(images, self.size_limit).revision,
                 claims=tuple(_claims(images[0], spec)),
             )
 
@@ -78,7 +78,7 @@ class OmeZarrSource:
         `record` was made.
         """
         with self._images(spec) as images:
-            return array_source.files_at(record.revision, images, spec.dataset_id, self._largest_gb)
+            return array_source.files_at(record.revision, images, spec.dataset_id, self.size_limit)
 
     def open_volume(self, spec: DatasetSpec, files: Sequence[HeldFile]) -> LazyVolume:
         """The whole level that the spec names."""

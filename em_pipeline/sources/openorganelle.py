@@ -20,7 +20,7 @@ from em_pipeline.sources.claimant import Claimant, curated_claim
 from em_pipeline.sources.openorganelle_images import EmImage
 from em_pipeline.sources.openorganelle_page import page_claims
 from em_pipeline.sources.page import Reading, read_page
-from em_pipeline.sources.region_size import LARGEST_GB
+from em_pipeline.sources.region_size import LARGEST_GB, SizeLimit
 from em_pipeline.sources.rendered_page import Browser, find_browser
 from em_pipeline.storage.http import PortalClient
 from em_pipeline.storage.object_urls import PUBLIC, ObjectEndpoints
@@ -70,7 +70,7 @@ class OpenOrganelleSource:
     ) -> None:
         self._address, self._site = bucket.rstrip("/"), site.rstrip("/")
         self._endpoints = endpoints.where_given(s3=s3)
-        self._largest_gb = float(largest_gb)
+        self.size_limit = SizeLimit(self.slug, float(largest_gb))
         self._timeout_s, self._retries, self._backoff_s = float(timeout_s), int(retries), float(backoff_s)
         self._find_browser: Callable[[], Browser | None] = find_browser
 
@@ -108,7 +108,7 @@ class OpenOrganelleSource:
                 name: openorganelle_images.label_path(bucket, chosen, name) for name in spec.label_images
             }
             images = _held(bucket, chosen.path, labels, spec)
-            objects = array_source.survey(images, self._largest_gb).revision
+            objects = array_source.survey(images, self.size_limit).revision
         reading = self._page(spec)
         page = reading.page
         shown = page_claims(page.url, page.html, finest=images[0].layout.level == 0) if page else []
@@ -128,7 +128,7 @@ class OpenOrganelleSource:
         with self._bucket() as bucket:
             images = _held(bucket, str(record.facts["image"]), record.facts["labels"], spec)
             objects = str(record.facts["objects"])
-            return array_source.files_at(objects, images, spec.dataset_id, self._largest_gb)
+            return array_source.files_at(objects, images, spec.dataset_id, self.size_limit)
 
     def open_volume(self, spec: DatasetSpec, files: Sequence[HeldFile]) -> LazyVolume:  # noqa: ARG002
         """The whole level that the spec names, in the values that are stored: int16 stays int16."""

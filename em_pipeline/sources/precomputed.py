@@ -14,7 +14,7 @@ from em_pipeline.sources import precomputed_store
 from em_pipeline.sources.base import DatasetRef, HeldFile, PortalRecord
 from em_pipeline.sources.claimant import Claimant
 from em_pipeline.sources.precomputed_store import RemoteStore, Wanted, revision_of
-from em_pipeline.sources.region_size import LARGEST_GB
+from em_pipeline.sources.region_size import LARGEST_GB, SizeLimit
 from em_pipeline.storage.http import PortalClient
 from em_pipeline.storage.object_urls import PUBLIC, ObjectEndpoints
 
@@ -49,7 +49,7 @@ class PrecomputedSource:
         endpoints: ObjectEndpoints = PUBLIC,
     ) -> None:
         self._endpoints = endpoints.where_given(gs=gs, s3=s3)
-        self._largest_gb = float(largest_gb)
+        self.size_limit = SizeLimit(self.slug, float(largest_gb))
         self._timeout_s, self._retries, self._backoff_s = float(timeout_s), int(retries), float(backoff_s)
 
     def list_datasets(self, since: date | None = None) -> Iterable[DatasetRef]:  # noqa: ARG002
@@ -77,7 +77,7 @@ class PrecomputedSource:
         with self._wanted(spec) as wanted:
             precomputed_store.check_unchanged(spec, record, revision_of(wanted))
             if isinstance(wanted[0].store, RemoteStore):
-                precomputed_store.check_size(wanted[0], spec, self._largest_gb)
+                precomputed_store.check_size(wanted[0], spec, self.size_limit)
             return [file for one in wanted for file in one.files()]
 
     def open_volume(self, spec: DatasetSpec, files: Sequence[HeldFile]) -> LazyVolume:

@@ -28,7 +28,7 @@ from em_pipeline.formats.precomputed_info import Info, Scale, parse_info
 from em_pipeline.formats.sharded import ShardIndexes, Sharding
 from em_pipeline.sources.base import HeldFile, PortalRecord
 from em_pipeline.sources.documents import fetch_json
-from em_pipeline.sources.region_size import check_bytes, check_extent
+from em_pipeline.sources.region_size import ELSEWHERE, SizeLimit, check_bytes, check_extent
 from em_pipeline.storage.http import PortalClient
 from em_pipeline.storage.object_urls import https_url
 
@@ -309,9 +309,9 @@ def box_in(spec: DatasetSpec, shape: Shape, what: str) -> BoundingBox:
     return box
 
 
-def check_size(image: Sized, spec: DatasetSpec, largest_gb: float) -> None:
-    """Raise `InputRefused`, with how to cut a region, where the box wanted has more than `largest_gb`."""
-    check_bytes(spec.dataset_id, str(image), image.bytes, largest_gb)
+def check_size(image: Sized, spec: DatasetSpec, limit: SizeLimit) -> None:
+    """Raise `InputRefused`, with how to cut a region, where the box wanted exceeds the limit."""
+    check_bytes(spec.dataset_id, str(image), image.bytes, limit)
 
 
 def open_image(spec: DatasetSpec, files: Sequence[HeldFile]) -> LazyVolume:
@@ -378,7 +378,7 @@ def _nothing(where: str, scale: Scale, box: BoundingBox) -> NotFound:
     return NotFound(
         f"Find the chunks of {tuple(box.start)}..{tuple(box.stop)} (z-y-x) of {where}",
         f"level {scale} holds none there",
-        "Choose a box or a level that holds data",
+        ELSEWHERE,
     )
 
 

@@ -1,5 +1,8 @@
 """How much of an image one dataset may take: regions reach petabytes, and a disk ends long before."""
 
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
 from em_pipeline.domain.errors import InputRefused
 from em_pipeline.domain.geometry import Shape
 
@@ -10,17 +13,34 @@ MOST_BLOCKS = 1 << 24
 BLOCK = Shape(128, 128, 128)
 # Places where a chunk or shard may lie. Which of them are empty is kept in memory.
 MOST_PLACES = 1 << 26
+ELSEWHERE = "Choose a box or a level that holds data; of a random crop, another --seed"
 SMALLER = "Name a smaller region with --roi z0:z1,y0:y1,x0:x1 --name NAME, or a coarser level with --level"
 
 
-def check_bytes(dataset_id: str, image: str, size: int, largest_gb: float) -> None:
-    """Raise `InputRefused`, with how to cut a region, where `size` bytes once decoded exceed `largest_gb`."""
-    if size > largest_gb * 1e9:
+@dataclass(frozen=True)
+class SizeLimit:
+    """How many gigabytes, once decoded, are taken of a remote array: the setting `largest_gb` of `source`."""
+
+    source: str
+    gb: float
+
+
+@runtime_checkable
+class LimitedSource(Protocol):
+    """A source of arrays, which refuses a region larger than its `size_limit`."""
+
+    size_limit: SizeLimit
+
+
+def check_bytes(dataset_id: str, image: str, size: int, limit: SizeLimit) -> None:
+    """Raise `InputRefused`, with how to cut a region, where `size` bytes once decoded exceed the limit."""
+    if size > limit.gb * 1e9:
         raise InputRefused(
             f"Take {dataset_id}",
             f"the region of {image} is {size / 1e9:,.0f} GB once decoded, and at most "
-            f"{largest_gb:g} GB are taken",
-            f"{SMALLER}; or raise the source's setting largest_gb (EM_SOURCES__<SOURCE>__LARGEST_GB)",
+            f"{limit.gb:g} GB are taken",
+            f"{SMALLER}; or raise the source's setting largest_gb "
+            f"(EM_SOURCES__{limit.source.upper()}__LARGEST_GB)",
         )
 
 

@@ -102,10 +102,12 @@ def bucket_and_key(address: str) -> tuple[str, str]:
     bucket, _, key = rest.partition("/")
     # Servers and clients resolve such parts of a path, so another object would be asked for.
     dots = {".", ".."} & set(key.split("/"))
-    if not found or scheme.lower() not in STORES or not BUCKET.fullmatch(bucket) or dots:
+    known = bool(found) and scheme.lower() in STORES
+    if not known or not BUCKET.fullmatch(bucket) or dots:
+        why = f": {bucket!r} is no name of a bucket" if known and not dots else ""
         raise InputRefused(
             f"Read {address!r} as the address of an object",
-            "it is neither s3://<bucket>/<key> nor gs://<bucket>/<key>, nor http(s)",
+            f"it is neither s3://<bucket>/<key> nor gs://<bucket>/<key>, nor http(s){why}",
             "Give the bucket's name and the object's key as the store lists them",
         )
     return bucket, key

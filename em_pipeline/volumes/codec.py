@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from em_pipeline.domain.errors import ChunkCorrupt, InputRefused
-
-Kind = Literal["image", "labels"]
+from em_pipeline.domain.lazy_volume import Kind
 
 
 @dataclass(frozen=True)

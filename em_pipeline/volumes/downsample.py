@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from em_pipeline.volumes.codec import Kind
+from em_pipeline.domain.lazy_volume import Kind
 
 Reduction = Callable[[NDArray[Any], tuple[int, int, int]], NDArray[Any]]
 """From a block (z, y, x) and its factors to the coarser block."""

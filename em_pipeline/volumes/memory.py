@@ -22,7 +22,7 @@ import numpy as np
 
 from em_pipeline.domain.errors import InputRefused
 from em_pipeline.domain.geometry import Shape
-from em_pipeline.volumes.codec import Kind
+from em_pipeline.domain.lazy_volume import Kind
 
 PROCESS_BYTES: Final = 224 << 20
 """Resident in a process that holds no voxel yet: 90 MiB with what a rechunk imports, 202 MiB in an

@@ -14,13 +14,16 @@ import numpy as np
 from em_pipeline.domain.blobs import Blobs
 from em_pipeline.domain.errors import ChunkCorrupt, NotFound
 from em_pipeline.domain.geometry import Shape, VoxelSize
-from em_pipeline.volumes.codec import RECIPES, ChunkCodec, Kind
+from em_pipeline.domain.lazy_volume import Kind
+from em_pipeline.volumes.codec import RECIPES, ChunkCodec
 from em_pipeline.volumes.plan import LevelPlan, RechunkPlan, grid
 
 AXES: Final = ("z", "y", "x")
 GROUP: Final = "zarr.json"
 LABELS: Final = "labels/zarr.json"
 FILL_VALUE: Final = 0
+# Of a label image, seen from its group below `labels/`.
+OF_ITS_IMAGE: Final = {"image": "../../"}
 VERSION: Final = "0.5"
 _METHODS: Final = {
     "image": ("mean", "mean_2x", "Mean of the voxels of each cell, halves rounded up"),
@@ -84,9 +87,14 @@ def array_path(level: int) -> str:
     return f"{level}/zarr.json"
 
 
-def documents(plan: RechunkPlan, name: str) -> dict[str, bytes]:
-    """Every zarr.json of the planned volume, by path below it; the same bytes for the same plan."""
-    texts = {GROUP: _group(plan, name)} | {array_path(lv.index): _array(plan, lv) for lv in plan.levels}
+def documents(plan: RechunkPlan, name: str, source: Mapping[str, str]) -> dict[str, bytes]:
+    """Every zarr.json of the planned volume, by path below it; the same bytes for the same plan.
+
+    `source` says of labels which image they belong to: `OF_ITS_IMAGE`, or nothing where there is none.
+    """
+    texts = {GROUP: _group(plan, name, source)} | {
+        array_path(lv.index): _array(plan, lv) for lv in plan.levels
+    }
     if plan.labels:
         ome = {"version": VERSION, "labels": list(plan.labels)}
         texts[LABELS] = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}
@@ -147,7 +155,7 @@ def parse(found: Mapping[str, bytes]) -> VolumeInfo:
         raise ChunkCorrupt("Read a volume's zarr.json", f"{type(error).__name__}: {error}") from error
 
 
-def _group(plan: RechunkPlan, name: str) -> dict[str, Any]:
+def _group(plan: RechunkPlan, name: str, source: Mapping[str, str]) -> dict[str, Any]:
     kind, method, description = _METHODS[plan.kind]
     multiscale = {
         "name": name,
@@ -162,7 +170,7 @@ def _group(plan: RechunkPlan, name: str) -> dict[str, Any]:
     }
     ome: dict[str, Any] = {"version": VERSION, "multiscales": [multiscale]}
     if plan.kind == "labels":
-        ome["image-label"] = {"version": VERSION, "source": {"image": "../../"}}
+        ome["image-label"] = {"version": VERSION, **({"source": dict(source)} if source else {})}
     return {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}
 
 

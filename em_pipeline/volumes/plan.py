@@ -18,7 +18,8 @@ from numpy.typing import DTypeLike
 
 from em_pipeline.domain.errors import InputRefused
 from em_pipeline.domain.geometry import BoundingBox, Shape, VoxelSize
-from em_pipeline.volumes.codec import ChunkCodec, Kind, check_data_type
+from em_pipeline.domain.lazy_volume import Kind
+from em_pipeline.volumes.codec import ChunkCodec, check_data_type
 from em_pipeline.volumes.memory import SHARDS_OF_A_UNIT, Footprint, Held
 from em_pipeline.volumes.missing import Missing
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from em_pipeline.domain.geometry import Shape, VoxelSize
+from em_pipeline.domain.lazy_volume import Kind
 from em_pipeline.volumes.cost import Machine, Ratios, Requests, rechunk_cost
 from em_pipeline.volumes.memory import of_process
 from em_pipeline.volumes.plan import LevelPlan, RechunkPlan
@@ -41,6 +42,7 @@ class PlanReport:
 
     levels: tuple[LevelReport, ...]
     dtype: str
+    kind: Kind
     codec: str
     threads: int
     voxel_bytes: int
@@ -83,6 +85,7 @@ def report(plan: RechunkPlan, sample: Sample | None = None) -> PlanReport:
     return PlanReport(
         levels=tuple(map(_level, plan.levels)),
         dtype=plan.dtype.name,
+        kind=plan.kind,
         codec=plan.codec,
         threads=plan.threads,
         voxel_bytes=finest.shape.voxels * itemsize,

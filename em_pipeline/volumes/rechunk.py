@@ -22,7 +22,7 @@ from em_pipeline.domain.lazy_volume import LazyVolume
 from em_pipeline.domain.progress import Progress
 from em_pipeline.volumes.compute import Compute, Job, ThisProcess
 from em_pipeline.volumes.ledger import ChunkState, Ledger, write_ledger
-from em_pipeline.volumes.metadata import GROUP, LevelInfo, documents, parse, read_documents
+from em_pipeline.volumes.metadata import GROUP, OF_ITS_IMAGE, LevelInfo, documents, parse, read_documents
 from em_pipeline.volumes.missing import Missing
 from em_pipeline.volumes.passes import STEP
 from em_pipeline.volumes.plan import LevelPlan, RechunkPlan, Unit
@@ -173,7 +173,7 @@ def _complete(
                 if level.index == 0:
                     counts += record.counts
     finest = np.sort(np.concatenate(rows[0]), order=["z", "y", "x"])
-    found = documents(plan, name)
+    found = documents(plan, name, {} if workspace.label is None else OF_ITS_IMAGE)
     # The group's last: without it nobody takes what is there for a volume.
     for path, text in sorted(found.items(), key=lambda item: item[0] == GROUP):
         workspace.volume.write(path, text)

@@ -28,13 +28,15 @@ def stack(tmp_path: Path) -> Path:
 
 @pytest.mark.integration
 def test_a_folder_becomes_a_dataset_a_block_and_a_picture(environment: dict[str, str], stack: Path) -> None:
-    planned = em(environment, "plan", str(stack), "--name", "mine", "--voxel-size", "50,4,4")
+    named = (str(stack), "--name", "mine", "--voxel-size", "50,4,4")
+    planned = em(environment, "plan", *named, "--kind", "labels")
+    assert planned["images"][0]["kind"] == "labels"
     assert planned["images"][0]["levels"][0]["shape"] == [12, 140, 150]
     assert planned["images"][0]["voxel_bytes"] == 12 * 140 * 150
     plain = em(environment, "plan", str(stack), "--name", "mine", "--voxel-size", "50", "--codec", "none")
     assert (planned["images"][0]["codec"], plain["images"][0]["codec"]) == ("zstd-1", "none")
     assert em(environment, "ls") == []
-    made = em(environment, "ingest", str(stack), "--name", "mine", "--voxel-size", "50,4,4")
+    made = em(environment, "ingest", *named)
     assert made["dataset_id"] == "files-mine"
     assert (made["shape"], made["changed"]) == ([12, 140, 150], True)
     assert em(environment, "ingest", str(stack), "--name", "mine")["changed"] is False

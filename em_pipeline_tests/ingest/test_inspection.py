@@ -29,6 +29,13 @@ from em_pipeline_tests.portals.folder import Folder
 IMAGEJ = b"ImageJ=1.52p\nimages=3000\nslices=3000\nunit=nm\nspacing=5\n\0"
 NOTHING = "<html>Not Found</html>"
 Make = Callable[[Path], Path]
+DVID = {
+    "Base": {"TypeName": "uint8blk"},
+    "Extended": {
+        "BlockSize": [64, 64, 64], "VoxelSize": [8, 8, 10], "VoxelUnits": ["nanometers"] * 3,
+        "MinPoint": [0, 0, 0], "MaxPoint": [299, 199, 99],
+    },
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -323,16 +330,9 @@ def test_precomputed(folder: Folder, prefix: str) -> None:
 
 
 def test_dvid(folder: Folder) -> None:
-    info = {
-        "Base": {"TypeName": "uint8blk"},
-        "Extended": {
-            "BlockSize": [64, 64, 64], "VoxelSize": [8, 8, 10], "VoxelUnits": ["nanometers"] * 3,
-            "MinPoint": [0, 0, 0], "MaxPoint": [299, 199, 99],
-        },
-    }  # fmt: skip
     instance = folder.root / "api" / "node" / "abc" / "grayscale"
     instance.mkdir(parents=True)
-    (instance / "info").write_text(json.dumps(info))
+    (instance / "info").write_text(json.dumps(DVID))
     for target in (f"{folder.url}/api/node/abc/grayscale", f"{folder.url}/api/node/abc/grayscale/info"):
         (image,) = look(target).images
         assert (image.shape, tuple(voxel_size_of(image))) == ((100, 200, 300), (10.0, 8.0, 8.0))

@@ -1,12 +1,14 @@
 """`em plan` of files on this machine, of a spec that asks for a part, and of an address."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 
-from em_pipeline.domain.errors import InputRefused
+from em_pipeline.domain.errors import InputRefused, UnsupportedFormat
 from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize, Shape
 from em_pipeline.ingest.asked import Asked, spec_of
 from em_pipeline.ingest.fetch import fetch
@@ -14,6 +16,9 @@ from em_pipeline.ingest.planning import Outlook, outlook
 from em_pipeline.ingest.scrape import scrape
 from em_pipeline.ingest.specs import find_spec
 from em_pipeline.ingest.workspace import Workspace
+from em_pipeline.sources.files import FilesSource, spec_for
+from em_pipeline_tests.formats.test_precomputed import written
+from em_pipeline_tests.ingest.test_inspection import DVID
 from em_pipeline_tests.portals.folder import Folder
 
 SHAPE = (20, 140, 150)
@@ -78,3 +83,26 @@ def test_a_portal_s_dataset_is_looked_at_before_it_is_downloaded_and_sampled_aft
     after = outlook(workspace, spec)
     assert after.notes == ()
     assert after.images[0][1].sample is not None
+
+
+def test_more_than_an_ingest_would_take_is_not_planned(workspace: Workspace, tmp_path: Path) -> None:
+    written(tmp_path / "em", np.ones((21, 37, 50), np.uint8))
+    files = FilesSource(largest_gb="0.00003", retries=0)
+    small = replace(workspace, sources={**workspace.sources, "files": files})
+    with Folder(tmp_path) as folder:
+        for step in (outlook, scrape):
+            with pytest.raises(InputRefused, match="EM_SOURCES__FILES__LARGEST_GB"):
+                step(small, spec_for(f"{folder.url}/em"))
+        box = BoundingBox.at((0, 0, 0), (8, 8, 8))
+        assert planned(small, f"{folder.url}/em", box=box).images
+    assert planned(small, str(tmp_path / "em")).images
+
+
+def test_a_dvid_address_is_refused_as_what_it_is(workspace: Workspace, tmp_path: Path) -> None:
+    instance = tmp_path / "api" / "node" / "abc" / "grayscale"
+    instance.mkdir(parents=True)
+    (instance / "info").write_text(json.dumps(DVID))
+    with Folder(tmp_path) as folder:
+        for step in (outlook, scrape):
+            with pytest.raises(UnsupportedFormat, match=r"DVID instance of uint8blk.*--image-set dvid"):
+                step(workspace, spec_for(f"{folder.url}/api/node/abc/grayscale"))

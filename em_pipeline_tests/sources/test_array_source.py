@@ -16,12 +16,13 @@ from em_pipeline.formats.arrays import ArrayLayout
 from em_pipeline.formats.multiscale import read_multiscale
 from em_pipeline.sources.array_source import HeldImage, image_at, survey
 from em_pipeline.sources.array_source_container import FolderContainer, StoreContainer, Stored, prefixes
-from em_pipeline.sources.region_size import LARGEST_GB
+from em_pipeline.sources.region_size import LARGEST_GB, SizeLimit
 from em_pipeline.storage.http import PortalClient
 from em_pipeline.storage.object_urls import ObjectEndpoints
 from em_pipeline_tests.sources.arrays import described
 
 SPEC = DatasetSpec(source="omezarr", accession="x")
+LIMIT = SizeLimit("omezarr", LARGEST_GB)
 
 
 def layout_of(shape: Shape, chunk: Shape, separator: str = "/") -> ArrayLayout:
@@ -93,7 +94,7 @@ class Listed:
 
 def test_seventeen_thousand_objects_are_listed_once_each() -> None:
     container = Listed(Shape(564, 2520, 2596), Shape(64, 64, 64))
-    found = survey([image_at(container, "a", SPEC)], LARGEST_GB)
+    found = survey([image_at(container, "a", SPEC)], LIMIT)
     assert len(found.files) == 9 * 40 * 41 + 1
     assert len({file.path for file in found.files}) == len(found.files)
     assert found.files[0].path == "image/a/.zarray"
@@ -103,7 +104,7 @@ def test_what_is_not_wanted_does_not_change_the_revision() -> None:
     container = Listed(Shape(564, 2520, 2596), Shape(64, 64, 64))
     boxes = [BoundingBox.at((0, 0, 0), (64, 64, 64)), BoundingBox.at((0, 0, 64), (64, 64, 64))]
     revisions = [
-        survey([image_at(container, "a", SPEC.model_copy(update={"bounding_box": box}))], LARGEST_GB).revision
+        survey([image_at(container, "a", SPEC.model_copy(update={"bounding_box": box}))], LIMIT).revision
         for box in (*boxes, boxes[0])
     ]
     assert revisions[0] != revisions[1]
@@ -134,7 +135,7 @@ def test_a_level_of_exabytes_on_a_server_is_refused_before_it_is_listed() -> Non
     layout = layout_of(Shape(10**6, 10**6, 10**6), Shape(64, 64, 64))
     image = HeldImage(Server(), layout, BoundingBox.of_shape(layout.shape), "image")  # type: ignore[arg-type]
     with pytest.raises(InputRefused, match=r"GB once decoded.*--roi.*--level"):
-        survey([image], LARGEST_GB)
+        survey([image], LIMIT)
 
 
 def test_a_bucket_that_is_not_there_is_no_container_without_documents() -> None:

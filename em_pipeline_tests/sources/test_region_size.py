@@ -71,7 +71,7 @@ def of_arrays(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 def test_more_is_refused_and_the_option_raises_it(of_arrays: Case) -> None:
     make, spec = of_arrays
     with pytest.raises(
-        InputRefused, match=r"--roi.*--level.*largest_gb \(EM_SOURCES__<SOURCE>__LARGEST_GB\)"
+        InputRefused, match=rf"--roi.*--level.*largest_gb \(EM_SOURCES__{spec.source.upper()}__LARGEST_GB\)"
     ):
         make(largest_gb="0.00000001").fetch_record(spec)
     source = make(largest_gb="51")

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from em_pipeline.domain.geometry import BoundingBox, Shape, VoxelSize
+from em_pipeline.domain.lazy_volume import Kind
 from em_pipeline.domain.progress import Silent
 from em_pipeline.storage.local_blobs import LocalBlobs
-from em_pipeline.volumes.codec import Kind
 from em_pipeline.volumes.plan import RechunkPlan, plan_rechunk
 from em_pipeline.volumes.reader import VolumeReader
 from em_pipeline.volumes.rechunk import WrittenVolume, rechunk
