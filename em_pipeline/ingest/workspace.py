@@ -90,7 +90,8 @@ def store_of(settings: Settings) -> Store:
     """The store of these settings. Raises `InputRefused` like `open_store`."""
     endpoints = endpoints_of(settings)
     if settings.store_endpoint:
-        endpoints = replace(endpoints, s3=settings.store_endpoint, gs=settings.store_endpoint)
+        base = settings.store_endpoint
+        endpoints = replace(endpoints, s3=base, gs=base, setting="EM_STORE_ENDPOINT")
     return open_store(settings.store, endpoints, DirectFile if settings.direct_io else AppendedFile)
 
 

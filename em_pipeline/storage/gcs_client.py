@@ -19,21 +19,29 @@ import httpx
 from em_pipeline.domain.errors import InputRefused, NotFound, StorageFailed
 from em_pipeline.storage.faults import Fault
 from em_pipeline.storage.object_client import (
+    NO_ANSWER,
     TRY_AGAIN,
     Leased,
     ObjectAccess,
+    Page,
     Part,
     StoredObject,
+    check_page,
+    no_answer,
     no_bucket,
     no_permission,
+    redirected,
     repeated,
+    where_to_look,
 )
 from em_pipeline.storage.transport import retry_after
 
 T = TypeVar("T")
 
 SCOPE: Final = "https://www.googleapis.com/auth/devstorage.read_write"
-FIELDS: Final = "items(name,size,md5Hash,crc32c,updated),nextPageToken"
+LISTING: Final = "storage#objects"
+GENERATION: Final = "x-goog-generation"
+FIELDS: Final = "kind,items(name,size,md5Hash,crc32c,updated),nextPageToken"
 PIECE: Final = 256 << 10
 RESUME: Final = 308
 GONE: Final = frozenset({404, 410, 499})
@@ -59,34 +67,35 @@ class GcsClient:
         )
 
     def get(self, key: str) -> bytes:
-        return self.ask("Read", key, lambda: self._media(key).content)
+        return self.ask("Read", key, lambda: _of_google(self._media(key)).content)
 
     def get_range(self, key: str, start: int, nbytes: int) -> bytes:
         def ranged() -> bytes:
             answer = self._media(key, {"Range": f"bytes={start}-{start + nbytes - 1}"}, accept=(416,))
             if answer.status_code == 416:  # it begins at or after the end
                 return b""
-            return answer.content[start : start + nbytes] if answer.status_code == 200 else answer.content
+            content = _of_google(answer).content
+            return content[start : start + nbytes] if answer.status_code == 200 else content
 
         return self.ask("Read", key, ranged)
 
     def size(self, key: str) -> int | None:
         try:
             return self.ask(
-                "Look at", key, lambda: int(self.send("GET", self._named(key), key).json()["size"])
+                "Look at", key, lambda: int(_object(self.send("GET", self._named(key), key))["size"])
             )
         except NotFound:
             return None
 
     def put(self, key: str, payload: bytes | memoryview) -> None:
-        self.ask("Write", key, lambda: self._insert(key, payload))
+        self.ask("Write", key, lambda: _object(self._insert(key, payload)))
 
     def look(self, key: str) -> Leased | None:
         def looked() -> Leased:
             answer = self._media(key)
             told = answer.headers
             age = parsedate_to_datetime(told["Date"]) - parsedate_to_datetime(told["Last-Modified"])
-            return Leased(answer.content, told["x-goog-generation"], age.total_seconds())
+            return Leased(answer.content, told[GENERATION], age.total_seconds())
 
         try:
             return self.ask("Read", key, looked)
@@ -95,8 +104,8 @@ class GcsClient:
 
     def put_if(self, key: str, payload: bytes, tag: str | None) -> str | None:
         def put() -> str | None:
-            answer = self._insert(key, payload, ifGenerationMatch=tag or "0")
-            return None if answer.status_code == 412 else str(answer.json()["generation"])
+            answer = self._insert(key, payload, accept=(412,), ifGenerationMatch=tag or "0")
+            return None if answer.status_code == 412 else str(_object(answer)["generation"])
 
         return self.ask("Write", key, put)
 
@@ -109,7 +118,9 @@ class GcsClient:
 
     def _delete(self, key: str, **conditions: str) -> None:
         def delete() -> None:
-            self.send("DELETE", self._named(key), key, params=conditions, accept=(204, 412))
+            answer = self.send("DELETE", self._named(key), key, params=conditions, accept=(412,))
+            if answer.status_code not in (204, 412):
+                raise Fault(f"HTTP {answer.status_code} where Google says 204")
 
         try:
             self.ask("Delete", key, delete)
@@ -122,26 +133,36 @@ class GcsClient:
     def _listed(self, prefix: str, page: int) -> Iterator[StoredObject]:
         asked = {"prefix": prefix, "maxResults": str(page), "fields": FIELDS}
         while True:
-            answer = self.ask(
-                "List", prefix, lambda: self.send("GET", self._objects, None, params=asked).json()
-            )
-            for entry in answer.get("items", []):
-                # Objects that were composed have no MD5.
-                tag = f"{entry.get('md5Hash', '')} {entry['crc32c']}"
-                modified = datetime.fromisoformat(entry["updated"]).timestamp()
-                yield StoredObject(entry["name"], int(entry["size"]), tag, modified)
-            if not answer.get("nextPageToken"):
+            found, following = self.ask("List", prefix, lambda: self._page(asked))
+            yield from found
+            if following is None:
                 return
-            asked["pageToken"] = answer["nextPageToken"]
+            asked["pageToken"] = following
+
+    def _page(self, asked: dict[str, str]) -> Page:
+        answer = _json(self.send("GET", self._objects, None, params=asked))
+        if answer["kind"] != LISTING:  # all that Google says of none
+            raise Fault(f"a listing of the kind {answer['kind']}")
+        found = [_stored(entry) for entry in answer.get("items", [])]
+        check_page(asked["prefix"], found)
+        following = answer.get("nextPageToken") or None
+        if following is not None and following == asked.get("pageToken"):
+            raise Fault("the answer names itself as the page after it")
+        return found, following
 
     def copy(self, source: str, target: str) -> None:
         url = f"{self._named(source)}/rewriteTo/b/{self.access.bucket}/o/{quote(target, safe='')}"
         asked: dict[str, str] = {}
-        while True:
-            told = self.ask("Copy", source, lambda: self.send("POST", url, source, params=asked).json())
-            if told["done"]:
-                return
-            asked["rewriteToken"] = told["rewriteToken"]
+
+        def copy() -> str | None:
+            told = _json(self.send("POST", url, source, params=asked))
+            if not told["done"]:
+                return str(told["rewriteToken"])
+            _ = told["resource"]["generation"]  # what is copied is an object
+            return None
+
+        while token := self.ask("Copy", source, copy):
+            asked["rewriteToken"] = token
 
     def begin(self, key: str) -> "GcsUpload":
         def begun() -> str:
@@ -163,9 +184,11 @@ class GcsClient:
         wanted = {"Accept-Encoding": "gzip", **(headers or {})}
         return self.send("GET", self._named(key), key, params={"alt": "media"}, headers=wanted, accept=accept)
 
-    def _insert(self, key: str, payload: bytes | memoryview, **conditions: str) -> httpx.Response:
+    def _insert(
+        self, key: str, payload: bytes | memoryview, accept: Sequence[int] = (), **conditions: str
+    ) -> httpx.Response:
         asked = {"uploadType": "media", "name": key, **conditions}
-        return self.send("POST", self._uploads, None, params=asked, body=memoryview(payload), accept=(412,))
+        return self.send("POST", self._uploads, None, params=asked, body=memoryview(payload), accept=accept)
 
     def send(
         self,
@@ -194,6 +217,9 @@ class GcsClient:
         except (httpx.TransportError, httpx.DecodingError) as error:
             raise Fault(f"{type(error).__name__}: {error}") from error
         status = answer.status_code
+        # What tells of a resumable upload is no redirect, and has no address.
+        if answer.has_redirect_location or (300 <= status < 400 and status not in accept):
+            raise redirected(self.access, status, answer.headers.get("Location", "elsewhere"))
         if status < 300 or status in accept:
             return answer
         found = f"HTTP {status} {answer.text[:200]}"
@@ -202,18 +228,23 @@ class GcsClient:
         if status in (401, 403):
             raise no_permission(tried, found)
         if status == 404 and key is not None:
-            asked = {"prefix": key, "maxResults": "1", "fields": "nextPageToken"}
-            self.send("GET", self._objects, None, params=asked)
+            self._page({"prefix": key, "maxResults": "1", "fields": FIELDS})
             raise NotFound(tried, "there is no such object")
         if status == 404:
             raise no_bucket(tried, self.access)
-        raise StorageFailed(tried, f"the store answered {found}", "Check EM_STORE_URL and EM_GS_ENDPOINT")
+        raise StorageFailed(tried, f"the store answered {found}", where_to_look(self.access))
 
     def _named(self, key: str) -> str:
         return f"{self._objects}/{quote(key, safe='')}"
 
     def ask(self, verb: str, key: str, request: Callable[[], T]) -> T:
-        return repeated(self.access.policy, f"{verb} {self.access.url(key)}", request)
+        def attempt() -> T:
+            try:
+                return request()
+            except NO_ANSWER as error:
+                raise no_answer(error) from error
+
+        return repeated(self.access.policy, f"{verb} {self.access.url(key)}", attempt)
 
 
 class GcsUpload:
@@ -275,8 +306,37 @@ def _pieces(body: memoryview) -> Iterator[bytes]:
     return (bytes(body[at : at + PIECE]) for at in range(0, len(body), PIECE))
 
 
+def _json(answer: httpx.Response) -> dict[str, Any]:
+    """Raises `ValueError` or `TypeError` where it is no JSON object."""
+    told = answer.json()
+    if not isinstance(told, dict):
+        raise TypeError(f"{str(told)[:200]!r} is no object of JSON")
+    return told
+
+
+def _object(answer: httpx.Response) -> dict[str, Any]:
+    """What Google says of an object, which has a generation. Raises like `_json`, and `KeyError`."""
+    told = _json(answer)
+    _ = told["generation"]
+    return told
+
+
+def _of_google(answer: httpx.Response) -> httpx.Response:
+    """An object's bytes as Google sends them, with its generation. Raises `KeyError`."""
+    _ = answer.headers[GENERATION]
+    return answer
+
+
+def _stored(entry: dict[str, Any]) -> StoredObject:
+    crc = entry["crc32c"]
+    tag = f"{entry.get('md5Hash', '')} {crc}"  # objects that were composed have no MD5
+    modified = datetime.fromisoformat(entry["updated"]).timestamp()
+    return StoredObject(entry["name"], int(entry["size"]), tag, modified)
+
+
 def _taken(answer: httpx.Response) -> int | None:
     if answer.status_code != RESUME:
+        _object(answer)
         return None
     match = _RANGE.fullmatch(answer.headers.get("Range", ""))
     return int(match[1]) + 1 if match else 0

@@ -11,7 +11,7 @@ from em_pipeline.domain.files import RemoteFile
 from em_pipeline.storage.digests import promised_checksum
 from em_pipeline.storage.ftp_transfer import parse_ftp_url
 from em_pipeline.storage.journal import Places
-from em_pipeline.storage.local_files import fsync_path, path_of_file_url
+from em_pipeline.storage.local_files import fsync_path, is_temporary, path_of_file_url
 from em_pipeline.storage.object_urls import ObjectEndpoints, https_url
 from em_pipeline.storage.transport import check_url
 
@@ -34,7 +34,8 @@ def check_listing(files: Sequence[RemoteFile], tried: str, endpoints: ObjectEndp
         _check_addresses(file, tried, endpoints)
         parts = PurePosixPath(file.path).parts
         long = any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in parts)
-        if long or ".." in parts or parts[0] in ("/", WORK):
+        # A store lists nothing that has a temporary name.
+        if long or ".." in parts or parts[0] in ("/", WORK) or any(map(is_temporary, parts)):
             raise RecordInvalid(tried, f"no file can have the path {file.path!r}", "")
         name = _folded(file.path)
         if name in taken:

@@ -83,6 +83,10 @@ class StoredObject:
     modified: float
 
 
+Page = tuple[list[StoredObject], str | None]
+"""Of a listing: some objects, and the token of the page after it, None for the last."""
+
+
 @dataclass(frozen=True)
 class Leased:
     """A small object: its `tag` as `put_if` takes it, and seconds since it was put, by the store's clock."""
@@ -185,11 +189,41 @@ def repeated(policy: ObjectPolicy, tried: str, ask: Callable[[], T]) -> T:
     raise AssertionError("attempts are at least one")
 
 
+NO_ANSWER: Final = (LookupError, TypeError, ValueError)
+"""What reading an answer raises that is not the store's, as that of a proxy whose store is down."""
+
+
+def no_answer(error: Exception) -> Fault:
+    """Of one of `NO_ANSWER`."""
+    lacks = f"it lacks {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
+    return Fault(f"an answer that is none of the store's: {lacks}")
+
+
+def check_page(prefix: str, found: Sequence[StoredObject]) -> None:
+    """Raise `Fault` where a page of a listing has objects that were not asked for."""
+    for entry in found:
+        if not entry.key.startswith(prefix):
+            raise Fault(f"a listing of {prefix!r} has {entry.key!r}")
+
+
 def no_bucket(tried: str, access: ObjectAccess) -> StorageFailed:
     return StorageFailed(
         tried,
         f"there is no bucket {access.bucket}",
-        "Create it, or correct EM_STORE_URL (and EM_S3_ENDPOINT or EM_GS_ENDPOINT)",
+        f"Create it, or correct EM_STORE_URL (and {access.endpoints.setting_of(access.scheme)})",
+    )
+
+
+def where_to_look(access: ObjectAccess) -> str:
+    return f"Check EM_STORE_URL and {access.endpoints.setting_of(access.scheme)}"
+
+
+def redirected(access: ObjectAccess, status: int, place: str) -> StorageFailed:
+    """Requests are signed for one address, and bytes are not sent to whom somebody names."""
+    return StorageFailed(
+        f"Reach {access.url('')}",
+        f"the store's address answers HTTP {status} and sends us to {place}",
+        "Set EM_STORE_ENDPOINT to the address at which the store itself answers",
     )
 
 

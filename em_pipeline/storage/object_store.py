@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import wait
 from contextlib import AbstractContextManager
 
-from em_pipeline.domain.errors import InputRefused, NotFound
+from em_pipeline.domain.errors import InputRefused, NotFound, StorageFailed
 from em_pipeline.storage.lease import lease
 from em_pipeline.storage.object_blobs import ObjectBlobs
 from em_pipeline.storage.object_client import ObjectAccess, StoredObject, client_of
@@ -81,7 +81,10 @@ class ObjectStore:
             target.delete_each(name for name in there if name not in wanted)
             missing = (name for name in wanted if not _is_copy(wanted[name], there.get(name)))
             self._copy(source, target, (name for name in missing if name != VISIBLE))
+            _check_copies(wanted, target, tried)
             self._copy(source, target, [VISIBLE])
+            if target.size(VISIBLE) != wanted[VISIBLE].size:
+                raise _not_copied(target, VISIBLE, tried)
         self.delete_tree(src_key)
 
     def _copy(self, source: ObjectBlobs, target: ObjectBlobs, names: Iterable[str]) -> None:
@@ -97,6 +100,22 @@ class ObjectStore:
             for copy in copies:
                 copy.cancel()
             wait(copies)
+
+
+def _check_copies(wanted: dict[str, StoredObject], target: ObjectBlobs, tried: str) -> None:
+    """Raise `StorageFailed` unless a listing of `target` has all of `wanted` but `zarr.json`, and no more."""
+    there = {name: entry.size for name, entry in target.entries().items()}
+    for name in sorted((wanted.keys() | there.keys()) - {VISIBLE}):
+        if name not in wanted or there.get(name) != wanted[name].size:
+            raise _not_copied(target, name, tried)
+
+
+def _not_copied(target: ObjectBlobs, name: str, tried: str) -> StorageFailed:
+    return StorageFailed(
+        tried,
+        f"the store says that it copied everything, and {target.url}/{name} is not as it was",
+        "Nothing was deleted: check the store, then run the same again",
+    )
 
 
 def _is_copy(wanted: StoredObject, found: StoredObject | None) -> bool:

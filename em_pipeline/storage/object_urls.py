@@ -14,8 +14,19 @@ if TYPE_CHECKING:
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}")
 REGION = re.compile(r"(?:[a-z0-9-]+)?")
 AWS_HOST = re.compile(r"(?:.+\.)?s3(?:[.-](?P<region>[a-z0-9-]+))?\.amazonaws\.com")
+BASE = re.compile(r"https?://[^/@?#\s\\]+(?:/[^?#\s\\]*)?")
 GOOGLE = "https://storage.googleapis.com"
 STORES = ("s3", "gs")
+
+
+def _is_base(base: str) -> bool:
+    """Whether keys can be appended to `base`: http(s), a host, a port or none, a path or none, no more."""
+    try:
+        parts = urlsplit(base)
+        named = bool(parts.hostname) and parts.port != 0  # a port that is no number raises
+    except ValueError:
+        return False
+    return named and BASE.fullmatch(base) is not None
 
 
 @dataclass(frozen=True)
@@ -24,24 +35,32 @@ class ObjectEndpoints:
 
     `s3` is the http(s) base of another server that speaks S3, asked path-style; empty for AWS, where
     `s3_region` is the bucket's region, empty for AWS to find it. `gs` is the base of Google's XML API.
-    `s3_anonymous` off signs requests to S3 with the credentials that botocore finds.
+    `s3_anonymous` off signs requests to S3 with the credentials that botocore finds. `setting` names the one
+    setting that gave both bases, empty where each has its own.
     """
 
     s3: str = ""
     s3_region: str = ""
     gs: str = GOOGLE
     s3_anonymous: bool = True
+    setting: str = ""
 
     def __post_init__(self) -> None:
-        for base in (self.s3, self.gs):
-            if base and not re.match(r"https?://[^/]", base):
+        for scheme, base in (("s3", self.s3), ("gs", self.gs)):
+            if base and not _is_base(base):
                 raise InputRefused(
-                    "Read the settings for object stores", f"{base!r} is no http(s) address", ""
+                    "Read the settings for object stores",
+                    f"{base!r} is no http(s) address of a server",
+                    f"Set {self.setting_of(scheme)} to http(s)://<host>, with :<port> where it has another",
                 )
         if not REGION.fullmatch(self.s3_region):
             raise InputRefused(
                 "Read the settings for object stores", f"{self.s3_region!r} is no region", "Such as eu-west-1"
             )
+
+    def setting_of(self, scheme: str) -> str:
+        """The setting that says who answers for `scheme`."""
+        return self.setting or {"s3": "EM_S3_ENDPOINT", "gs": "EM_GS_ENDPOINT"}[scheme]
 
     def where_given(self, *, s3: str = "", gs: str = "") -> "ObjectEndpoints":
         """These, but for the bases that are given."""

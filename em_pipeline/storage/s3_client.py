@@ -6,13 +6,10 @@ https://docs.aws.amazon.com/AmazonS3/latest/API/API_Operations_Amazon_Simple_Sto
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from email.utils import parsedate_to_datetime
 from itertools import islice
 from typing import Any, Final, TypeVar
 
-import botocore.session  # type: ignore[import-untyped]
-from botocore.config import Config  # type: ignore[import-untyped]
 from botocore.exceptions import (  # type: ignore[import-untyped]
     BotoCoreError,
     ClientError,
@@ -26,17 +23,24 @@ from urllib3.exceptions import HTTPError
 from em_pipeline.domain.errors import InputRefused, NotFound, StorageFailed
 from em_pipeline.storage.faults import Fault
 from em_pipeline.storage.object_client import (
+    NO_ANSWER,
     Leased,
     ObjectAccess,
+    Page,
     Part,
     StoredObject,
+    check_page,
+    no_answer,
     no_bucket,
     no_permission,
     repeated,
+    where_to_look,
 )
-from em_pipeline.storage.signing import DEFAULT_REGION
+from em_pipeline.storage.s3_connection import connected
 
 T = TypeVar("T")
+Uploads = tuple[list[tuple[str, str]], dict[str, str] | None]
+"""Keys and ids of one page of uploads, and the markers of the page after it, None for the last."""
 
 PASSING: Final = frozenset(
     {
@@ -63,17 +67,17 @@ class S3Client:
         self.access = access
         self.parts_at_once = access.policy.parts_at_once
         self.executor = ThreadPoolExecutor(access.policy.connections, "object-store")
-        self.s3 = _connected(access)
+        self.s3 = connected(access)
 
     def get(self, key: str) -> bytes:
-        return self.ask("Read", key, lambda: _body(self.s3.get_object(**self.named(key))))
+        return self.ask("Read", key, lambda: _body(_tagged(self.s3.get_object(**self.named(key)))))
 
     def get_range(self, key: str, start: int, nbytes: int) -> bytes:
         wanted = f"bytes={start}-{start + nbytes - 1}"
 
         def ranged() -> bytes:
             try:
-                answer = self.s3.get_object(**self.named(key), Range=wanted)
+                answer = _tagged(self.s3.get_object(**self.named(key), Range=wanted))
             except ClientError as error:
                 if _code(error) == "InvalidRange":  # it begins at or after the end
                     return b""
@@ -87,18 +91,18 @@ class S3Client:
     def size(self, key: str) -> int | None:
         def told() -> int | None:
             try:
-                return int(self.s3.head_object(**self.named(key))["ContentLength"])
+                return int(_tagged(self.s3.head_object(**self.named(key)))["ContentLength"])
             except ClientError as error:
                 if _status(error) != 404:
                     raise
             # The answer to HEAD has no body that would tell an absent object from an absent bucket.
-            self.s3.list_objects_v2(Bucket=self.access.bucket, Prefix=key, MaxKeys=1)
+            self._page({"Bucket": self.access.bucket, "Prefix": key, "MaxKeys": 1})
             return None
 
         return self.ask("Look at", key, told)
 
     def put(self, key: str, payload: bytes | memoryview) -> None:
-        self.ask("Write", key, lambda: self.s3.put_object(**self.named(key), Body=Pieces(payload)))
+        self.ask("Write", key, lambda: _tagged(self.s3.put_object(**self.named(key), Body=Pieces(payload))))
 
     def look(self, key: str) -> Leased | None:
         def looked() -> Leased:
@@ -130,7 +134,7 @@ class S3Client:
     def delete_if(self, key: str, tag: str) -> None:
         def delete() -> None:
             try:
-                self.s3.delete_object(**self.named(key), IfMatch=tag)
+                _done(self.s3.delete_object(**self.named(key), IfMatch=tag))
             except ClientError as error:
                 if _status(error) != 412 and _code(error) != "NoSuchKey":
                     raise
@@ -143,9 +147,9 @@ class S3Client:
 
     def _delete_some(self, keys: Sequence[str]) -> None:
         if len(keys) == 1:
-            self.ask("Delete", keys[0], lambda: self.s3.delete_object(**self.named(keys[0])))
+            self.ask("Delete", keys[0], lambda: _done(self.s3.delete_object(**self.named(keys[0]))))
             return
-        named = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
+        named = {"Objects": [{"Key": key} for key in keys]}
 
         def delete() -> None:
             answer = self.s3.delete_objects(Bucket=self.access.bucket, Delete=named)
@@ -154,6 +158,8 @@ class S3Client:
                 if error.get("Code") in PASSING:
                     raise Fault(found)
                 raise no_permission(f"Delete {self.access.url(error.get('Key', ''))}", found)
+            if len(deleted := answer.get("Deleted", [])) < len(keys):
+                raise Fault(f"of {len(keys)} objects the answer says {len(deleted)} are deleted")
 
         self.ask("Delete", keys[0], delete)
 
@@ -163,17 +169,34 @@ class S3Client:
     def _listed(self, prefix: str, page: int) -> Iterator[StoredObject]:
         asked: dict[str, Any] = {"Bucket": self.access.bucket, "Prefix": prefix, "MaxKeys": page}
         while True:
-            answer = self.ask("List", prefix, lambda: self.s3.list_objects_v2(**asked))
-            for entry in answer.get("Contents", []):
-                modified: datetime = entry["LastModified"]
-                yield StoredObject(entry["Key"], entry["Size"], entry["ETag"], modified.timestamp())
-            if not answer["IsTruncated"]:
+            found, following = self.ask("List", prefix, lambda: self._page(asked))
+            yield from found
+            if following is None:
                 return
-            asked["ContinuationToken"] = answer["NextContinuationToken"]
+            asked["ContinuationToken"] = following
+
+    def _page(self, asked: dict[str, Any]) -> Page:
+        answer = self.s3.list_objects_v2(**asked)
+        found = [
+            StoredObject(entry["Key"], entry["Size"], entry["ETag"], entry["LastModified"].timestamp())
+            for entry in answer.get("Contents", [])
+        ]
+        check_page(asked["Prefix"], found)
+        if not answer["IsTruncated"]:
+            return found, None
+        following: str = answer["NextContinuationToken"]
+        if following == asked.get("ContinuationToken"):
+            raise Fault("the answer names itself as the page after it")
+        return found, following
 
     def copy(self, source: str, target: str) -> None:
         origin = {"Bucket": self.access.bucket, "Key": source}
-        self.ask("Copy", source, lambda: self.s3.copy_object(**self.named(target), CopySource=origin))
+
+        def copy() -> None:
+            # S3 answers 200 before it copies, and an answer without a result says nothing was copied.
+            _tagged(self.s3.copy_object(**self.named(target), CopySource=origin)["CopyObjectResult"])
+
+        self.ask("Copy", source, copy)
 
     def begin(self, key: str) -> "S3Upload":
         return S3Upload(self, key)
@@ -181,20 +204,27 @@ class S3Client:
     def abort_unfinished(self, prefix: str) -> None:
         asked: dict[str, Any] = {"Bucket": self.access.bucket, "Prefix": prefix}
         while True:
-            answer = self.ask(
-                "List the uploads below", prefix, lambda: self.s3.list_multipart_uploads(**asked)
-            )
-            for upload in answer.get("Uploads", []):
-                self.abort(upload["Key"], upload["UploadId"])
-            if not answer.get("IsTruncated"):
+            begun, following = self.ask("List the uploads below", prefix, lambda: self._uploads(asked))
+            for key, upload in begun:
+                self.abort(key, upload)
+            if following is None:
                 return
-            asked["KeyMarker"] = answer["NextKeyMarker"]
-            asked["UploadIdMarker"] = answer["NextUploadIdMarker"]
+            asked.update(following)
+
+    def _uploads(self, asked: dict[str, Any]) -> Uploads:
+        answer = self.s3.list_multipart_uploads(**asked)
+        begun = [(upload["Key"], upload["UploadId"]) for upload in answer.get("Uploads", [])]
+        if not answer["IsTruncated"]:
+            return begun, None
+        following = {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer["NextUploadIdMarker"]}
+        if following.items() <= asked.items():
+            raise Fault("the answer names itself as the page after it")
+        return begun, following
 
     def abort(self, key: str, upload: str) -> None:
         def aborted() -> None:
             try:
-                self.s3.abort_multipart_upload(**self.named(key), UploadId=upload)
+                _done(self.s3.abort_multipart_upload(**self.named(key), UploadId=upload))
             except ClientError as error:
                 if _code(error) != "NoSuchUpload":
                     raise
@@ -226,6 +256,8 @@ class S3Client:
                 raise InputRefused(tried, str(error), "Correct EM_STORE_URL") from error
             except (BotoCoreError, HTTPError) as error:  # no connection, a reset, silence, a cut answer
                 raise Fault(f"{type(error).__name__}: {error}") from error
+            except NO_ANSWER as error:
+                raise no_answer(error) from error
 
         return repeated(self.access.policy, tried, attempt)
 
@@ -240,7 +272,7 @@ class S3Client:
             return Fault(found)
         if status in (401, 403):
             return no_permission(tried, found)
-        return StorageFailed(tried, f"the store answered {found}", "Check EM_STORE_URL and EM_S3_ENDPOINT")
+        return StorageFailed(tried, f"the store answered {found}", where_to_look(self.access))
 
 
 class S3Upload:
@@ -252,22 +284,20 @@ class S3Upload:
         self._named = client.named(key)
         self._tags: dict[int, str] = {}
         self._mark = secrets.token_hex(16)
-        begun = client.ask(
+        self._id: str = client.ask(
             "Begin",
             key,
-            lambda: client.s3.create_multipart_upload(**self._named, Metadata={MARK: self._mark}),
+            lambda: client.s3.create_multipart_upload(**self._named, Metadata={MARK: self._mark})["UploadId"],
         )
-        self._id: str = begun["UploadId"]
 
     def send(self, part: Part) -> None:
-        answer = self._client.ask(
+        self._tags[part.number] = self._client.ask(
             f"Write part {part.number} of",
             self._key,
             lambda: self._client.s3.upload_part(
                 **self._named, UploadId=self._id, PartNumber=part.number, Body=Pieces(part.payload)
-            ),
+            )["ETag"],
         )
-        self._tags[part.number] = answer["ETag"]
 
     def complete(self, last: Part) -> None:
         if last.payload:
@@ -277,8 +307,10 @@ class S3Upload:
         def complete() -> None:
             s3 = self._client.s3
             try:
-                s3.complete_multipart_upload(
-                    **self._named, UploadId=self._id, MultipartUpload={"Parts": parts}
+                _tagged(
+                    s3.complete_multipart_upload(
+                        **self._named, UploadId=self._id, MultipartUpload={"Parts": parts}
+                    )
                 )
             except ClientError as error:
                 # The answer to an earlier attempt was lost if the object there is ours.
@@ -324,31 +356,17 @@ class Pieces:
         return self._at
 
 
-def _connected(access: ObjectAccess) -> Any:
-    session = botocore.session.Session()
-    endpoints, policy = access.endpoints, access.policy
-    config = Config(
-        connect_timeout=policy.timeout_s,
-        read_timeout=policy.timeout_s,
-        max_pool_connections=policy.connections + 8,
-        retries={"total_max_attempts": 1},
-        s3={"addressing_style": "path"} if endpoints.s3 or "." in access.bucket else {},
-        # Many servers that speak S3 know no other checksum than the signature's SHA-256.
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-    )
-    try:
-        return _client(session, access, config)
-    except BotoCoreError as error:
-        raise InputRefused(
-            f"Reach {access.url('')}", f"AWS's settings: {error}", "Correct AWS_PROFILE and ~/.aws/config"
-        ) from error
+def _tagged(answer: dict[str, Any]) -> dict[str, Any]:
+    """`answer`, if it is S3's: what S3 says of an object has the object's tag. Raises `KeyError`."""
+    if not answer["ETag"]:
+        raise Fault("the answer has an empty ETag")
+    return answer
 
 
-def _client(session: Any, access: ObjectAccess, config: Config) -> Any:
-    endpoints = access.endpoints
-    region = endpoints.s3_region or session.get_config_variable("region") or DEFAULT_REGION
-    return session.create_client("s3", region_name=region, endpoint_url=endpoints.s3 or None, config=config)
+def _done(answer: dict[str, Any]) -> None:
+    """Raise `Fault` unless S3 says that it removed something, as it does with 204 and nothing else."""
+    if (status := answer["ResponseMetadata"]["HTTPStatusCode"]) != 204:
+        raise Fault(f"HTTP {status} where S3 says 204")
 
 
 def _body(answer: dict[str, Any]) -> bytes:

@@ -222,6 +222,8 @@ def check_key(key: str) -> str:
 
 
 LOCAL_SCHEMES = ("file",)
+_ALMOST_OBJECTS = re.compile(r"(s3|gs)(?!://)(?::/*|//+)(.*)", re.IGNORECASE | re.DOTALL)
+_ALMOST_FILE = re.compile(r"file:(?!/)(.*)", re.IGNORECASE | re.DOTALL)
 
 
 def open_store(
@@ -230,9 +232,10 @@ def open_store(
     """The store at `url`: a path (`~` is the home folder), `file:///absolute/path`, s3:// or gs://.
 
     On a disk, volumes are written as `grown` files; `endpoints` say who answers for s3:// and gs://, and a
-    store is never asked anonymously. Raises `InputRefused` for any other scheme, for a path that is not a
-    folder, and for what is no bucket.
+    store is never asked anonymously. Raises `InputRefused` for any other scheme, for one that is mistyped,
+    for a path that is not a folder, and for what is no bucket.
     """
+    _check_form(url)
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://|(file):/", url)
     scheme = (match[1] or match[2]).lower() if match else None
     if scheme in OBJECT_SCHEMES:
@@ -247,6 +250,21 @@ def open_store(
     if path.exists() and not path.is_dir():
         raise InputRefused(f"Open the store {url}", f"{path} is not a folder", "Set EM_STORE_URL to a folder")
     return LocalStore(path, grown)
+
+
+def _check_form(url: str) -> None:
+    """Raise `InputRefused` for what could only by mistake be the path of a folder, as `s3:/bucket` could."""
+    meant = url.strip()
+    if match := _ALMOST_OBJECTS.match(meant):
+        meant = f"{match[1].lower()}://{match[2] or 'bucket/prefix'}"
+    elif match := _ALMOST_FILE.match(meant):
+        meant = str(Path(match[1]).absolute())
+    if meant != url and meant:
+        raise InputRefused(
+            f"Open the store {url!r}",
+            "it is neither a URL of a store nor the path of a folder",
+            f"Set EM_STORE_URL to {meant}, if that is meant",
+        )
 
 
 def _other_scheme(url: str, scheme: str) -> InputRefused:

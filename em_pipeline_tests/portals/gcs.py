@@ -141,7 +141,10 @@ class _Handler(BaseHTTPRequestHandler):
             and name >= first
             and (end is None or name < end)
         )
-        page: dict[str, Any] = {"items": [objects[name].told(bucket, name) for name in names[:size]]}
+        page: dict[str, Any] = {
+            "kind": "storage#objects",
+            "items": [objects[name].told(bucket, name) for name in names[:size]],
+        }
         if len(names) > size:
             page["nextPageToken"] = names[size - 1]
         self.answer(200, page)
@@ -161,8 +164,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self.gcs.rewrites_left -= 1
                 self.answer(200, {"done": False, "rewriteToken": "more"})
                 return
-            objects[unquote(match[4])] = Stored(stored.content)
-            self.answer(200, {"done": True})
+            target = unquote(match[4])
+            objects[target] = Stored(stored.content)
+            self.answer(200, {"done": True, "resource": objects[target].told(match[3], target)})
         elif asked.get("alt") == "media":
             self.media(stored)
         else:

@@ -19,12 +19,15 @@ HOPS = frozenset({"connection", "keep-alive", "transfer-encoding", "expect"})
 class Break:
     """How a request goes wrong. Unset fields are good behaviour.
 
-    `status`: what is answered in place of the server. `reset_after`, `stall_after`: reset the connection, or
-    read no more of it, after that many bytes of the request's body. `lose_answer`: reset the connection after
-    the server did what was asked. `cut_answer`: reset it after so many bytes of the answer's body.
+    `status`: what is answered in place of the server, with `body` and `headers`. `reset_after`,
+    `stall_after`: reset the connection, or read no more of it, after that many bytes of the request's body.
+    `lose_answer`: reset the connection after the server did what was asked. `cut_answer`: reset it after so
+    many bytes of the answer's body.
     """
 
     status: int | None = None
+    body: bytes = b""
+    headers: tuple[tuple[str, str], ...] = ()
     reset_after: int | None = None
     stall_after: int | None = None
     lose_answer: bool = False
@@ -131,7 +134,8 @@ class _Handler(BaseHTTPRequestHandler):
         if stop is not None:
             self.reset()
         elif how.status is not None:
-            self.respond(how.status, [("Content-Length", "0")], b"", None)
+            told = [*how.headers, ("Content-Length", str(len(how.body)))]
+            self.respond(how.status, told, b"" if self.command == "HEAD" else how.body, None)
         else:
             status, headers, content = self.asked_of_target(body)
             if how.lose_answer:

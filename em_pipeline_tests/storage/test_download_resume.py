@@ -230,6 +230,8 @@ def test_bad_files_in_place_are_refused_and_kept(tmp_path: Path) -> None:
         ["é", "e\u0301"],
         ["a", "a/b"],
         [".download/lock"],
+        [".em-tmp-x"],
+        ["a/.em-tmp-x/b"],
         ["x" * 300],
         [],
     ],

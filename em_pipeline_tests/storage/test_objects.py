@@ -11,9 +11,12 @@ import pytest
 
 from em_pipeline.demo.replay import Replay, Reply, Request, Trouble, text
 from em_pipeline.domain.errors import InputRefused, NotFound, RecordInvalid, SourceUnavailable
+from em_pipeline.ingest.workspace import store_of
+from em_pipeline.settings import Settings
 from em_pipeline.storage.http import PortalClient
 from em_pipeline.storage.object_urls import ObjectEndpoints, https_url
 from em_pipeline.storage.objects import ObjectStoreClient
+from em_pipeline.storage.store import open_store
 
 AWS = ObjectEndpoints()
 KEYS = ("a/0", "a/b c+d", "a/x/0", "a/x/1", "a/é%20", "b")
@@ -39,6 +42,52 @@ def test_addresses_follow_the_settings() -> None:
     region = ObjectEndpoints(s3_region="eu-west-1")
     assert https_url("s3://b-1/k", region) == "https://b-1.s3.eu-west-1.amazonaws.com/k"
     assert https_url("s3://b.1/k", region) == "https://s3.eu-west-1.amazonaws.com/b.1/k"
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        "http://[::1",
+        "http://",
+        "http:///x",
+        "http://:9000",
+        "https://x y",
+        "https://x\n",
+        "http://h:abc",
+        "http://h:99999",
+        "http://h:0",
+        "http://h:-1",
+        "http://h?x",
+        "http://h/x?y",
+        "http://h/x#y",
+        "http://user:secret@h",
+        "http:h",
+        "ftp://h",
+        "minio.lab:9000",
+        "http://h:" + "9" * 5000,
+    ],
+)
+def test_a_base_to_which_no_key_can_be_appended_is_refused(base: str) -> None:
+    for scheme in ("s3", "gs"):
+        with pytest.raises(InputRefused, match=rf"Set EM_{scheme.upper()}_ENDPOINT to http\(s\)://<host>"):
+            ObjectEndpoints(**{scheme: base})
+    with pytest.raises(InputRefused, match="Set EM_STORE_ENDPOINT"):
+        store_of(Settings(store_endpoint=base))
+
+
+@pytest.mark.parametrize(
+    "base", ["http://h", "https://h.lab:9000/", "http://[::1]:9000", "http://h/path/to", "http://my_host:1"]
+)
+def test_bases_of_servers(base: str) -> None:
+    endpoints = ObjectEndpoints(s3=base, gs=base)
+    assert https_url("s3://b-1/k", endpoints) == https_url("gs://b-1/k", endpoints)
+    assert https_url("s3://b-1/k", endpoints).startswith(base)
+
+
+def test_a_host_that_botocore_takes_for_none_is_refused() -> None:
+    store = open_store("s3://bucket/em", ObjectEndpoints(s3="http://a..b", setting="EM_STORE_ENDPOINT"))
+    with pytest.raises(InputRefused, match=r"a\.\.b.*Correct EM_STORE_ENDPOINT"):
+        store.exists("x")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -122,6 +123,34 @@ def test_other_stores_are_refused_with_what_to_do(url: str, said: str) -> None:
     with pytest.raises(InputRefused, match=said) as caught:
         open_store(url)
     assert caught.value.to_do
+
+
+@pytest.mark.parametrize(
+    ("url", "meant"),
+    [
+        ("s3:/bucket/em", "s3://bucket/em"),
+        ("s3:bucket", "s3://bucket"),
+        ("S3:bucket/em", "s3://bucket/em"),
+        ("s3//bucket/em", "s3://bucket/em"),
+        ("s3:", "s3://bucket/prefix"),
+        ("gs:/bucket/em", "gs://bucket/em"),
+        (" s3://bucket/em", "s3://bucket/em"),
+        ("s3://bucket/em\n", "s3://bucket/em"),
+        (" /folder ", "/folder"),
+        ("file:em", str(Path("em").absolute())),
+        ("file:", str(Path.cwd())),
+    ],
+)
+def test_a_mistyped_url_is_no_folder(url: str, meant: str) -> None:
+    with pytest.raises(InputRefused, match=f"EM_STORE_URL to {re.escape(meant)}, if that is meant"):
+        open_store(url)
+
+
+@pytest.mark.parametrize("path", ["s3", "gs/em", "s3x:y", "data:em", "files:em", "with space/em"])
+def test_a_folder_may_be_called_almost_anything(path: str) -> None:
+    store = open_store(path)
+    assert isinstance(store, LocalStore)
+    assert store.root == Path(path).absolute()
 
 
 def test_what_the_disk_refuses_is_said(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
