@@ -34,7 +34,7 @@ def test_a_folder_becomes_a_dataset_a_block_and_a_picture(environment: dict[str,
     assert planned["images"][0]["levels"][0]["shape"] == [12, 140, 150]
     assert planned["images"][0]["voxel_bytes"] == 12 * 140 * 150
     plain = em(environment, "plan", str(stack), "--name", "mine", "--voxel-size", "50", "--codec", "none")
-    assert (planned["images"][0]["codec"], plain["images"][0]["codec"]) == ("zstd-1", "none")
+    assert (planned["images"][0]["codec"], plain["images"][0]["codec"]) == ("zstd-3", "none")
     assert em(environment, "ls") == []
     made = em(environment, "ingest", *named)
     assert made["dataset_id"] == "files-mine"
