@@ -65,7 +65,7 @@ def test_only_a_kind_that_is_said_makes_another_version() -> None:
     assert "kind" not in SPEC.canonical_json()
     said = dict.fromkeys(
         ("voxel_size", "name", "include", "level", "roi", "random_crop", "seed", "label", "image_set",
-         "raw_shape", "raw_dtype")
+         "raw_shape", "raw_dtype", "codec")
     )  # fmt: skip
     asked = options(**said, kind="labels")  # type: ignore[arg-type] # every one is None
     assert spec_of(str(Path(__file__)), asked, {}, {}).kind == "labels"
