@@ -15,6 +15,7 @@ from em_pipeline.storage.local_files import (
     ensure_folder,
     fsync_path,
     is_temporary,
+    remove_entry,
     storage_errors,
     temporary_beside,
 )
@@ -105,7 +106,7 @@ class LocalBlobs:
                 return
             if folder == self._top:
                 for entry in folder.iterdir():
-                    _remove(entry)
+                    remove_entry(entry)
                 fsync_path(folder)
                 return
             doomed = temporary_beside(self._top / "doomed")
@@ -129,7 +130,7 @@ class LocalBlobs:
             if self._top.exists():
                 for entry in self._top.iterdir():
                     if is_temporary(entry.name):
-                        _remove(entry)
+                        remove_entry(entry)
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -226,13 +227,6 @@ def _read_fully(descriptor: int, start: int, nbytes: int) -> bytes:
         parts.append(part)
         start, nbytes = start + len(part), nbytes - len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _raise_unless_missing(error: OSError) -> None:

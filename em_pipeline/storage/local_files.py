@@ -3,6 +3,7 @@
 import os
 import re
 import secrets
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,6 +59,14 @@ def _alive(pid: int) -> bool:
     except PermissionError:  # it exists, as another user's
         return True
     return True
+
+
+def remove_entry(path: Path) -> None:
+    """Remove a file, a link or a whole folder. Raises `OSError`."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def fsync_path(path: Path) -> None:

@@ -7,7 +7,6 @@ store's bytes by key, or through the folders of blobs that it gives, and never j
 import difflib
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -23,6 +22,7 @@ from em_pipeline.storage.local_files import (
     fsync_tree,
     is_temporary,
     path_of_file_url,
+    remove_entry,
     stale_temporaries,
     storage_errors,
     temporary_beside,
@@ -165,7 +165,7 @@ class LocalStore:
             doomed = temporary_beside(path)
             path.rename(doomed)
             fsync_path(path.parent)
-            _remove(doomed)
+            remove_entry(doomed)
 
     def publish_tree(self, src_key: str, dst_key: str) -> None:
         src, dst = self.local_path(src_key), self.local_path(dst_key)
@@ -192,15 +192,8 @@ class LocalStore:
         if folder in self._tidied or not folder.is_dir():
             return
         for leftover in stale_temporaries(folder):
-            _remove(leftover)
+            remove_entry(leftover)
         self._tidied.add(folder)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _raise_unless_missing(error: OSError) -> None:
