@@ -1,6 +1,7 @@
 """A run that ends early, however it ends, is continued without writing anything twice."""
 
 import fcntl
+import io
 import os
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from em_pipeline.volumes.pyramid_check import coarser_faults
 from em_pipeline.volumes.rechunk import WrittenVolume, rechunk
 from em_pipeline.volumes.workspace import UnitRecord, Workspace
 from em_pipeline_tests.volumes.arrays import ArrayVolume, FailingVolume
-from em_pipeline_tests.volumes.written import hashes, random_voxels, small_plan, stored_in, write
+from em_pipeline_tests.volumes.written import CHUNK, SHARD, hashes, random_voxels, small_plan, stored_in, write
 
 ARRAY = random_voxels((17, 20, 33), "uint16")
 SCARCE = {"memory_budget": 9_000, "threads": 1}
@@ -67,9 +68,15 @@ def shards(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def finished_shards(folder: Path) -> dict[str, tuple[int, int]]:
-    """Those written before the newest record of a finished unit: units follow one another."""
-    records = [path.stat().st_mtime_ns for path in folder.rglob("work/*/unit-*.npz")]
-    return {path: marks for path, marks in shards(folder).items() if records and marks[1] <= max(records)}
+    """Those of units that have a record, which names the chunks of the unit."""
+    volume = folder / "volume.ome.zarr"
+    finished = set()
+    for record in folder.rglob("work/*/unit-*.npz"):
+        with np.load(io.BytesIO(record.read_bytes()[:-4])) as arrays:
+            for level, *chunk in arrays["rows"][["level", "z", "y", "x"]].tolist():
+                place = (c * k // s for c, k, s in zip(chunk, CHUNK, SHARD, strict=True))
+                finished.add(str(volume.joinpath(str(level), "c", *map(str, place))))
+    return {path: marks for path, marks in shards(folder).items() if path in finished}
 
 
 @settings(max_examples=10, deadline=None)
