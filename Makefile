@@ -17,7 +17,7 @@ help: ## Show this list
 
 setup: $(READY) ## Make the virtual environment from the lock
 
-$(READY): requirements.lock pyproject.toml sdk/python/pyproject.toml
+$(READY): requirements.lock pyproject.toml sdk/python/pyproject.toml hatch_build.py em_pipeline/volumes/kernels.c
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	$(BIN)/uv pip install --quiet --compile-bytecode --require-hashes --python $(BIN)/python -r requirements.lock

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from em_pipeline.domain.lazy_volume import Kind
+from em_pipeline.volumes.kernels import COMPILED
 
 Reduction = Callable[[NDArray[Any], tuple[int, int, int]], NDArray[Any]]
 """From a block (z, y, x) and its factors to the coarser block."""
@@ -41,6 +42,8 @@ def mean_2x(block: NDArray[Any], factors: tuple[int, int, int]) -> NDArray[Any]:
     cells = int(np.prod(factors))
     if cells == 1:
         return block.copy()
+    if COMPILED and (compiled := COMPILED.mean(block, factors)) is not None:
+        return compiled
     shift = cells.bit_length() - 1
     if block.dtype.kind == "f":
         # An infinity is data here, not a fault of the arithmetic; only narrowing the sum could overflow.
@@ -61,6 +64,8 @@ def mode_2x(block: NDArray[Any], factors: tuple[int, int, int]) -> NDArray[Any]:
 
     Background (0) is a label like any other, and so wins a tie.
     """
+    if COMPILED and (compiled := COMPILED.mode(block, factors)) is not None:
+        return compiled
     corners = np.stack([corner.ravel() for corner in _corners(block, factors)])
     shape = tuple(-(-n // f) for n, f in zip(block.shape, factors, strict=True))
     modes: NDArray[Any] = corners[0].copy()

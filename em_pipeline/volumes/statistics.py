@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from em_pipeline.volumes.kernels import COMPILED
+
 Counts = NDArray[np.int64]
 
 KEY_BINS: Final = 1 << 16
@@ -78,12 +80,12 @@ def bin_edges(dtype: np.dtype[Any]) -> NDArray[np.float64]:
 
 def measure(values: NDArray[Any]) -> tuple[Summary, Counts]:
     """Summary and histogram counts of all `values` of one chunk, any shape."""
+    if not values.size:
+        return _nothing(0), np.zeros(bin_count(values.dtype), np.int64)
+    if _exact(values.dtype):
+        counts = _value_counts(values)
+        return _from_counts(counts, values.dtype), counts
     flat = np.ascontiguousarray(values).reshape(-1)
-    if not flat.size:
-        return _nothing(0), np.zeros(bin_count(flat.dtype), np.int64)
-    if _exact(flat.dtype):
-        counts = _value_counts(flat)
-        return _from_counts(counts, flat.dtype), counts
     finite = flat[np.isfinite(flat)] if flat.dtype.kind == "f" else flat
     counts = _key_counts(finite)
     nonfinite = flat.size - finite.size
@@ -102,10 +104,10 @@ def measure_padded(chunk: NDArray[Any], valid: tuple[int, int, int]) -> tuple[Su
     """`measure` of the `valid` first voxels per axis of a C-contiguous chunk (z, y, x) padded with zeros."""
     held = math.prod(valid)
     padding = chunk.size - held
-    if not padding or not _exact(chunk.dtype) or held < padding:
+    if COMPILED or not padding or not _exact(chunk.dtype) or held < padding:
         return measure(chunk[tuple(slice(n) for n in valid)])
     # Counting the padding too and taking it off again needs no contiguous copy.
-    counts = _value_counts(chunk.reshape(-1))
+    counts = _value_counts(chunk)
     counts[-np.iinfo(chunk.dtype).min] -= padding
     return _from_counts(counts, chunk.dtype), counts
 
@@ -144,20 +146,39 @@ def _nothing(nonfinite: int) -> Summary:
     return Summary(0, nonfinite, *[math.nan] * 6)
 
 
-def _value_counts(flat: NDArray[Any]) -> Counts:
-    if flat.dtype.itemsize == 1:
-        # Pillow counts bytes several times faster than numpy and needs no widened copy.
-        voxels: Any = flat.view(np.uint8)
-        image = Image.frombuffer("L", (flat.size, 1), voxels, "raw", "L", 0, 1)
-        counts = np.array(image.histogram(), np.int64)
-    else:
-        counts = _bin(flat.view(np.uint16))
+def _value_counts(values: NDArray[Any]) -> Counts:
+    counts = np.zeros(bin_count(values.dtype), np.int64)
+    words = values.view(f"u{values.itemsize}")
+    if not (COMPILED and COMPILED.count_values(_block(words), counts)):
+        flat = np.ascontiguousarray(words).reshape(-1)
+        counts = _byte_counts(flat) if flat.itemsize == 1 else _word_counts(flat)
     # Two's complement: the negative half is the upper one, and belongs first.
-    return np.roll(counts, counts.size // 2) if flat.dtype.kind == "i" else counts
+    return np.roll(counts, counts.size // 2) if values.dtype.kind == "i" else counts
+
+
+def _block(values: NDArray[Any]) -> NDArray[Any]:
+    """The same values with three axes."""
+    return values if values.ndim == 3 else values.reshape(1, 1, -1)
+
+
+def _byte_counts(flat: Any) -> Counts:
+    # Pillow counts bytes several times faster than numpy and needs no widened copy.
+    image = Image.frombuffer("L", (flat.size, 1), flat, "raw", "L", 0, 1)
+    return np.array(image.histogram(), np.int64)
+
+
+def _word_counts(flat: NDArray[np.uint16]) -> Counts:
+    counts = np.zeros(KEY_BINS, np.int64)
+    for start in range(0, flat.size, _PIECE):
+        part = np.bincount(flat[start : start + _PIECE])
+        counts[: part.size] += part
+    return counts
 
 
 def _key_counts(finite: NDArray[Any]) -> Counts:
     counts = np.zeros(KEY_BINS, np.int64)
+    if COMPILED and COMPILED.count_keys(_block(finite), counts):
+        return counts
     for start in range(0, finite.size, _PIECE):
         piece = finite[start : start + _PIECE]
         if piece.dtype == np.float64:
@@ -165,14 +186,6 @@ def _key_counts(finite: NDArray[Any]) -> Counts:
         bits = (piece.astype(np.float32) + np.float32(0)).view(np.uint32)  # + 0 makes -0.0 into 0.0
         sign = (bits.view(np.int32) >> 31).view(np.uint32)
         counts += np.bincount((bits ^ (sign | np.uint32(0x80000000))) >> np.uint32(16), minlength=KEY_BINS)
-    return counts
-
-
-def _bin(values: NDArray[np.uint16]) -> Counts:
-    counts = np.zeros(KEY_BINS, np.int64)
-    for start in range(0, values.size, _PIECE):
-        part = np.bincount(values[start : start + _PIECE])
-        counts[: part.size] += part
     return counts
 
 

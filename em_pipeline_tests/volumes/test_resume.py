@@ -23,7 +23,15 @@ from em_pipeline.volumes.pyramid_check import coarser_faults
 from em_pipeline.volumes.rechunk import WrittenVolume, rechunk
 from em_pipeline.volumes.workspace import UnitRecord, Workspace
 from em_pipeline_tests.volumes.arrays import ArrayVolume, FailingVolume
-from em_pipeline_tests.volumes.written import CHUNK, SHARD, hashes, random_voxels, small_plan, stored_in, write
+from em_pipeline_tests.volumes.written import (
+    CHUNK,
+    SHARD,
+    hashes,
+    random_voxels,
+    small_plan,
+    stored_in,
+    write,
+)
 
 ARRAY = random_voxels((17, 20, 33), "uint16")
 SCARCE = {"memory_budget": 9_000, "threads": 1}

@@ -1,0 +1,155 @@
+/* Inner loops over blocks of voxels (z, y, x): rows without gaps, planes and rows at any distance.
+
+   Distances are in voxels. A cell has `fz`, `fy`, `fx` (1 or 2) voxels; where the extent is odd the last
+   voxel stands in for the partner that it lacks. Every result equals, bit by bit, what downsample.py and
+   statistics.py compute with numpy. */
+
+#include <stdint.h>
+#include <string.h>
+
+typedef struct {
+    int64_t nz, ny, nx; /* voxels along each axis */
+    int64_t dz, dy;     /* from plane to plane, from row to row */
+} extent;
+
+/* Four tables: equal neighbours would wait for one another's increment. */
+void count_u1(const uint8_t *block, const extent *e, int64_t *counts)
+{
+    uint32_t table[4][256];
+    memset(table, 0, sizeof table);
+    for (int64_t z = 0; z < e->nz; z++)
+        for (int64_t y = 0; y < e->ny; y++) {
+            const uint8_t *row = block + z * e->dz + y * e->dy;
+            int64_t x = 0;
+            for (; x + 8 <= e->nx; x += 8) {
+                uint64_t eight;
+                memcpy(&eight, row + x, 8);
+                table[0][eight & 255]++;
+                table[1][eight >> 8 & 255]++;
+                table[2][eight >> 16 & 255]++;
+                table[3][eight >> 24 & 255]++;
+                table[0][eight >> 32 & 255]++;
+                table[1][eight >> 40 & 255]++;
+                table[2][eight >> 48 & 255]++;
+                table[3][eight >> 56]++;
+            }
+            for (; x < e->nx; x++)
+                table[0][row[x]]++;
+        }
+    for (int value = 0; value < 256; value++)
+        counts[value] += (int64_t)table[0][value] + table[1][value] + table[2][value] + table[3][value];
+}
+
+void count_u2(const uint16_t *block, const extent *e, int64_t *counts)
+{
+    for (int64_t z = 0; z < e->nz; z++)
+        for (int64_t y = 0; y < e->ny; y++) {
+            const uint16_t *row = block + z * e->dz + y * e->dy;
+            for (int64_t x = 0; x < e->nx; x++)
+                counts[row[x]]++;
+        }
+}
+
+/* The top 16 bits of the total-order key of each value as a float32; all values are finite. */
+#define COUNT_KEYS(name, voxel)                                                                     \
+    void count_keys_##name(const voxel *block, const extent *e, int64_t *counts)                    \
+    {                                                                                               \
+        for (int64_t z = 0; z < e->nz; z++)                                                         \
+            for (int64_t y = 0; y < e->ny; y++) {                                                   \
+                const voxel *row = block + z * e->dz + y * e->dy;                                   \
+                for (int64_t x = 0; x < e->nx; x++) {                                               \
+                    float value = (float)row[x] + 0.0f; /* -0 becomes 0 */                          \
+                    uint32_t bits;                                                                  \
+                    memcpy(&bits, &value, 4);                                                       \
+                    counts[(bits & 0x80000000u ? ~bits : bits | 0x80000000u) >> 16]++;              \
+                }                                                                                   \
+            }                                                                                       \
+    }
+
+COUNT_KEYS(f4, float)
+COUNT_KEYS(u4, uint32_t)
+COUNT_KEYS(i4, int32_t)
+COUNT_KEYS(u8, uint64_t)
+COUNT_KEYS(i8, int64_t)
+
+/* Calls `name_row` for each row of cells with the four rows of voxels that it is made of; rows that a cell
+   does not have are its first ones again. */
+#define REDUCTION(name, voxel)                                                                      \
+    void name(const voxel *block, const extent *e, int fz, int fy, int fx, voxel *restrict out)     \
+    {                                                                                               \
+        for (int64_t z = 0; z < e->nz; z += fz)                                                     \
+            for (int64_t y = 0; y < e->ny; y += fy) {                                               \
+                const int64_t up = fz == 2 && z + 1 < e->nz ? e->dz : 0;                            \
+                const int64_t on = fy == 2 && y + 1 < e->ny ? e->dy : 0;                            \
+                const voxel *row = block + z * e->dz + y * e->dy;                                   \
+                name##_row(row, row + on, row + up, row + up + on, e->nx, fx, out);                 \
+                out += (e->nx + fx - 1) / fx;                                                       \
+            }                                                                                       \
+    }
+
+/* Counting a voxel again for each one that a cell lacks leaves its mean as it is. Halves are rounded
+   towards +infinity. */
+#define MEAN(type, voxel, wide)                                                                     \
+    static inline void mean_##type##_row(const voxel *a, const voxel *b, const voxel *c, const voxel *d, \
+                                         int64_t nx, int fx, voxel *restrict out)                   \
+    {                                                                                               \
+        const int64_t whole = fx == 2 ? nx / 2 : 0;                                                 \
+        for (int64_t x = 0; x < whole; x++) {                                                       \
+            wide first = (wide)a[2 * x] + (wide)b[2 * x] + (wide)c[2 * x] + (wide)d[2 * x];         \
+            wide second = (wide)a[2 * x + 1] + (wide)b[2 * x + 1] + (wide)c[2 * x + 1]              \
+                        + (wide)d[2 * x + 1];                                                       \
+            out[x] = (voxel)((wide)(first + second + 4) >> 3);                                      \
+        }                                                                                           \
+        for (int64_t x = 2 * whole; x < nx; x++)                                                    \
+            out[x - whole] = (voxel)((wide)((wide)a[x] + (wide)b[x] + (wide)c[x] + (wide)d[x] + 2) >> 2); \
+    }                                                                                               \
+    REDUCTION(mean_##type, voxel)
+
+MEAN(u1, uint8_t, uint16_t)
+MEAN(i1, int8_t, int16_t)
+MEAN(u2, uint16_t, uint32_t)
+MEAN(i2, int16_t, int32_t)
+MEAN(u4, uint32_t, uint64_t)
+MEAN(i4, int32_t, int64_t)
+MEAN(u8, uint64_t, unsigned __int128)
+MEAN(i8, int64_t, __int128)
+
+/* The most frequent of eight values, among equals the smallest. */
+#define MODE(type, voxel)                                                                           \
+    static voxel mode_of_##type(const voxel *cell)                                                  \
+    {                                                                                               \
+        voxel best = cell[0];                                                                       \
+        int most = 0;                                                                               \
+        for (int i = 0; i < 8; i++) {                                                               \
+            int times = 0;                                                                          \
+            for (int j = 0; j < 8; j++)                                                             \
+                times += cell[j] == cell[i];                                                        \
+            if (times > most || (times == most && cell[i] < best)) {                                \
+                most = times;                                                                       \
+                best = cell[i];                                                                     \
+            }                                                                                       \
+        }                                                                                           \
+        return best;                                                                                \
+    }                                                                                               \
+    static inline void mode_##type##_row(const voxel *a, const voxel *b, const voxel *c, const voxel *d, \
+                                         int64_t nx, int fx, voxel *restrict out)                   \
+    {                                                                                               \
+        for (int64_t x = 0; x < nx; x += fx) {                                                      \
+            const int64_t p = x + fx - 1 < nx ? x + fx - 1 : x;                                     \
+            const voxel cell[8] = {a[x], a[p], b[x], b[p], c[x], c[p], d[x], d[p]};                 \
+            int same = 1;                                                                           \
+            for (int k = 1; k < 8; k++)                                                             \
+                same &= cell[k] == cell[0];                                                         \
+            *out++ = same ? cell[0] : mode_of_##type(cell);                                         \
+        }                                                                                           \
+    }                                                                                               \
+    REDUCTION(mode_##type, voxel)
+
+MODE(u1, uint8_t)
+MODE(i1, int8_t)
+MODE(u2, uint16_t)
+MODE(i2, int16_t)
+MODE(u4, uint32_t)
+MODE(i4, int32_t)
+MODE(u8, uint64_t)
+MODE(i8, int64_t)

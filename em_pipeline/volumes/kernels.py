@@ -1,0 +1,105 @@
+"""Compiled inner loops over blocks of voxels: no widened copies, no GIL.
+
+`hatch_build.py` compiles `kernels.c` when the project is installed where there is a C compiler. Where there
+was none `COMPILED` is None and numpy does the same, more slowly; every result is the same bit by bit.
+"""
+
+import ctypes
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+LIBRARY: Final = Path(__file__).with_name("_kernels.so")
+_INTEGERS: Final = frozenset(f"{kind}{nbytes}" for kind in "ui" for nbytes in (1, 2, 4, 8))
+_KEYED: Final = frozenset(("f4", "u4", "i4", "u8", "i8"))
+
+
+class _Extent(ctypes.Structure):
+    """`extent` of kernels.c: voxels along z, y, x; distances of planes and rows in voxels."""
+
+    _fields_ = [(name, ctypes.c_int64) for name in ("nz", "ny", "nx", "dz", "dy")]
+
+
+class Kernels:
+    """The functions of kernels.c, for blocks (z, y, x) in native byte order. Thread-safe."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises `OSError` where there is no such library, or it is another machine's."""
+        library = ctypes.CDLL(str(path))
+        self._counts = {name: _function(library, f"count_{name}", 3) for name in ("u1", "u2")}
+        self._counts |= {f"keys_{name}": _function(library, f"count_keys_{name}", 3) for name in _KEYED}
+        self._means = {name: _function(library, f"mean_{name}", 6) for name in _INTEGERS}
+        self._modes = {name: _function(library, f"mode_{name}", 6) for name in _INTEGERS}
+
+    def count_values(self, block: NDArray[Any], counts: NDArray[np.int64]) -> bool:
+        """Add one to `counts[value]` for each 8- or 16-bit unsigned value; False where it cannot.
+
+        `counts` has 256 or 65536 bins.
+        """
+        return self._count(_name(block), block, counts)
+
+    def count_keys(self, block: NDArray[Any], counts: NDArray[np.int64]) -> bool:
+        """Add to `counts` (65536) one for the key of each finite value; False where it cannot."""
+        return self._count(f"keys_{_name(block)}", block, counts)
+
+    def mean(self, block: NDArray[Any], factors: tuple[int, int, int]) -> NDArray[Any] | None:
+        """`downsample.mean_2x` of a block of integers; None where it cannot."""
+        return _reduced(self._means, block, factors)
+
+    def mode(self, block: NDArray[Any], factors: tuple[int, int, int]) -> NDArray[Any] | None:
+        """`downsample.mode_2x` of a block of integers; None where it cannot."""
+        return _reduced(self._modes, block, factors)
+
+    def _count(self, name: str, block: NDArray[Any], counts: NDArray[np.int64]) -> bool:
+        function, extent = self._counts.get(name), _extent(block)
+        if function is None or extent is None:
+            return False
+        function(block.ctypes.data, ctypes.byref(extent), counts.ctypes.data)
+        return True
+
+
+def _reduced(
+    functions: dict[str, Any], block: NDArray[Any], factors: tuple[int, int, int]
+) -> NDArray[Any] | None:
+    function, extent = functions.get(_name(block)), _extent(block)
+    if function is None or extent is None:
+        return None
+    out = np.empty([-(-n // f) for n, f in zip(block.shape, factors, strict=True)], block.dtype)
+    function(block.ctypes.data, ctypes.byref(extent), *factors, out.ctypes.data)
+    return out
+
+
+def _name(block: NDArray[Any]) -> str:
+    """As kernels.c calls the type; none of its names in foreign byte order."""
+    return block.dtype.str[1:] if block.dtype.isnative else block.dtype.str
+
+
+def _extent(block: NDArray[Any]) -> _Extent | None:
+    """None where the block has gaps in its rows, or voxels that do not lie where C expects them."""
+    nbytes = block.itemsize
+    if block.ndim != 3 or not block.flags.aligned or (block.strides[2] != nbytes and block.shape[2] > 1):
+        return None
+    if block.strides[0] % nbytes or block.strides[1] % nbytes:
+        return None
+    return _Extent(*block.shape, block.strides[0] // nbytes, block.strides[1] // nbytes)
+
+
+def _function(library: ctypes.CDLL, name: str, arguments: int) -> Any:
+    function = library[name]
+    pointer, number = ctypes.c_void_p, ctypes.c_int
+    function.argtypes = [pointer, pointer, *[number] * (arguments - 3), pointer]
+    function.restype = None
+    return function
+
+
+def load(path: Path) -> Kernels | None:
+    """The kernels in a library; None where there is none that this machine can use."""
+    try:
+        return Kernels(path)
+    except (OSError, AttributeError):
+        return None
+
+
+COMPILED: Final = load(LIBRARY)

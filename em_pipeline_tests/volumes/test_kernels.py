@@ -1,0 +1,149 @@
+"""The compiled kernels and numpy are one thing: the same numbers, bit by bit, and the same volumes."""
+
+import runpy
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+
+from em_pipeline.volumes import downsample, kernels, statistics
+from em_pipeline.volumes.kernels import Kernels
+from em_pipeline.volumes.statistics import measure, measure_padded
+from em_pipeline_tests.volumes.written import DTYPES, hashes, random_voxels, write
+
+ROOT = Path(__file__).parents[2]
+INTEGERS = [dtype for dtype in DTYPES if "int" in dtype]
+FACTORS = list(product((1, 2), repeat=3))
+compile_kernels: Callable[[Path, Path], str | None] = runpy.run_path(str(ROOT / "hatch_build.py"))[
+    "compile_kernels"
+]
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Kernels:
+    library = tmp_path_factory.mktemp("kernels") / "_kernels.so"
+    assert compile_kernels(ROOT / "em_pipeline/volumes/kernels.c", library) is None
+    return Kernels(library)
+
+
+@pytest.fixture(params=["compiled", "numpy"])
+def backend(request: pytest.FixtureRequest, compiled: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (downsample, statistics):
+        monkeypatch.setattr(module, "COMPILED", compiled if request.param == "compiled" else None)
+
+
+@st.composite
+def blocks(draw: st.DrawFn, dtype: str) -> NDArray[Any]:
+    """Parts of a larger array: planes and rows lie apart."""
+    whole = draw(hnp.arrays(dtype, st.tuples(*[st.integers(1, 11)] * 3)))
+    z, y, x = (draw(st.integers(0, n - 1)) for n in whole.shape)
+    return whole[z:, y:, x:]
+
+
+def by_numpy(function: Callable[..., Any], *arguments: Any) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (downsample, statistics):
+            patch.setattr(module, "COMPILED", None)
+        return function(*arguments)
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+@given(data=st.data(), factors=st.sampled_from(FACTORS))
+def test_means_and_modes_are_numpys(compiled: Kernels, dtype: str, data: st.DataObject, factors: Any) -> None:
+    block = data.draw(blocks(dtype))
+    for kernel, function in ((compiled.mean, downsample.mean_2x), (compiled.mode, downsample.mode_2x)):
+        found, expected = kernel(block, factors), by_numpy(function, block, factors)
+        assert found is not None
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@given(data=st.data())
+def test_values_are_counted(compiled: Kernels, dtype: str, data: st.DataObject) -> None:
+    block = data.draw(blocks(dtype))
+    counts = np.ones(1 << 8 * block.itemsize, np.int64)
+    assert compiled.count_values(block, counts)
+    np.testing.assert_array_equal(counts, 1 + np.bincount(block.ravel(), minlength=counts.size))
+
+
+@pytest.mark.parametrize("dtype", ["uint32", "int32", "uint64", "int64", "float32"])
+@given(data=st.data())
+def test_keys_are_numpys(compiled: Kernels, dtype: str, data: st.DataObject) -> None:
+    block = data.draw(blocks(dtype))
+    block = np.where(np.isfinite(block), block, 0).astype(dtype)
+    counts = np.zeros(statistics.KEY_BINS, np.int64)
+    assert compiled.count_keys(block, counts)
+    np.testing.assert_array_equal(counts, by_numpy(statistics._key_counts, block.ravel()))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("valid", [(8, 8, 8), (5, 8, 7), (1, 2, 3)])
+def test_summaries_are_numpys(backend: None, dtype: str, valid: tuple[int, int, int]) -> None:
+    chunk = random_voxels((8, 8, 8), dtype)
+    z, y, x = valid
+    chunk[z:], chunk[:, y:], chunk[:, :, x:] = 0, 0, 0
+    summary, counts = measure_padded(chunk, valid)
+    expected, expected_counts = by_numpy(measure, chunk[:z, :y, :x])
+    assert summary == expected
+    np.testing.assert_array_equal(counts, expected_counts)
+
+
+@pytest.mark.parametrize("kind", ["image", "labels"])
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint64", "float32"])
+def test_volumes_are_the_same_bytes_without_a_compiler(
+    compiled: Kernels, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dtype: str, kind: str
+) -> None:
+    if kind == "labels" and dtype == "float32":
+        kind = "image"
+    array = random_voxels((9, 13, 21), dtype)
+    for name, backend in (("compiled", compiled), ("numpy", None)):
+        for module in (downsample, statistics):
+            monkeypatch.setattr(module, "COMPILED", backend)
+        write(array, tmp_path / name, kind=kind)
+    assert hashes(tmp_path / "compiled") == hashes(tmp_path / "numpy")
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        np.zeros((2, 2, 2), ">u2"),
+        np.zeros((2, 2, 4), np.uint8)[:, :, ::2],
+        np.zeros((2, 2), np.uint8),
+        np.frombuffer(bytes(33), np.uint16, 16, offset=1).reshape(4, 2, 2),
+    ],
+    ids=["foreign byte order", "gaps in rows", "two axes", "unaligned"],
+)
+def test_what_c_cannot_take_is_left_to_numpy(compiled: Kernels, block: NDArray[Any]) -> None:
+    assert compiled.mean(block, (2, 2, 2)) is None
+    assert not compiled.count_values(block, np.zeros(1 << 16, np.int64))
+
+
+def test_a_missing_compiler_is_said_and_leaves_no_old_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", "there-is-no-such-compiler -O2")
+    library = tmp_path / "_kernels.so"
+    library.write_bytes(b"of an older source")
+    assert "there-is-no-such-compiler" in str(
+        compile_kernels(ROOT / "em_pipeline/volumes/kernels.c", library)
+    )
+    assert not library.exists()
+
+
+def test_a_failing_compiler_is_quoted(tmp_path: Path) -> None:
+    (tmp_path / "kernels.c").write_text("int main(void) { return nonsense; }")
+    assert "nonsense" in str(compile_kernels(tmp_path / "kernels.c", tmp_path / "_kernels.so"))
+
+
+def test_a_library_of_another_machine_is_not_loaded(tmp_path: Path) -> None:
+    (tmp_path / "_kernels.so").write_bytes(b"\x7fELF of another machine")
+    assert kernels.load(tmp_path / "_kernels.so") is None
+    assert kernels.load(tmp_path / "none.so") is None
