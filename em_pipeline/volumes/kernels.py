@@ -36,7 +36,7 @@ class Kernels:
     def count_values(self, block: NDArray[Any], counts: NDArray[np.int64]) -> bool:
         """Add one to `counts[value]` for each 8- or 16-bit unsigned value; False where it cannot.
 
-        `counts` has 256 or 65536 bins.
+        `counts` has 256 or 65536 bins; the block has less than 2³² voxels.
         """
         return self._count(_name(block), block, counts)
 
@@ -54,9 +54,11 @@ class Kernels:
 
     def _count(self, name: str, block: NDArray[Any], counts: NDArray[np.int64]) -> bool:
         function, extent = self._counts.get(name), _extent(block)
-        if function is None or extent is None:
+        if function is None or extent is None or block.size >= 1 << 32:
             return False
-        function(block.ctypes.data, ctypes.byref(extent), counts.ctypes.data)
+        found = np.zeros(counts.size, np.uint32)
+        function(block.ctypes.data, ctypes.byref(extent), found.ctypes.data)
+        counts += found
         return True
 
 
