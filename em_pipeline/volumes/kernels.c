@@ -165,3 +165,27 @@ MODE(u4, uint32_t)
 MODE(i4, int32_t)
 MODE(u8, uint64_t)
 MODE(i8, int64_t)
+
+/* Copies a block to the chunks that its voxels belong to. `chunks` has `count` chunks of `shape` voxels of
+   `nbytes` bytes each, all along z, y, x and without gaps; `first` is where in them the block begins. */
+void deal(const char *block, const extent *e, int64_t nbytes, const int64_t first[3], const int64_t count[3],
+          const int64_t shape[3], char *chunks)
+{
+    const int64_t row_bytes = shape[2] * nbytes, chunk_bytes = shape[0] * shape[1] * row_bytes;
+    for (int64_t z = 0; z < e->nz; z++)
+        for (int64_t y = 0; y < e->ny; y++) {
+            const int64_t to_z = first[0] + z, to_y = first[1] + y;
+            const int64_t chunk = (to_z / shape[0] * count[1] + to_y / shape[1]) * count[2];
+            char *row = chunks + chunk * chunk_bytes + (to_z % shape[0] * shape[1] + to_y % shape[1]) * row_bytes;
+            const char *from = block + (z * e->dz + y * e->dy) * nbytes;
+            int64_t x = first[2];
+            const int64_t end = x + e->nx;
+            while (x < end) {
+                const int64_t within = x % shape[2];
+                const int64_t some = end - x < shape[2] - within ? end - x : shape[2] - within;
+                memcpy(row + x / shape[2] * chunk_bytes + within * nbytes, from, some * nbytes);
+                from += some * nbytes;
+                x += some;
+            }
+        }
+}

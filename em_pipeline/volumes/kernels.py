@@ -22,6 +22,9 @@ class _Extent(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int64) for name in ("nz", "ny", "nx", "dz", "dy")]
 
 
+_Triple = ctypes.c_int64 * 3
+
+
 class Kernels:
     """The functions of kernels.c, for blocks (z, y, x) in native byte order. Thread-safe."""
 
@@ -32,6 +35,10 @@ class Kernels:
         self._counts |= {f"keys_{name}": _function(library, f"count_keys_{name}", 3) for name in _KEYED}
         self._means = {name: _function(library, f"mean_{name}", 6) for name in _INTEGERS}
         self._modes = {name: _function(library, f"mode_{name}", 6) for name in _INTEGERS}
+        self._deal = library["deal"]
+        triple = ctypes.POINTER(ctypes.c_int64)
+        self._deal.argtypes = [*[ctypes.c_void_p] * 2, ctypes.c_int64, *[triple] * 3, ctypes.c_void_p]
+        self._deal.restype = None
 
     def count_values(self, block: NDArray[Any], counts: NDArray[np.int64]) -> bool:
         """Add one to `counts[value]` for each 8- or 16-bit unsigned value; False where it cannot.
@@ -51,6 +58,28 @@ class Kernels:
     def mode(self, block: NDArray[Any], factors: tuple[int, int, int]) -> NDArray[Any] | None:
         """`downsample.mode_2x` of a block of integers; None where it cannot."""
         return _reduced(self._modes, block, factors)
+
+    def deal(self, block: NDArray[Any], first: tuple[int, int, int], chunks: NDArray[Any]) -> bool:
+        """Copy a block to the chunks that its voxels belong to; False where it cannot.
+
+        `chunks` has the shape (chunks in z, y, x, then the chunk's own z, y, x); `first` is the voxel of all
+        of them (z, y, x) where the block begins. Raises `ValueError` for a block that does not fit there.
+        """
+        extent = _extent(block)
+        if extent is None or block.dtype != chunks.dtype or not chunks.flags.c_contiguous:
+            return False
+        count, shape = chunks.shape[:3], chunks.shape[3:]
+        places = zip(first, block.shape, count, shape, strict=True)
+        if any(at < 0 or at + length > number * edge for at, length, number, edge in places):
+            raise ValueError(f"a block {block.shape} at {first} reaches past chunks {chunks.shape}")
+        self._deal(
+            block.ctypes.data,
+            ctypes.byref(extent),
+            block.itemsize,
+            *(_Triple(*numbers) for numbers in (first, count, shape)),
+            chunks.ctypes.data,
+        )
+        return True
 
     def _count(self, name: str, block: NDArray[Any], counts: NDArray[np.int64]) -> bool:
         function, extent = self._counts.get(name), _extent(block)

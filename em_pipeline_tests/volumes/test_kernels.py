@@ -96,6 +96,26 @@ def test_summaries_are_numpys(backend: None, dtype: str, valid: tuple[int, int, 
     np.testing.assert_array_equal(counts, expected_counts)
 
 
+@given(data=st.data(), dtype=st.sampled_from(["uint8", "int16", "float64"]))
+def test_blocks_are_dealt_to_their_chunks(compiled: Kernels, data: st.DataObject, dtype: str) -> None:
+    block = data.draw(blocks(dtype))
+    shape = data.draw(st.tuples(*[st.integers(1, 5)] * 3))
+    first = data.draw(st.tuples(*[st.integers(0, 7)] * 3))
+    room = [at + n + data.draw(st.integers(0, 3)) for at, n in zip(first, block.shape, strict=True)]
+    count = [-(-n // edge) for n, edge in zip(room, shape, strict=True)]
+    chunks = np.full((*count, *shape), 7, dtype)
+    assert compiled.deal(block, first, chunks)
+    whole = np.full([n * edge for n, edge in zip(count, shape, strict=True)], 7, dtype)
+    whole[tuple(slice(at, at + n) for at, n in zip(first, block.shape, strict=True))] = block
+    np.testing.assert_array_equal(chunks.transpose(0, 3, 1, 4, 2, 5).reshape(whole.shape), whole)
+
+
+def test_a_block_that_reaches_past_its_chunks_is_refused(compiled: Kernels) -> None:
+    chunks = np.zeros((1, 2, 1, 4, 4, 4), np.uint8)
+    with pytest.raises(ValueError, match="reaches past"):
+        compiled.deal(np.zeros((4, 5, 4), np.uint8), (0, 4, 0), chunks)
+
+
 @pytest.mark.parametrize("kind", ["image", "labels"])
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint64", "float32"])
 def test_volumes_are_the_same_bytes_without_a_compiler(
