@@ -17,6 +17,9 @@ import numpy as np
 BLOCK: Final = 4096
 """Offsets, lengths and memory of direct writes are multiples of this: the largest logical block in use."""
 
+HELD_BACK: Final = 128 << 10
+"""Bytes of small appends that are gathered at most: each direct write waits for the device."""
+
 _STAGED: Final = 4 << 20
 _local = threading.local()
 
@@ -50,7 +53,7 @@ class AppendedFile:
 
 
 class DirectFile(AppendedFile):
-    """The same past the page cache, where the file system can; what fills no block is held back."""
+    """The same past the page cache, where the file system can; up to `HELD_BACK` bytes are held back."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -68,7 +71,7 @@ class DirectFile(AppendedFile):
             taken = min(len(view), _STAGED - held)
             staged[:held] = np.frombuffer(self._tail, np.uint8)
             staged[held : held + taken] = np.frombuffer(view[:taken], np.uint8)
-            whole = (held + taken) // BLOCK * BLOCK
+            whole = (held + taken) // BLOCK * BLOCK if held + taken >= HELD_BACK else 0
             if whole:
                 self._write(staged[:whole].data)
             self._tail = staged[whole : held + taken].tobytes()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from em_pipeline.domain.errors import Busy, NotFound
-from em_pipeline.storage.direct_io import BLOCK, AppendedFile, DirectFile
+from em_pipeline.storage.direct_io import HELD_BACK, AppendedFile, DirectFile
 from em_pipeline.storage.local_files import (
     ensure_folder,
     fsync_path,
@@ -43,7 +43,7 @@ class LocalBlobs:
 
     @property
     def sink_bytes(self) -> int:
-        return BLOCK
+        return HELD_BACK
 
     def below(self, prefix: str) -> "LocalBlobs":
         return LocalBlobs(self._path(prefix), self._top, self._grown)
