@@ -3,13 +3,13 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from em_pipeline.domain.errors import InputRefused, NotFound
 from em_pipeline.domain.files import RawFile
-from em_pipeline.domain.geometry import BoundingBox, Shape, VoxelSize
+from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.domain.record import DatasetRecord
 from em_pipeline.domain.spec import UNCOMPRESSED, DatasetSpec
 from em_pipeline.formats.dvid import check_not_dvid
@@ -27,8 +27,8 @@ from em_pipeline.sources.region_size import LimitedSource, check_bytes, check_ex
 from em_pipeline.storage.local_files import path_of_file_url
 from em_pipeline.storage.ranged import is_url
 from em_pipeline.storage.transport import HttpPolicy
-from em_pipeline.volumes.memory import for_voxels
-from em_pipeline.volumes.plan import RechunkPlan, plan_rechunk
+from em_pipeline.volumes.memory import Means, for_voxels
+from em_pipeline.volumes.plan import Layout, RechunkPlan, plan_rechunk
 from em_pipeline.volumes.plan_report import PlanReport, report
 from em_pipeline.volumes.sampling import take_sample
 
@@ -54,10 +54,10 @@ def plan_cuts(
 ) -> tuple[RechunkPlan, ...]:
     """The plan of the image, then those of its label images, within the workspace's memory and threads."""
     folders = tuple(label.label for label in labels if label.label is not None)
-    plan = _plan(workspace, image, codec=spec.codec, labels=folders)
+    plan = _plan(workspace, image, Layout(image.chosen.kind, spec.codec, folders))
     # NGFF 0.5, "labels": a label image has as many levels as its image.
-    same = {"level_count": len(plan.levels), "codec": _label_codec(spec)}
-    return plan, *(_plan(workspace, label, **same) for label in labels)
+    same = Layout(codec=_label_codec(spec), level_count=len(plan.levels))
+    return plan, *(_plan(workspace, label, replace(same, kind=label.chosen.kind)) for label in labels)
 
 
 def outlook(workspace: Workspace, spec: DatasetSpec) -> Outlook:
@@ -84,35 +84,23 @@ def _label_codec(spec: DatasetSpec) -> str | None:
     return UNCOMPRESSED if spec.codec == UNCOMPRESSED else None
 
 
-def _plan(workspace: Workspace, cut: Cut, **options: object) -> RechunkPlan:
+def _plan(workspace: Workspace, cut: Cut, layout: Layout) -> RechunkPlan:
     cut.check_decodable(workspace.memory_budget)
-    return _plan_of(
-        workspace,
+    return plan_rechunk(
         cut.box.shape,
         cut.volume.dtype.name,
         cut.voxel_size,
-        cut.volume.decode_shape,
         translation_nm=cut.translation_nm,
-        kind=cut.chosen.kind,
-        read_scratch=cut.volume.scratch_bytes,
-        **options,
+        source_chunk=cut.volume.decode_shape,
+        means=_means(workspace, cut.volume.scratch_bytes),
+        layout=layout,
     )
 
 
-def _plan_of(
-    workspace: Workspace, shape: Shape, dtype: str, voxel_size: VoxelSize, chunk: Shape, **options: object
-) -> RechunkPlan:
+def _means(workspace: Workspace, read_scratch: int) -> Means:
+    """What the workspace gives a rechunk whose source takes so many bytes in each reading thread."""
     voxel_budget, threads = for_voxels(workspace.memory_budget, workspace.threads)
-    return plan_rechunk(
-        shape,
-        dtype,
-        voxel_size,
-        source_chunk=chunk,
-        memory_budget=voxel_budget,
-        threads=threads,
-        sink_bytes=workspace.store.blobs("staging").sink_bytes,
-        **options,  # type: ignore[arg-type] # options of plan_rechunk, as it names them
-    )
+    return Means(voxel_budget, threads, read_scratch, workspace.store.blobs("staging").sink_bytes)
 
 
 def _held(workspace: Workspace, spec: DatasetSpec) -> Sequence[HeldFile] | None:
@@ -182,15 +170,13 @@ def _from_headers(workspace: Workspace, spec: DatasetSpec) -> Outlook:
         )
     _check_size(workspace, spec, found, image, box)
     chosen = kind_of(spec, np.dtype(image.dtype), image.metadata)
-    plan = _plan_of(
-        workspace,
+    plan = plan_rechunk(
         box.shape,
         image.dtype,
         voxel_size_of(record, [address]),
-        Shape(*image.chunk_shape),
-        codec=spec.codec,
-        kind=chosen.kind,
-        read_scratch=0 if image.compression in PLAIN else _chunk_bytes(image),
+        source_chunk=Shape(*image.chunk_shape),
+        means=_means(workspace, 0 if image.compression in PLAIN else _chunk_bytes(image)),
+        layout=Layout(chosen.kind, spec.codec),
     )
     notes = [told.note, f"planned from headers: {found.requests} requests, {found.bytes_read:,} bytes"]
     if chosen.because:

@@ -30,7 +30,8 @@ from typing import Final, Self
 
 from em_pipeline.domain.errors import InputRefused
 from em_pipeline.domain.geometry import Shape
-from em_pipeline.volumes.plan import LevelPlan, RechunkPlan, grid
+from em_pipeline.volumes.plan import LevelPlan, RechunkPlan
+from em_pipeline.volumes.tiling import grid
 
 PART_BYTES: Final = 16 << 20
 """Of a multipart upload, and of one GET."""

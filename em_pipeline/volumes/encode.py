@@ -1,5 +1,6 @@
 """Everything that happens to one chunk: measured, downsampled, encoded, in one thread."""
 
+import threading
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -52,9 +53,13 @@ class ChunkEncoder:
         self._factors = None if plan.is_last(level) else level.factors
         self._reduce = reduction(plan.kind)
         self._missing = missing
+        self._local = threading.local()
 
     def encode(self, index: Shape, shape: Shape, chunk: NDArray[Any], slot: Slot) -> Encoded:
-        """`chunk` holds `shape` voxels at its start; past them it may hold anything, and is cleared."""
+        """`chunk` holds `shape` voxels at its start; past them it may hold anything, and is cleared.
+
+        It is of the level's `tile_shape`: what of a chunk the level fills, where that is little.
+        """
         valid = self._padded(chunk, shape)
         gone = self._missing.within(self._box(index, shape)) if self._missing else None
         if gone is None:
@@ -66,13 +71,13 @@ class ChunkEncoder:
             summary, counts = measure(valid[~gone])
         payload = None
         if held and not _is_fill(summary, chunk):
-            payload = self._codec.encode_into(chunk, slot.payload)
+            payload = self._codec.encode_into(self._whole(chunk, shape), slot.payload)
         coarse = None if self._factors is None else np.ascontiguousarray(self._reduce(valid, self._factors))
         return Encoded(
             index=index,
             payload=payload,
             checksum=0 if payload is None else crc32c(payload),
-            valid_fraction=held / chunk.size,
+            valid_fraction=held / self._chunk_shape.voxels,
             summary=summary,
             counts=counts,
             coarse=coarse,
@@ -85,12 +90,41 @@ class ChunkEncoder:
 
     def _padded(self, chunk: NDArray[Any], valid: Shape) -> NDArray[Any]:
         """Clear what lies past the valid voxels; a view of those."""
-        if valid == self._chunk_shape:
+        if valid == chunk.shape:
             return chunk
         chunk[valid.z :] = 0
         chunk[: valid.z, valid.y :] = 0
         chunk[: valid.z, : valid.y, valid.x :] = 0
         return chunk[: valid.z, : valid.y, : valid.x]
+
+    def _whole(self, tile: NDArray[Any], valid: Shape) -> NDArray[Any]:
+        """The chunk that a tile with `valid` voxels is of: itself, or in this thread's own, with padding."""
+        if tile.shape == self._chunk_shape:
+            return tile
+        padded: _PaddedChunk | None = getattr(self._local, "padded", None)
+        if padded is None:
+            padded = self._local.padded = _PaddedChunk(self._chunk_shape, tile.dtype)
+        return padded.around(tile, valid)
+
+
+class _PaddedChunk:
+    """A chunk that is zeros but for the first voxels along each axis, used again and again."""
+
+    def __init__(self, shape: Shape, dtype: np.dtype[Any]) -> None:
+        self._chunk = np.zeros(shape, dtype)
+        self._filled = Shape(0, 0, 0)
+
+    def around(self, tile: NDArray[Any], valid: Shape) -> NDArray[Any]:
+        """The chunk with the first `valid` voxels of a tile, valid until the next call."""
+        if any(a > b for a, b in zip(self._filled, valid, strict=True)):
+            self._chunk[_first(self._filled)] = 0
+        self._chunk[_first(valid)] = tile[_first(valid)]
+        self._filled = valid
+        return self._chunk
+
+
+def _first(shape: Shape) -> tuple[slice, slice, slice]:
+    return slice(shape.z), slice(shape.y), slice(shape.x)
 
 
 def _is_fill(summary: Summary, chunk: NDArray[Any]) -> bool:

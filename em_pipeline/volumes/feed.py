@@ -1,7 +1,7 @@
 """Where the voxels of a level come from: the source for the finest, what its units left for every other.
 
-Voxels are handed over chunk by chunk: a *slab buffer* has the shape (chunks in z, y, x, then the chunk's own
-z, y, x), so that whatever follows works on memory of its own, without gaps.
+Voxels are handed over chunk by chunk: a *slab buffer* has the shape (chunks in z, y, x, then z, y, x of what
+is held of each, `LevelPlan.tile_shape`), so that whatever follows works on memory of its own, without gaps.
 """
 
 import threading
@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.domain.lazy_volume import LazyVolume
 from em_pipeline.volumes.memory import granule, spans
-from em_pipeline.volumes.plan import LevelPlan, chunks_of
+from em_pipeline.volumes.plan import LevelPlan
 from em_pipeline.volumes.scratch import ScratchReader
+from em_pipeline.volumes.tiling import chunks_of
 
 Piece = Callable[[NDArray[Any]], None]
 """Fills its part of a slab buffer. Pieces of a slab share no voxel and may run in several threads."""
@@ -36,7 +37,7 @@ class SourceFeed:
     def __init__(self, source: LazyVolume, origin: Shape, level: LevelPlan) -> None:
         self._source = source
         self._origin = origin
-        self._chunk = level.chunk_shape
+        self._tile = level.tile_shape
         self._local = threading.local()
 
     def pieces(self, slab: BoundingBox, threads: int) -> list[Piece]:
@@ -70,7 +71,7 @@ class SourceFeed:
 
     def _deal(self, voxels: NDArray[Any], first: Shape, tiles: NDArray[Any]) -> None:
         """Copy voxels, of which the first is voxel `first` of the slab, to the chunks they belong to."""
-        depth, rows, _ = self._chunk
+        depth, rows, _ = self._tile
         for z0, z1 in _cuts(first.z, len(voxels), depth):
             planes = slice(z0 % depth, z0 % depth + z1 - z0)
             for y0, y1 in _cuts(first.y, voxels.shape[1], rows):
@@ -89,7 +90,7 @@ class SourceFeed:
 def _deal_rows(band: NDArray[Any], first: int, target: NDArray[Any]) -> None:
     """Rows (planes, rows, columns), whose first column is column `first` of the slab, to the chunks of a row.
 
-    `target` has the shape (chunks in x, planes, rows, columns of a chunk).
+    `target` has the shape (chunks in x, planes, rows, columns held of a chunk).
     """
     width, columns = band.shape[2], target.shape[3]
     head = min(-first % columns, width)

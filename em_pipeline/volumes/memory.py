@@ -5,24 +5,26 @@ A process that rechunks holds, of a budget,
 - `PROCESS_BYTES`: the interpreter with its libraries, and what a unit leaves (rows of the ledger);
 - `THREAD_BYTES` for each thread: what compressors and the allocator keep, whatever the voxels are;
 - *voxels in flight*, all the rest, which is what a plan divides (`Footprint`):
-  - slabs: `SLABS_HELD` buffers of whole chunks;
+  - slabs: `SLABS_HELD` buffers of chunks, without their padding where a level is thin;
   - of each reading thread a granule, and what the source's reader needs to decode it;
-  - of each encoding thread `CHUNKS_IN_FLIGHT` chunks, encoded and downsampled, and its temporaries;
+  - of each encoding thread `CHUNKS_IN_FLIGHT` chunks, encoded and downsampled, its temporaries, and the chunk
+    in which it pads those of a thin level;
   - what blobs hold back while they are written, for every shard of two units: the one that is written and
     the one before, which is being published.
 """
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 
 from em_pipeline.domain.errors import InputRefused
 from em_pipeline.domain.geometry import Shape
 from em_pipeline.domain.lazy_volume import Kind
+from em_pipeline.volumes.tiling import held_of_chunks
 
 PROCESS_BYTES: Final = 224 << 20
 """Resident in a process that holds no voxel yet: 90 MiB with what a rechunk imports, 202 MiB in an
@@ -61,23 +63,52 @@ class Held(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Means:
+    """What a rechunk may take of a machine. Bytes, but for `threads`.
+
+    `memory_budget` is for voxels in flight (`for_voxels`). `read_scratch` is what the source's reader takes
+    in each thread besides the voxels asked for (`LazyVolume.scratch_bytes`), `sink_bytes` what a blob holds
+    while it is written (`Blobs.sink_bytes`).
+    """
+
+    memory_budget: int
+    threads: int
+    read_scratch: int = 0
+    sink_bytes: int = 0
+
+    def affordable(self, footprint: "Footprint") -> Self:
+        """With as many threads as half the memory serves: the other half is for the slabs they work on."""
+        most = self.memory_budget // (2 * footprint.least_of_a_thread)
+        return replace(self, threads=max(1, min(self.threads, most)))
+
+
+@dataclass(frozen=True)
 class Footprint:
     """What passes hold of voxels in flight, in bytes.
 
-    `chunk` is voxels z-y-x; `read_scratch` what the source's reader takes in each thread besides the voxels
-    asked for; `sink_bytes` what a blob holds while it is written (`Blobs.sink_bytes`).
+    `chunk` is voxels z-y-x, `tile` what a slab buffer holds of it; `read_scratch` and `sink_bytes` are as in
+    `Means`.
     """
 
     dtype: np.dtype[Any]
     kind: Kind
     chunk: Shape
+    tile: Shape
     read_scratch: int = 0
     sink_bytes: int = 0
 
+    def of_level(self, shape: Shape) -> Self:
+        """Of passes over a level of `shape` voxels."""
+        return replace(self, tile=held_of_chunks(shape, self.chunk))
+
     @property
     def encoder(self) -> int:
-        """Of one encoding thread; coarser voxels are at most half of a chunk."""
-        return math.ceil((CHUNKS_IN_FLIGHT * (1 + 1 / 256 + 1 / 2) + self._temporaries) * self._chunk_bytes)
+        """Of one encoding thread."""
+        encoded = CHUNKS_IN_FLIGHT * (self._chunk_bytes * (1 + 1 / 256) + self._part_bytes)
+        padded = 0 if self.tile == self.chunk else self._chunk_bytes
+        # Halves of an odd extent are rounded up.
+        measured = min(self._chunk_bytes, 2 * self._tile_bytes)
+        return math.ceil(encoded + padded + self._temporaries * measured)
 
     @property
     def least_of_a_thread(self) -> int:
@@ -85,12 +116,12 @@ class Footprint:
         return self.encoder + self.read_scratch
 
     def held(self, slab: Shape, shards: int, shard: Shape, stored: Shape | None) -> Held:
-        """Of a pass with slabs of whole chunks in units of so many shards (`slab`, `shard`: voxels z-y-x).
+        """Of a pass with slabs of whole tiles in units of so many shards (`slab`, `shard`: voxels z-y-x).
 
         `stored` is what the source decodes whole (z-y-x voxels), None where the level below gives the voxels.
         """
         if stored is None:
-            reader = self._chunk_bytes // 2
+            reader = self._part_bytes
         else:
             reader = (
                 granule(slab, stored, self.dtype.itemsize).voxels * self.dtype.itemsize + self.read_scratch
@@ -103,6 +134,15 @@ class Footprint:
     @property
     def _chunk_bytes(self) -> int:
         return self.chunk.voxels * self.dtype.itemsize
+
+    @property
+    def _tile_bytes(self) -> int:
+        return self.tile.voxels * self.dtype.itemsize
+
+    @property
+    def _part_bytes(self) -> int:
+        """Of a chunk downsampled, at most: half, or all of a thin one of which only that axis is halved."""
+        return min(self._chunk_bytes // 2, self._tile_bytes)
 
     @property
     def _temporaries(self) -> float:

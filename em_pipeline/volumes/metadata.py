@@ -16,7 +16,8 @@ from em_pipeline.domain.errors import ChunkCorrupt, NotFound
 from em_pipeline.domain.geometry import Shape, VoxelSize
 from em_pipeline.domain.lazy_volume import Kind
 from em_pipeline.volumes.codec import RECIPES, ChunkCodec
-from em_pipeline.volumes.plan import LevelPlan, RechunkPlan, grid
+from em_pipeline.volumes.plan import LevelPlan, RechunkPlan
+from em_pipeline.volumes.tiling import grid
 
 AXES: Final = ("z", "y", "x")
 GROUP: Final = "zarr.json"

@@ -4,10 +4,11 @@ The voxels of a slab are read once and everything that needs them happens while 
 out is appended to the shards in one thread, in one order, whatever order it was worked out in.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,8 @@ from em_pipeline.volumes.feed import Feed
 from em_pipeline.volumes.memory import CHUNKS_IN_FLIGHT, SLABS_HELD
 from em_pipeline.volumes.missing import Missing
 from em_pipeline.volumes.output import UnitOutput
-from em_pipeline.volumes.plan import LevelPlan, RechunkPlan, Unit, chunks_of, grid
+from em_pipeline.volumes.plan import LevelPlan, RechunkPlan, Unit
+from em_pipeline.volumes.tiling import chunks_of, grid
 from em_pipeline.volumes.workspace import Workspace
 
 STEP = "rechunk"
@@ -61,56 +63,66 @@ class LevelPass:
         missing: Missing | None,
         progress: Progress,
     ) -> None:
-        self._plan = plan
-        self._level = level
-        self._workspace = workspace
-        self._feed = feed
-        self._encoder = ChunkEncoder(plan, level, missing)
-        self._progress = progress
-        self._waiting: deque[_Chunk] = deque()
-        self._slots: list[Slot] = []
-        self._buffers: list[NDArray[Any]] = []
+        self.plan = plan
+        self.level = level
+        self.workspace = workspace
+        self.feed = feed
+        self.progress = progress
+        self.encoder = ChunkEncoder(plan, level, missing)
 
     def run(self, units: Sequence[Unit]) -> None:
         """Write `units`, which come in any order. Raises `StorageFailed`, and whatever reading raises."""
         if not units:
             return
         keep_freed_memory()
-        self._make_buffers(units)
-        with ExitStack() as stack:
-            pools = (
-                stack.enter_context(ThreadPoolExecutor(self._plan.threads, name))
-                for name in ("read", "encode")
-            )
-            self._readers, self._encoders = pools
-            self._closer = stack.enter_context(ThreadPoolExecutor(1, "close"))
-            self._closing: Future[None] | None = None
-            stack.callback(self._stop)
-            self._work(units)
+        with _Run(self, units) as run:
+            run.work()
 
-    def _work(self, units: Sequence[Unit]) -> None:
+
+class _Run(AbstractContextManager["_Run"]):
+    """Units on their way: threads, memory that goes round, and what is between two of its stations.
+
+    On an error what was begun ends, nothing else begins, and what is not published is abandoned.
+    """
+
+    def __init__(self, task: LevelPass, units: Sequence[Unit]) -> None:
+        self._task = task
         self._opened: list[UnitOutput] = []
         self._todo = self._slabs(units)
+        self._buffers = _slab_buffers(task.plan, task.level, units)
+        self._slots = _slots(task.plan, task.level, units)
         self._ahead: deque[_Slab] = deque()
-        try:
-            self._read_ahead()
-            while self._ahead or self._waiting:
-                if not self._ahead:
-                    self._drain_one()
-                    continue
-                slab = self._ahead.popleft()
-                for piece in slab.reading:
-                    piece.result()
-                self._encode(slab)
-            self._finish_closing()
-        except BaseException:
-            self._stop()
-            self._abandon()
-            raise
+        self._waiting: deque[_Chunk] = deque()
+        self._closing: Future[None] | None = None
+        self._readers = ThreadPoolExecutor(task.plan.threads, "read")
+        self._encoders = ThreadPoolExecutor(task.plan.threads, "encode")
+        self._closer = ThreadPoolExecutor(1, "close")
+
+    def __exit__(self, *exc: object) -> None:
+        for pool in (self._readers, self._encoders):
+            pool.shutdown(wait=True, cancel_futures=True)
+        self._closer.shutdown(wait=True)
+        for output in self._opened:
+            output.abandon()
+
+    def work(self) -> None:
+        """Until every unit is published."""
+        self._read_ahead()
+        while self._ahead or self._waiting:
+            if not self._ahead:
+                self._drain_one()
+                continue
+            slab = self._ahead.popleft()
+            for piece in slab.reading:
+                piece.result()
+            self._encode(slab)
+        self._finish_closing()
 
     def _slabs(self, units: Sequence[Unit]) -> Iterator[tuple[UnitOutput, BoundingBox, bool]]:
+        """Every slab with what takes its chunks, and whether it is the unit's last."""
+        task = self._task
         for unit in units:
-            output = UnitOutput(self._plan, self._level, unit, self._workspace)
+            output = UnitOutput(task.plan, task.level, unit, task.workspace)
             self._opened.append(output)
             for number, box in enumerate(unit.slabs, 1):
                 yield output, box, number == len(unit.slabs)
@@ -119,24 +131,20 @@ class LevelPass:
         """Begin to read as many slabs as there are buffers for."""
         while self._buffers and (found := next(self._todo, None)):
             output, box, ends_unit = found
-            buffer = self._buffers.pop()
-            tiles = self._tiles(buffer, box)
-            pieces = self._feed.pieces(box, self._plan.threads)
+            tiles = _tiles(self._buffers.pop(), self._task.level, box)
+            pieces = self._task.feed.pieces(box, self._task.plan.threads)
             reading = [self._readers.submit(piece, tiles) for piece in pieces]
             self._ahead.append(_Slab(output, box, ends_unit, tiles, reading))
 
-    def _tiles(self, buffer: NDArray[Any], box: BoundingBox) -> NDArray[Any]:
-        shape = (*grid(box.shape, self._level.chunk_shape), *self._level.chunk_shape)
-        return buffer[: int(np.prod(shape))].reshape(shape)
-
     def _encode(self, slab: _Slab) -> None:
-        tiles = slab.tiles.reshape(-1, *self._level.chunk_shape)
+        level, encode = self._task.level, self._task.encoder.encode
+        tiles = slab.tiles.reshape(-1, *level.tile_shape)
         slab.chunks_left = len(tiles)
-        for (index, valid), tile in zip(chunks_of(slab.box, self._level.chunk_shape), tiles, strict=True):
+        for (index, valid), tile in zip(chunks_of(slab.box, level.chunk_shape), tiles, strict=True):
             while not self._slots:
                 self._drain_one()
             slot = self._slots.pop()
-            encoding = self._encoders.submit(self._encoder.encode, index, valid, tile, slot)
+            encoding = self._encoders.submit(encode, index, valid, tile, slot)
             self._waiting.append(_Chunk(slab, slot, encoding))
 
     def _drain_one(self) -> None:
@@ -154,7 +162,7 @@ class LevelPass:
         if slab.ends_unit:
             self._close(slab.output)
         self._read_ahead()
-        self._progress.advance(STEP, slab.box.shape.voxels * self._plan.dtype.itemsize)
+        self._task.progress.advance(STEP, slab.box.shape.voxels * self._task.plan.dtype.itemsize)
 
     def _close(self, output: UnitOutput) -> None:
         """Publish a unit beside the work on the next one; only one at a time."""
@@ -167,21 +175,21 @@ class LevelPass:
             closing, self._closing = self._closing, None
             closing.result()
 
-    def _make_buffers(self, units: Sequence[Unit]) -> None:
-        chunk = self._level.chunk_shape
-        most = max(grid(box.shape, chunk).voxels for unit in units for box in unit.slabs)
-        count = min(SLABS_HELD, sum(len(unit.slabs) for unit in units))
-        self._buffers = [np.empty(most * chunk.voxels, self._plan.dtype) for _ in range(count)]
-        chunks = sum(grid(unit.box.shape, chunk).voxels for unit in units)
-        slots = min(CHUNKS_IN_FLIGHT * self._plan.threads, chunks)
-        self._slots = [Slot.of(self._plan, self._level) for _ in range(slots)]
 
-    def _stop(self) -> None:
-        """Let no task begin that has not yet."""
-        self._readers.shutdown(wait=True, cancel_futures=True)
-        self._encoders.shutdown(wait=True, cancel_futures=True)
-        self._closer.shutdown(wait=True)
+def _slab_buffers(plan: RechunkPlan, level: LevelPlan, units: Sequence[Unit]) -> list[NDArray[Any]]:
+    """As many as go round, each with room for the largest slab."""
+    most = max(grid(box.shape, level.chunk_shape).voxels for unit in units for box in unit.slabs)
+    count = min(SLABS_HELD, sum(len(unit.slabs) for unit in units))
+    return [np.empty(most * level.tile_shape.voxels, plan.dtype) for _ in range(count)]
 
-    def _abandon(self) -> None:
-        for output in self._opened:
-            output.abandon()
+
+def _slots(plan: RechunkPlan, level: LevelPlan, units: Sequence[Unit]) -> list[Slot]:
+    """As many as there are chunks being encoded, or waiting to be stored in their order."""
+    chunks = sum(grid(unit.box.shape, level.chunk_shape).voxels for unit in units)
+    return [Slot.of(plan, level) for _ in range(min(CHUNKS_IN_FLIGHT * plan.threads, chunks))]
+
+
+def _tiles(buffer: NDArray[Any], level: LevelPlan, box: BoundingBox) -> NDArray[Any]:
+    """The part of a slab buffer that the slab `box` takes: chunks in z, y, x, and what is held of each."""
+    shape = (*grid(box.shape, level.chunk_shape), *level.tile_shape)
+    return buffer[: math.prod(shape)].reshape(shape)

@@ -9,8 +9,8 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import product
+from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any, Final
 
 import numpy as np
@@ -20,11 +20,14 @@ from em_pipeline.domain.errors import InputRefused
 from em_pipeline.domain.geometry import BoundingBox, Shape, VoxelSize
 from em_pipeline.domain.lazy_volume import Kind
 from em_pipeline.volumes.codec import ChunkCodec, check_data_type
-from em_pipeline.volumes.memory import SHARDS_OF_A_UNIT, Footprint, Held
+from em_pipeline.volumes.memory import Footprint, Held, Means
 from em_pipeline.volumes.missing import Missing
+from em_pipeline.volumes.slabs import choose_slab
+from em_pipeline.volumes.tiling import chunks_of, clipped, grid, held_of_chunks, padded
 
 CHUNK: Final = Shape(128, 128, 128)
 SHARD: Final = Shape(512, 512, 512)
+_KEPT: Final = Shape(1, 1, 1)
 WRITER: Final = 1
 """Counts changes of the bytes written for the same voxels and plan."""
 
@@ -64,9 +67,19 @@ class LevelPlan:
     held: Held
 
     @property
+    def tile_shape(self) -> Shape:
+        """What a slab buffer holds of each chunk (voxels z-y-x): of thin levels no padding."""
+        return held_of_chunks(self.shape, self.chunk_shape)
+
+    @property
+    def padding(self) -> int:
+        """Voxels of chunks that lie past the level."""
+        return self.chunk_grid.voxels * self.chunk_shape.voxels - self.shape.voxels
+
+    @property
     def unit_shape(self) -> Shape:
         """The smallest multiple of a shard that holds a slab."""
-        return _padded(self.slab_shape, self.shard_shape)
+        return padded(self.slab_shape, self.shard_shape)
 
     @property
     def unit_count(self) -> int:
@@ -166,19 +179,21 @@ class RechunkPlan:
         return content
 
 
-def chunks_of(box: BoundingBox, chunk_shape: Shape) -> Iterator[tuple[Shape, Shape]]:
-    """Index and shape (voxels, clipped to the box) of each chunk of `box`, which starts at one; C order."""
-    spans = [
-        [(at // size, min(size, b - at)) for at in range(a, b, size)]
-        for a, b, size in zip(box.start, box.stop, chunk_shape, strict=True)
-    ]
-    for (z, depth), (y, rows), (x, columns) in product(*spans):
-        yield Shape(z, y, x), Shape(depth, rows, columns)
+@dataclass(frozen=True)
+class Layout:
+    """How a volume is to be written.
 
+    `codec` is a name that `codec.RECIPES` has, None the one that suits voxels of that type and kind; `labels`
+    the folders of the label images that go with it. The pyramid has `level_count` levels, None as many as
+    lead to a single chunk. Chunks and shards are voxels z-y-x.
+    """
 
-def grid(shape: tuple[int, int, int], tile: tuple[int, int, int]) -> Shape:
-    """How many tiles cover `shape` along each axis."""
-    return Shape(*(-(-n // t) for n, t in zip(shape, tile, strict=True)))
+    kind: Kind = "image"
+    codec: str | None = None
+    labels: tuple[str, ...] = ()
+    level_count: int | None = None
+    chunk_shape: Shape = CHUNK
+    shard_shape: Shape = SHARD
 
 
 def plan_rechunk(
@@ -188,75 +203,77 @@ def plan_rechunk(
     *,
     translation_nm: tuple[float, float, float] = (0.0, 0.0, 0.0),
     source_chunk: Shape,
-    memory_budget: int,
-    threads: int,
-    read_scratch: int = 0,
-    sink_bytes: int = 0,
-    codec: str | None = None,
-    kind: Kind = "image",
-    labels: tuple[str, ...] = (),
-    level_count: int | None = None,
-    chunk_shape: Shape = CHUNK,
-    shard_shape: Shape = SHARD,
+    means: Means,
+    layout: Layout | None = None,
 ) -> RechunkPlan:
     """Plan the pyramid and the passes for a volume of `shape` voxels (z-y-x).
 
-    `source_chunk` is what the source decodes whole (z-y-x voxels), `read_scratch` the bytes that takes in
-    each thread, `sink_bytes` what a blob holds while it is written. `memory_budget` are the bytes that voxels
-    in flight may take (`memory.for_voxels`); where `threads` would need most of them, fewer work.
-    `translation_nm` is the centre of the first voxel, `labels` the folders of the label images with it. The
-    pyramid has `level_count` levels, without one as many as lead to a single chunk. Raises `InputRefused` for
-    an unknown codec, a type that volumes are not written in, or a budget too small for a chunk.
+    `source_chunk` is what the source decodes whole (z-y-x voxels), `translation_nm` the centre of the first
+    voxel. Where the means' threads would need most of the memory, fewer work. Raises `InputRefused` for an
+    unknown codec, a type that volumes are not written in, or too little memory for a chunk.
     """
+    layout = layout or Layout()
+    _check(shape, source_chunk, means, layout)
     native = check_data_type(dtype)
-    chosen = ChunkCodec.for_dtype(native, kind, codec)
-    if threads < 1 or min(shape) < 1 or min(source_chunk) < 1:
-        raise InputRefused(
-            "Plan a volume", f"shape {tuple(shape)}, source chunk {tuple(source_chunk)}, {threads} threads"
-        )
-    if any(c % 2 or s % c for c, s in zip(chunk_shape, shard_shape, strict=True)):
-        raise InputRefused(
-            "Plan a volume", f"chunk {chunk_shape} is odd or does not divide shard {shard_shape}"
-        )
-    footprint = Footprint(native, kind, chunk_shape, read_scratch, sink_bytes)
-    threads = _affordable_threads(memory_budget, threads, footprint)
+    codec = ChunkCodec.for_dtype(native, layout.kind, layout.codec)
+    chunk, tile = layout.chunk_shape, held_of_chunks(shape, layout.chunk_shape)
+    footprint = Footprint(native, layout.kind, chunk, tile, means.read_scratch, means.sink_bytes)
+    means = means.affordable(footprint)
     levels: list[LevelPlan] = []
-    size, first = tuple(voxel_size), translation_nm
-    while True:
-        last = len(levels) + 1 == level_count if level_count else _fits(shape, chunk_shape)
-        factors = Shape(1, 1, 1) if last else _factors(shape, size)
-        shard = Shape(
-            *(min(s, math.ceil(n / c) * c) for n, c, s in zip(shape, chunk_shape, shard_shape, strict=True))
-        )
+    for scale in _pyramid(_Scale(shape, voxel_size, translation_nm), layout):
         # Coarser levels come from raw parts of chunks, of which none is read for another's sake.
         stored = None if levels else source_chunk
-        slab, held, decoded = _choose_slab(shape, shard, stored, memory_budget, footprint, threads)
-        levels.append(
-            LevelPlan(
-                index=len(levels),
-                shape=Shape(*shape),
-                chunk_shape=chunk_shape,
-                shard_shape=shard,
-                factors=factors,
-                voxel_size=VoxelSize(z=size[0], y=size[1], x=size[2]),
-                translation_nm=(first[0], first[1], first[2]),
-                slab_shape=slab,
-                bytes_to_read=decoded * native.itemsize,
-                held=held,
-            )
+        levels.append(_level_plan(len(levels), scale, layout, stored, footprint, means))
+    return RechunkPlan(
+        Shape(*shape), native, layout.kind, codec.name, tuple(levels), means.threads, layout.labels
+    )
+
+
+def _check(shape: Shape, source_chunk: Shape, means: Means, layout: Layout) -> None:
+    if means.threads < 1 or min(shape) < 1 or min(source_chunk) < 1:
+        raise InputRefused(
+            "Plan a volume",
+            f"shape {tuple(shape)}, source chunk {tuple(source_chunk)}, {means.threads} threads",
         )
-        if last:
-            return RechunkPlan(levels[0].shape, native, kind, chosen.name, tuple(levels), threads, labels)
-        first = tuple(t + (f - 1) / 2 * v for t, f, v in zip(first, factors, size, strict=True))  # type: ignore[assignment]
-        size = tuple(v * f for v, f in zip(size, factors, strict=True))
-        shape = grid(shape, factors)
+    if any(c % 2 or s % c for c, s in zip(layout.chunk_shape, layout.shard_shape, strict=True)):
+        raise InputRefused(
+            "Plan a volume",
+            f"chunk {layout.chunk_shape} is odd or does not divide shard {layout.shard_shape}",
+        )
 
 
-def _fits(shape: Shape, chunk: Shape) -> bool:
-    return all(n <= c for n, c in zip(shape, chunk, strict=True))
+@dataclass(frozen=True)
+class _Scale:
+    """One level as space: `factors` lead to the next coarser one. Voxels and nanometres, z-y-x."""
+
+    shape: Shape
+    voxel_size: VoxelSize
+    translation_nm: tuple[float, float, float]
+    factors: Shape = _KEPT
+
+    def halved(self) -> "_Scale":
+        """The next coarser level. The centre of its first voxel is that of the voxels it is made from."""
+        z, y, x = (
+            (t + (f - 1) / 2 * v, v * f)
+            for t, f, v in zip(self.translation_nm, self.factors, self.voxel_size, strict=True)
+        )
+        size = VoxelSize(z=z[1], y=y[1], x=x[1])
+        return _Scale(grid(self.shape, self.factors), size, (z[0], y[0], x[0]))
 
 
-def _factors(shape: Shape, size: tuple[float, ...]) -> Shape:
+def _pyramid(finest: _Scale, layout: Layout) -> Iterator[_Scale]:
+    """Every level from the finest on, each with the factors that lead on."""
+    for number in count(1):
+        fits = all(n <= c for n, c in zip(finest.shape, layout.chunk_shape, strict=True))
+        if number == layout.level_count if layout.level_count else fits:
+            yield finest
+            return
+        finest = replace(finest, factors=_factors(finest.shape, finest.voxel_size))
+        yield finest
+        finest = finest.halved()
+
+
+def _factors(shape: Shape, size: VoxelSize) -> Shape:
     """Halve toward isotropy: an axis is halved where its voxels are at most √2 times the smallest.
 
     √2 is the geometric midpoint between a factor of 1 and of 2. Axes of one voxel stay.
@@ -265,93 +282,24 @@ def _factors(shape: Shape, size: tuple[float, ...]) -> Shape:
     return Shape(*(2 if n > 1 and v <= limit else 1 for v, n in zip(size, shape, strict=True)))
 
 
-def _affordable_threads(memory_budget: int, threads: int, footprint: Footprint) -> int:
-    """As many threads as half the memory serves: the other half is for the slabs they work on."""
-    return max(1, min(threads, memory_budget // (2 * footprint.least_of_a_thread)))
-
-
-def _choose_slab(
-    shape: Shape,
-    shard: Shape,
-    stored: Shape | None,
-    memory_budget: int,
-    footprint: Footprint,
-    threads: int,
-) -> tuple[Shape, Held, int]:
-    """The slab that makes the source decode least, keeps all threads busy and is small.
-
-    With what it makes a pass hold, and the voxels decoded. Raises `InputRefused` where the smallest
-    needs more memory than there is.
-    """
-    chunk = footprint.chunk
-    whole = _padded(shape, chunk)
-
-    def held(slab: Shape) -> Held:
-        shards = grid(_clipped(_padded(slab, shard), shape), shard).voxels
-        return footprint.held(_clipped(slab, whole), shards, shard, stored)
-
-    def score(slab: Shape) -> tuple[int, int, int, Shape]:
-        clipped = _clipped(slab, shape)
-        idle = max(0, 4 * threads - grid(clipped, chunk).voxels)
-        return decoded(slab), idle, clipped.voxels, slab
-
-    def decoded(slab: Shape) -> int:
-        pieces = stored or Shape(1, 1, 1)
-        return math.prod(_decoded(n, s, c) for n, s, c in zip(shape, slab, pieces, strict=True))
-
-    sizes = {slab: held(slab) for slab in _slabs(shape, chunk, shard)}
-    fitting = [slab for slab, needed in sizes.items() if needed.on(threads) <= memory_budget]
-    if not fitting:
-        least = min(needed.on(threads) for needed in sizes.values())
-        raise InputRefused(
-            f"Plan a volume within {memory_budget / 2**20:.0f} MiB of voxels in flight",
-            f"chunks of {chunk.voxels * footprint.dtype.itemsize / 2**20:.1f} MiB need "
-            f"{least / 2**20:.0f} MiB on {threads} threads",
-            f"Give {math.ceil((least - memory_budget) / 2**20)} MiB more memory than now (EM_MEMORY_BUDGET)",
-        )
-    best = min(fitting, key=score)
-    return best, sizes[best], decoded(best)
-
-
-def _padded(shape: Shape, tile: Shape) -> Shape:
-    """The smallest multiple of a tile that holds `shape`."""
-    return Shape(*(math.ceil(n / t) * t for n, t in zip(shape, tile, strict=True)))
-
-
-def _clipped(shape: Shape, within: Shape) -> Shape:
-    return Shape(*(min(a, n) for a, n in zip(shape, within, strict=True)))
-
-
-def _slabs(shape: Shape, chunk: Shape, shard: Shape) -> Iterator[Shape]:
-    """Boxes that are runs of every shard's chunks in C order: above a partial axis, the box is one chunk."""
-    parts = [
-        [c * k for k in range(1, s // c) if (s // c) % k == 0] for c, s in zip(chunk, shard, strict=True)
-    ]
-    wholes = [list(_runs(s, math.ceil(n / s))) for n, s in zip(shape, shard, strict=True)]
-    yield from (Shape(chunk.z, chunk.y, x) for x in parts[2])
-    widest = [x for x in wholes[2] if x <= SHARDS_OF_A_UNIT * shard.x]
-    yield from (Shape(chunk.z, y, x) for y, x in product(parts[1], widest))
-    for z, y, x in product([*parts[0], shard.z], wholes[1], widest):
-        if y * x <= SHARDS_OF_A_UNIT * shard.y * shard.x:
-            yield Shape(z, y, x)
-
-
-def _runs(shard: int, count: int) -> Iterator[int]:
-    """1, 2, 4, … shards, and all of them."""
-    run = 1
-    while run < count:
-        yield run * shard
-        run *= 2
-    yield count * shard
-
-
-def _decoded(extent: int, tile: int, stored: int) -> int:
-    """Voxels along one axis that a source stored in pieces of `stored` decodes, read tile by tile."""
-    touched = 0
-    for start in range(0, extent, tile):
-        stop = min(start + tile, extent)
-        touched += min(math.ceil(stop / stored) * stored, extent) - start // stored * stored
-    return touched
+def _level_plan(
+    index: int, scale: _Scale, layout: Layout, stored: Shape | None, footprint: Footprint, means: Means
+) -> LevelPlan:
+    """How a level is cut and worked through; `stored` is what its source decodes whole, if it has one."""
+    shard = clipped(layout.shard_shape, padded(scale.shape, layout.chunk_shape))
+    slab = choose_slab(scale.shape, shard, stored, footprint.of_level(scale.shape), means)
+    return LevelPlan(
+        index=index,
+        shape=Shape(*scale.shape),
+        chunk_shape=layout.chunk_shape,
+        shard_shape=shard,
+        factors=scale.factors,
+        voxel_size=scale.voxel_size,
+        translation_nm=scale.translation_nm,
+        slab_shape=slab.shape,
+        bytes_to_read=slab.decoded * footprint.dtype.itemsize,
+        held=slab.held,
+    )
 
 
 def _sha256(value: list[Any]) -> str:

@@ -10,8 +10,8 @@ from em_pipeline.domain.blobs import Blobs
 from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.volumes.downsample import reduction
 from em_pipeline.volumes.metadata import LevelInfo
-from em_pipeline.volumes.plan import grid
 from em_pipeline.volumes.reader import VolumeReader
+from em_pipeline.volumes.tiling import grid
 
 
 def coarser_faults(volume: Blobs, ledgers: Blobs, name: str, *, sample: int, seed: str) -> list[str]:

@@ -12,8 +12,9 @@ import numpy as np
 
 from em_pipeline.domain.errors import ChunkCorrupt, NotFound
 from em_pipeline.domain.progress import Progress
-from em_pipeline.volumes.plan import LevelPlan, RechunkPlan, Unit, grid
+from em_pipeline.volumes.plan import LevelPlan, RechunkPlan, Unit
 from em_pipeline.volumes.scratch import check_scratch
+from em_pipeline.volumes.tiling import grid
 from em_pipeline.volumes.workspace import UnitRecord, Workspace
 
 _AT_ONCE = 8  # records and scratch may lie in an object store, where each takes a request

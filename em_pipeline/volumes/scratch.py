@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from em_pipeline.domain.errors import ChunkCorrupt, NotFound
 from em_pipeline.domain.geometry import Shape
 from em_pipeline.volumes.codec import crc32c
-from em_pipeline.volumes.plan import LevelPlan, Unit, grid
+from em_pipeline.volumes.plan import LevelPlan, Unit
+from em_pipeline.volumes.tiling import grid
 from em_pipeline.volumes.workspace import Workspace
 
 _MAPS_HELD: Final = 16  # each has an entry of some hundred bytes for every chunk of a unit
@@ -31,7 +32,7 @@ class ScratchReader:
         self._parts = lru_cache(maxsize=_MAPS_HELD)(self._find_parts)
 
     def read_chunk(self, index: Shape, out: NDArray[Any]) -> None:
-        """The voxels of chunk `index` (z, y, x) of the coarser level into `out`, of a whole chunk's shape.
+        """The voxels of chunk `index` (z, y, x) of the coarser level into `out`, of its level's `tile_shape`.
 
         Past the level's edge `out` is left as it is. Raises `ChunkCorrupt` where a part is missing.
         """

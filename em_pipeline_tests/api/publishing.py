@@ -18,6 +18,7 @@ from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.ingest.versions import image_files
 from em_pipeline.storage import keys
 from em_pipeline.storage.store import LocalStore
+from em_pipeline.volumes.memory import Means
 from em_pipeline.volumes.plan import plan_rechunk
 from em_pipeline.volumes.reader import VolumeReader
 from em_pipeline.volumes.rechunk import rechunk
@@ -57,8 +58,7 @@ def write_volume(
         source.dtype,
         VoxelSize(z=z, y=y, x=x),
         source_chunk=source.decode_shape,
-        memory_budget=1 << 28,
-        threads=1,
+        means=Means(1 << 28, threads=1),
     )
     staged = store.blobs(keys.staging(dataset_id, version))
     box = BoundingBox.of_shape(source.shape)

@@ -9,6 +9,7 @@ import pytest
 from em_pipeline.assets.shown import plan_metadata, written_metadata
 from em_pipeline.domain.geometry import Shape, VoxelSize
 from em_pipeline.storage.local_blobs import LocalBlobs
+from em_pipeline.volumes.memory import Means
 from em_pipeline.volumes.plan import plan_rechunk
 from em_pipeline.volumes.plan_report import report
 from em_pipeline.volumes.rechunk import WrittenVolume
@@ -35,7 +36,7 @@ def test_speed_of_a_volume_also_where_an_earlier_run_completed_it(seconds: float
 def test_a_plan_is_shown_with_its_levels() -> None:
     plan = plan_rechunk(
         Shape(100, 300, 300), "uint8", VoxelSize(z=20, y=5, x=5), source_chunk=Shape(1, 1, 300),
-        memory_budget=1 << 28, threads=2,
+        means=Means(1 << 28, threads=2),
     )  # fmt: skip
     shown = plan_metadata(report(plan))
     assert shown["planned_read_bytes"].value == 100 * 300 * 300

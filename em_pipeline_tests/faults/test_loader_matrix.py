@@ -36,6 +36,7 @@ from em_pipeline.sources.epfl import TORRENT
 from em_pipeline.sources.registry import load_sources
 from em_pipeline.storage.download import DownloadPolicy, download
 from em_pipeline.storage.local_blobs import LocalBlobs
+from em_pipeline.volumes.memory import Means
 from em_pipeline.volumes.plan import plan_rechunk
 from em_pipeline.volumes.preview import preview_png
 from em_pipeline.volumes.rechunk import WrittenVolume, rechunk
@@ -134,7 +135,7 @@ def written(volume: LazyVolume, box: BoundingBox, folder: Path) -> WrittenVolume
     voxel_size = VoxelSize.model_validate(volume.voxel_size_nm.model_dump())
     plan = plan_rechunk(
         box.shape, volume.dtype, voxel_size, translation_nm=volume.translation_nm,
-        source_chunk=volume.decode_shape, memory_budget=256 << 20, threads=2,
+        source_chunk=volume.decode_shape, means=Means(256 << 20, threads=2),
     )  # fmt: skip
     return rechunk(volume, box, plan, LocalBlobs(folder), name="matrix", progress=Silent())
 

@@ -16,6 +16,7 @@ from em_pipeline.volumes.cost import (
     requests_of,
     unit_costs,
 )
+from em_pipeline.volumes.memory import Means
 from em_pipeline.volumes.plan import RechunkPlan, plan_rechunk
 from em_pipeline_tests.volumes.cluster import Cluster
 
@@ -36,8 +37,7 @@ def plan(*shape: int) -> RechunkPlan:
         "uint8",
         VoxelSize(z=8, y=8, x=8),
         source_chunk=Shape(64, 64, 64),
-        memory_budget=1 << 30,
-        threads=8,
+        means=Means(1 << 30, threads=8),
     )
 
 

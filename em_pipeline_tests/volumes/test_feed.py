@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from em_pipeline.domain.geometry import BoundingBox, Shape, VoxelSize
 from em_pipeline.volumes import memory
 from em_pipeline.volumes.feed import SourceFeed
-from em_pipeline.volumes.plan import grid, plan_rechunk
+from em_pipeline.volumes.tiling import grid
 from em_pipeline_tests.volumes.arrays import ArrayVolume
+from em_pipeline_tests.volumes.planned import plan_with
 
 CHUNK = Shape(4, 4, 4)
 EXTENT = st.integers(1, 21)
@@ -29,7 +30,7 @@ def test_slabs_are_filled_from_granules_of_any_shape(
     whole = tuple(n + o for n, o in zip(shape, origin, strict=True))
     array = np.arange(np.prod(whole), dtype=np.uint16).reshape(whole)
     source = ArrayVolume(array, chunk_shape=stored)
-    plan = plan_rechunk(
+    plan = plan_with(
         shape, "uint16", VoxelSize(z=1, y=1, x=1), source_chunk=stored, memory_budget=1 << 20, threads=1,
         chunk_shape=CHUNK, shard_shape=Shape(8, 8, 8),
     )  # fmt: skip
@@ -41,10 +42,11 @@ def test_slabs_are_filled_from_granules_of_any_shape(
             for slab in unit.slabs:
                 source.reads.clear()
                 chunks = grid(slab.shape, CHUNK)
-                tiles = np.zeros((*chunks, *CHUNK), np.uint16)
+                tile = plan.levels[0].tile_shape
+                tiles = np.zeros((*chunks, *tile), np.uint16)
                 for piece in feed.pieces(slab, threads):
                     piece(tiles)
-                padded = tiles.transpose(0, 3, 1, 4, 2, 5).reshape(np.multiply(chunks, CHUNK))
+                padded = tiles.transpose(0, 3, 1, 4, 2, 5).reshape(np.multiply(chunks, tile))
                 z, y, x = slab.shape
                 np.testing.assert_array_equal(padded[:z, :y, :x], wanted[slab.slices])
                 assert not padded[z:].any()

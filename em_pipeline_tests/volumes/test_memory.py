@@ -21,7 +21,8 @@ from em_pipeline.volumes.memory import (
     of_process,
     spans,
 )
-from em_pipeline.volumes.plan import plan_rechunk
+from em_pipeline.volumes.tiling import clipped, grid
+from em_pipeline_tests.volumes.planned import plan_with
 
 ISOTROPIC = VoxelSize(z=8, y=8, x=8)
 EXTENTS = st.one_of(st.integers(1, 300), st.integers(1, 50_000))
@@ -46,7 +47,7 @@ def test_a_plan_holds_no_more_than_it_was_given(
     given_bytes, given_threads = budget * MIB, threads
     try:
         voxels, threads = for_voxels(given_bytes, threads)
-        plan = plan_rechunk(
+        plan = plan_with(
             shape, dtype, ISOTROPIC, kind="labels" if kind == "labels" and dtype[0] == "u" else "image",
             source_chunk=stored, memory_budget=voxels, threads=threads, read_scratch=scratch, sink_bytes=sink,
         )  # fmt: skip
@@ -57,9 +58,8 @@ def test_a_plan_holds_no_more_than_it_was_given(
     assert of_process(plan.bytes_held, plan.threads) <= given_bytes
     itemsize = plan.dtype.itemsize
     for level in plan.levels:
-        slab = math.prod(
-            min(s, math.ceil(n / 128) * 128) for s, n in zip(level.slab_shape, level.shape, strict=True)
-        )
+        chunks = grid(clipped(level.slab_shape, level.shape), level.chunk_shape)
+        slab = chunks.voxels * level.tile_shape.voxels
         shards = math.prod(
             math.ceil(min(u, n) / s)
             for u, n, s in zip(level.unit_shape, level.shape, level.shard_shape, strict=True)
@@ -106,8 +106,13 @@ def test_planes_of_40_000_voxels_stay_in_small_units_where_they_come_in_tiles() 
     shape = Shape(2000, 40_000, 40_000)
     voxels, threads = for_voxels(1 << 30, 8)
     tiles, rows = (
-        plan_rechunk(
-            shape, "uint8", ISOTROPIC, source_chunk=Shape(*chunk), memory_budget=voxels, threads=threads
+        plan_with(
+            shape,
+            "uint8",
+            ISOTROPIC,
+            source_chunk=Shape(*chunk),
+            memory_budget=voxels,
+            threads=threads,
         ).levels[0]
         for chunk in ((1, 256, 256), (1, 1, 40_000))
     )
@@ -118,7 +123,7 @@ def test_planes_of_40_000_voxels_stay_in_small_units_where_they_come_in_tiles() 
 
 def test_a_blob_that_holds_much_back_makes_units_of_few_shards() -> None:
     def shards(sink_bytes: int) -> int:
-        plan = plan_rechunk(
+        plan = plan_with(
             Shape(512, 512, 40_000), "uint8", ISOTROPIC, source_chunk=Shape(1, 1, 40_000), threads=2,
             memory_budget=2 << 30, sink_bytes=sink_bytes,
         )  # fmt: skip
@@ -134,7 +139,7 @@ import numpy as np
 from em_pipeline.domain.geometry import BoundingBox, Shape, VoxelSize
 from em_pipeline.domain.progress import Silent
 from em_pipeline.storage.local_blobs import LocalBlobs
-from em_pipeline.volumes.memory import for_voxels, of_process
+from em_pipeline.volumes.memory import Means, for_voxels, of_process
 from em_pipeline.volumes.plan import plan_rechunk
 from em_pipeline.volumes.rechunk import rechunk
 
@@ -150,8 +155,8 @@ shape, dtype, chunk, budget, folder = json.loads(sys.argv[1])
 voxels, threads = for_voxels(budget, 2)
 source = Made(Shape(*shape), np.dtype(dtype), Shape(*chunk))
 size = VoxelSize(z=8, y=8, x=8)
-plan = plan_rechunk(source.shape, dtype, size, source_chunk=source.decode_shape, memory_budget=voxels,
-                    threads=threads)
+plan = plan_rechunk(source.shape, dtype, size, source_chunk=source.decode_shape,
+                    means=Means(voxels, threads))
 box = BoundingBox.of_shape(source.shape)
 rechunk(source, box, plan, LocalBlobs(Path(folder)), name="t", progress=Silent())
 # Not ru_maxrss, which a process inherits from the one that started it.

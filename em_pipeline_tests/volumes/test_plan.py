@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from em_pipeline.domain.errors import InputRefused
 from em_pipeline.domain.geometry import BoundingBox, Shape, VoxelSize
 from em_pipeline.volumes.memory import SLABS_HELD
-from em_pipeline.volumes.plan import CHUNK, LevelPlan, RechunkPlan, plan_rechunk
+from em_pipeline.volumes.plan import CHUNK, LevelPlan, RechunkPlan
+from em_pipeline.volumes.tiling import grid
+from em_pipeline_tests.volumes.planned import plan_with
 
 SHAPES = st.builds(Shape, *[st.integers(1, 70)] * 3)
 SIZES = st.sampled_from([1.0, 4.0, 5.0, 8.0, 30.0, 50.0])
@@ -19,7 +21,7 @@ SIZES = st.sampled_from([1.0, 4.0, 5.0, 8.0, 30.0, 50.0])
 def plan(shape: Shape, voxel_size: tuple[float, float, float] = (8, 8, 8), **options: Any) -> RechunkPlan:
     z, y, x = voxel_size
     options = {"source_chunk": Shape(1, 1, shape.x), "memory_budget": 1 << 30, "threads": 2} | options
-    return plan_rechunk(shape, options.pop("dtype", "uint8"), VoxelSize(z=z, y=y, x=x), **options)
+    return plan_with(shape, options.pop("dtype", "uint8"), VoxelSize(z=z, y=y, x=x), **options)
 
 
 def test_a_small_volume_is_one_chunk_and_one_level() -> None:
@@ -93,7 +95,7 @@ def test_units_and_slabs_tile_every_level_in_the_order_of_the_shards(
         for unit in level.units():
             assert all(a % s == 0 for a, s in zip(unit.box.start, level.shard_shape, strict=True))
             for slab in unit.slabs:
-                held = math.prod(-(-n // 4) * 4 for n in slab.shape)
+                held = grid(slab.shape, level.chunk_shape).voxels * level.tile_shape.voxels
                 assert SLABS_HELD * held < level.held.on(1) <= budget
                 for tile in slab.tiles(level.chunk_shape):
                     seen[tile.slices] += 1

@@ -12,10 +12,11 @@ from em_pipeline.domain.geometry import BoundingBox, Shape, VoxelSize
 from em_pipeline.domain.lazy_volume import Kind
 from em_pipeline.domain.progress import Silent
 from em_pipeline.storage.local_blobs import LocalBlobs
-from em_pipeline.volumes.plan import RechunkPlan, plan_rechunk
+from em_pipeline.volumes.plan import RechunkPlan
 from em_pipeline.volumes.reader import VolumeReader
 from em_pipeline.volumes.rechunk import WrittenVolume, rechunk
 from em_pipeline_tests.volumes.arrays import ArrayVolume
+from em_pipeline_tests.volumes.planned import plan_with
 
 CHUNK, SHARD = Shape(4, 4, 4), Shape(8, 8, 8)
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float32", "float64")
@@ -31,7 +32,7 @@ def small_plan(array: NDArray[Any], **options: Any) -> RechunkPlan:
         "chunk_shape": CHUNK,
         "shard_shape": SHARD,
     } | options
-    return plan_rechunk(Shape(*array.shape), array.dtype, **options)
+    return plan_with(Shape(*array.shape), array.dtype, **options)
 
 
 def write(array: NDArray[Any], folder: Path, **options: Any) -> WrittenVolume:

@@ -7,7 +7,7 @@ from em_pipeline.domain.geometry import BoundingBox, VoxelSize
 from em_pipeline.domain.progress import Silent
 from em_pipeline.formats.open import open_volume
 from em_pipeline.storage.local_blobs import LocalBlobs
-from em_pipeline.volumes.memory import for_voxels
+from em_pipeline.volumes.memory import Means, for_voxels
 from em_pipeline.volumes.plan import plan_rechunk
 from em_pipeline.volumes.rechunk import rechunk
 
@@ -21,9 +21,7 @@ def main() -> None:
             volume.dtype,
             VoxelSize(z=8, y=8, x=8),
             source_chunk=volume.decode_shape,
-            memory_budget=voxels,
-            threads=threads,
-            read_scratch=volume.scratch_bytes,
+            means=Means(voxels, threads, volume.scratch_bytes),
         )
         box = BoundingBox.of_shape(volume.shape)
         rechunk(volume, box, plan, LocalBlobs(output), name="benchmark", progress=Silent())

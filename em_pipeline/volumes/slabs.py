@@ -1,0 +1,101 @@
+"""Which part of a level is read at once: of the slabs that fit the memory, the one that costs least."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Final
+
+from em_pipeline.domain.errors import InputRefused
+from em_pipeline.domain.geometry import Shape
+from em_pipeline.volumes.memory import SHARDS_OF_A_UNIT, Footprint, Held, Means
+from em_pipeline.volumes.tiling import clipped, grid, padded
+
+_CHUNKS_PER_THREAD: Final = 4
+"""Chunks' worth of voxels in a slab that leave no thread idle for long at its end."""
+
+
+@dataclass(frozen=True)
+class Slab:
+    """A slab weighed: its shape, what a pass with it holds, and the voxels that the source decodes for it.
+
+    Shape in voxels z-y-x; it may reach past the level. `decoded` is of all slabs of the level together.
+    """
+
+    shape: Shape
+    held: Held
+    decoded: int
+
+
+def choose_slab(level: Shape, shard: Shape, stored: Shape | None, footprint: Footprint, means: Means) -> Slab:
+    """The slab that makes the source decode least, keeps all threads busy and is small.
+
+    All shapes are voxels z-y-x: the level's, a shard's, and what the source decodes whole (None where the
+    level below gives the voxels). Raises `InputRefused` where the smallest slab needs more memory than there
+    is.
+    """
+    slabs = [
+        _weighed(slab, level, shard, stored, footprint) for slab in _slabs(level, footprint.chunk, shard)
+    ]
+    fitting = [slab for slab in slabs if slab.held.on(means.threads) <= means.memory_budget]
+    if not fitting:
+        raise _too_little(min(slab.held.on(means.threads) for slab in slabs), footprint, means)
+    enough = _CHUNKS_PER_THREAD * means.threads * footprint.chunk.voxels
+
+    def score(slab: Slab) -> tuple[int, int, int, Shape]:
+        extent = clipped(slab.shape, level)
+        # Many thin chunks are as much to do as a few whole ones.
+        work = grid(extent, footprint.chunk).voxels * footprint.tile.voxels
+        return slab.decoded, max(0, enough - work), extent.voxels, slab.shape
+
+    return min(fitting, key=score)
+
+
+def _weighed(slab: Shape, level: Shape, shard: Shape, stored: Shape | None, footprint: Footprint) -> Slab:
+    shards = grid(clipped(padded(slab, shard), level), shard).voxels
+    held = footprint.held(padded(clipped(slab, level), footprint.tile), shards, shard, stored)
+    pieces = stored or Shape(1, 1, 1)
+    decoded = math.prod(_decoded(n, s, c) for n, s, c in zip(level, slab, pieces, strict=True))
+    return Slab(slab, held, decoded)
+
+
+def _too_little(least: int, footprint: Footprint, means: Means) -> InputRefused:
+    missing = math.ceil((least - means.memory_budget) / 2**20)
+    return InputRefused(
+        f"Plan a volume within {means.memory_budget / 2**20:.0f} MiB of voxels in flight",
+        f"chunks of {footprint.chunk.voxels * footprint.dtype.itemsize / 2**20:.1f} MiB need "
+        f"{least / 2**20:.0f} MiB on {means.threads} threads",
+        f"Give {missing} MiB more memory than now (EM_MEMORY_BUDGET)",
+    )
+
+
+def _slabs(level: Shape, chunk: Shape, shard: Shape) -> Iterator[Shape]:
+    """Boxes that are runs of every shard's chunks in C order: above a partial axis, the box is one chunk."""
+    parts = [
+        [c * k for k in range(1, s // c) if (s // c) % k == 0] for c, s in zip(chunk, shard, strict=True)
+    ]
+    wholes = [list(_runs(s, math.ceil(n / s))) for n, s in zip(level, shard, strict=True)]
+    yield from (Shape(chunk.z, chunk.y, x) for x in parts[2])
+    widest = [x for x in wholes[2] if x <= SHARDS_OF_A_UNIT * shard.x]
+    yield from (Shape(chunk.z, y, x) for y, x in product(parts[1], widest))
+    for z, y, x in product([*parts[0], shard.z], wholes[1], widest):
+        if y * x <= SHARDS_OF_A_UNIT * shard.y * shard.x:
+            yield Shape(z, y, x)
+
+
+def _runs(shard: int, count: int) -> Iterator[int]:
+    """1, 2, 4, … shards, and all of them."""
+    run = 1
+    while run < count:
+        yield run * shard
+        run *= 2
+    yield count * shard
+
+
+def _decoded(extent: int, tile: int, stored: int) -> int:
+    """Voxels along one axis that a source stored in pieces of `stored` decodes, read tile by tile."""
+    touched = 0
+    for start in range(0, extent, tile):
+        stop = min(start + tile, extent)
+        touched += min(math.ceil(stop / stored) * stored, extent) - start // stored * stored
+    return touched
