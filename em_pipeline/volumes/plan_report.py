@@ -76,12 +76,14 @@ def report(plan: RechunkPlan, sample: Sample | None = None) -> PlanReport:
     itemsize = plan.dtype.itemsize
     finest = plan.levels[0]
     every_voxel = sum(level.shape.voxels for level in plan.levels) * itemsize
-    ratios = Ratios() if sample is None else Ratios(stored=sample.ratio)
+    padding = sum(level.padding for level in plan.levels) * itemsize
+    ratios = Ratios() if sample is None else Ratios(stored=sample.ratio, padding=sample.padding_ratio)
     write_bytes = seconds = None
     if sample is not None:
-        write_bytes = round(every_voxel * sample.ratio)
+        write_bytes = round(every_voxel * sample.ratio + padding * sample.padding_ratio)
         # The same cores do both, in turn; what the disk needs beyond that is not known before it is tried.
-        seconds = finest.bytes_to_read / sample.read_rate + every_voxel / sample.encode_rate
+        encoding = every_voxel / sample.encode_rate + padding / sample.padding_rate
+        seconds = finest.bytes_to_read / sample.read_rate + encoding
     return PlanReport(
         levels=tuple(map(_level, plan.levels)),
         dtype=plan.dtype.name,

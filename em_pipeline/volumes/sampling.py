@@ -21,6 +21,7 @@ SECONDS: Final = 1.0
 _CHUNKS_PER_THREAD: Final = 8
 _MOST_DECODED: Final = 32 << 20
 """Bytes that the source decodes for one sample: of deep or wide source chunks, fewer planes are taken."""
+_PADDED_CHUNKS: Final = 8
 _STEPS: Final = (0.8191725133961645, 0.6710436067037893, 0.5497004779019702)
 """Powers of the inverse of the root of x⁴ = x + 1: multiples of them, modulo 1, are spread evenly in a cube
 (M. Roberts, The unreasonable effectiveness of quasirandom sequences, 2018)."""
@@ -30,8 +31,9 @@ _STEPS: Final = (0.8191725133961645, 0.6710436067037893, 0.5497004779019702)
 class Sample:
     """Chunks of a source, read and encoded in `threads` threads.
 
-    `voxel_bytes` of them became `stored_bytes`; reading them made the source decode `decoded_bytes`. Seconds
-    are the sums over the threads.
+    `voxel_bytes` of them, without padding, became `stored_bytes`; reading them made the source decode
+    `decoded_bytes`. Apart from that, `padding_bytes` of padding became `padding_stored_bytes`. Seconds are
+    the sums over the threads.
     """
 
     chunks: int
@@ -41,6 +43,9 @@ class Sample:
     decoded_bytes: int
     read_seconds: float
     encode_seconds: float
+    padding_bytes: int
+    padding_stored_bytes: int
+    padding_seconds: float
 
     @property
     def ratio(self) -> float:
@@ -56,6 +61,16 @@ class Sample:
     def encode_rate(self) -> float:
         """Bytes of voxels per second that all threads measure, downsample and encode."""
         return self.voxel_bytes * self.threads / self.encode_seconds
+
+    @property
+    def padding_ratio(self) -> float:
+        """Stored bytes per byte of padding: next to nothing, or all where chunks are not compressed."""
+        return self.padding_stored_bytes / self.padding_bytes
+
+    @property
+    def padding_rate(self) -> float:
+        """Bytes of padding per second that all threads encode; what any chunk takes is in it."""
+        return self.padding_bytes * self.threads / self.padding_seconds
 
 
 def take_sample(source: LazyVolume, box: BoundingBox, plan: RechunkPlan) -> Sample:
@@ -81,7 +96,9 @@ def take_sample(source: LazyVolume, box: BoundingBox, plan: RechunkPlan) -> Samp
 
     with ThreadPoolExecutor(plan.threads, "sample") as pool:
         found = [one for one in pool.map(work, range(len(boxes))) if one]
+        padded = list(pool.map(lambda _: _padding(plan), range(plan.threads)))
     voxel_bytes, stored, decoded, reading, encoding = (sum(column) for column in zip(*found, strict=True))
+    padding, padding_stored, padding_seconds = (sum(column) for column in zip(*padded, strict=True))
     return Sample(
         chunks=len(found),
         threads=plan.threads,
@@ -90,6 +107,9 @@ def take_sample(source: LazyVolume, box: BoundingBox, plan: RechunkPlan) -> Samp
         decoded_bytes=int(decoded),
         read_seconds=max(reading, 1e-6),
         encode_seconds=max(encoding, 1e-6),
+        padding_bytes=int(padding),
+        padding_stored_bytes=int(padding_stored),
+        padding_seconds=max(padding_seconds, 1e-6),
     )
 
 
@@ -117,6 +137,23 @@ def _stored_bytes(plan: RechunkPlan, part: BoundingBox, voxels: NDArray[Any]) ->
     slot = Slot(np.empty(ChunkCodec.bound(voxels.nbytes), np.uint8))
     encoded = ChunkEncoder(plan, level, None).encode(Shape(0, 0, 0), part.shape, voxels, slot)
     return 0 if encoded.payload is None else encoded.payload.nbytes
+
+
+def _padding(plan: RechunkPlan) -> tuple[int, int, float]:
+    """Bytes of padding, those stored of them, and the seconds that took, of some chunks of a single voxel."""
+    level = plan.levels[0]
+    encoder, slot = ChunkEncoder(plan, level, None), Slot.of(plan, level)
+    one = Shape(1, 1, 1)
+    # The first one finds its memory fresh.
+    started, stored = 0.0, 0
+    for number in range(1 + _PADDED_CHUNKS):
+        if number == 1:
+            started = time.perf_counter()
+        encoded = encoder.encode(Shape(0, 0, 0), one, np.ones(one, plan.dtype), slot)
+        stored = 0 if encoded.payload is None else encoded.payload.nbytes
+    seconds = time.perf_counter() - started
+    nbytes = (level.chunk_shape.voxels - 1) * plan.dtype.itemsize
+    return _PADDED_CHUNKS * nbytes, _PADDED_CHUNKS * stored, seconds
 
 
 def _decoded(part: BoundingBox, source: LazyVolume) -> int:

@@ -101,6 +101,19 @@ def test_writes_that_fall_short_go_on_where_they_ended(
     written(tmp_path / "x", [3 * BLOCK, 70_001, BLOCK - 1])
 
 
+def test_small_pieces_are_written_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    really = os.pwrite
+    lengths = []
+
+    def noted(descriptor: int, view: memoryview, offset: int) -> int:
+        lengths.append(len(view))
+        return really(descriptor, view, offset)
+
+    monkeypatch.setattr(os, "pwrite", noted)
+    written(tmp_path / "x", [11_000] * 16)
+    assert len(lengths) == 2
+
+
 def test_what_is_staged_is_no_business_of_a_forked_child() -> None:
     staged = direct_io._staging()
     staged[0] = 1

@@ -124,6 +124,16 @@ def test_a_source_that_is_decoded_twice_is_paid_twice() -> None:
     assert rechunk_cost(twice, USUAL, 1).bytes_read == rechunk_cost(once, USUAL, 1).bytes_read + 512**3
 
 
+def test_padding_takes_time_and_where_it_is_stored_bytes() -> None:
+    (thin,), (whole,) = (
+        unit_costs(plan(*shape), USUAL, Ratios(stored=1.0))[0] for shape in ((1, 512, 512), (128, 512, 512))
+    )
+    assert 1 / 128 < thin.seconds / whole.seconds < 1
+    assert thin.bytes_written == 512 * 512
+    (stored,) = unit_costs(plan(1, 512, 512), USUAL, Ratios(stored=1.0, padding=1.0))[0]
+    assert stored.bytes_written == whole.bytes_written
+
+
 def test_no_machine_is_no_estimate() -> None:
     with pytest.raises(InputRefused, match="2 machines of which 2 are lost"):
         rechunk_cost(plan(128, 128, 128), USUAL, 2, losses=2)

@@ -121,6 +121,23 @@ def test_planes_of_40_000_voxels_stay_in_small_units_where_they_come_in_tiles() 
     assert rows.bytes_to_read <= 8 * shape.voxels
 
 
+@pytest.mark.parametrize(
+    "shape", [(1, 40_000, 40_000), (40_000, 1, 40_000), (40_000, 40_000, 1), (2, 9_000, 9_000)]
+)
+def test_a_thin_volume_is_read_in_few_slabs_that_hold_no_padding(shape: tuple[int, int, int]) -> None:
+    voxels, threads = for_voxels(1 << 30, 2)
+    plan = plan_with(
+        Shape(*shape), "uint8", ISOTROPIC, source_chunk=Shape(1, 1, shape[2]), memory_budget=voxels,
+        threads=threads,
+    )  # fmt: skip
+    level = plan.levels[0]
+    slab = math.prod(map(min, level.slab_shape, shape))
+    # As much work as eight whole chunks, in no more memory than whole chunks take.
+    assert 8 * 128**3 <= slab <= 64 * MIB
+    assert SLABS_HELD * slab < plan.bytes_held <= SLABS_HELD * slab + 40 * MIB
+    assert level.unit_count <= 200
+
+
 def test_a_blob_that_holds_much_back_makes_units_of_few_shards() -> None:
     def shards(sink_bytes: int) -> int:
         plan = plan_with(

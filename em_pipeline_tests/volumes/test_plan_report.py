@@ -3,10 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from em_pipeline.domain.geometry import BoundingBox, Shape
+from em_pipeline.domain.progress import Silent
+from em_pipeline.storage.local_blobs import LocalBlobs
 from em_pipeline.volumes.plan_report import report
+from em_pipeline.volumes.rechunk import rechunk
 from em_pipeline.volumes.sampling import take_sample
 from em_pipeline_tests.volumes.arrays import ArrayVolume
 from em_pipeline_tests.volumes.written import small_plan, write
@@ -42,6 +46,30 @@ def test_a_sample_foretells_what_is_written(tmp_path: Path) -> None:
     assert 0.5 < found.write_bytes / written.bytes_stored < 2
     assert found.seconds is not None
     assert found.seconds > 0
+
+
+@pytest.mark.parametrize("codec", [None, "none"])
+def test_padding_is_foretold_too(tmp_path: Path, codec: str | None) -> None:
+    plane = array().reshape(1, 40 * 50, 60)
+    plan = small_plan(
+        plane,
+        codec=codec,
+        chunk_shape=Shape(64, 64, 64),
+        shard_shape=Shape(64, 64, 64),
+        memory_budget=1 << 28,
+    )
+    found = report(plan, take_sample(ArrayVolume(plane), BoundingBox.of_shape(plane.shape), plan))
+    written = rechunk(
+        ArrayVolume(plane), BoundingBox.of_shape(plane.shape), plan, LocalBlobs(tmp_path), name="thin",
+        progress=Silent(),
+    )  # fmt: skip
+    assert found.write_bytes is not None
+    assert 0.5 < found.write_bytes / written.bytes_stored < 2
+    assert found.sample is not None
+    assert found.seconds is not None
+    # Less would be the time of the voxels alone.
+    padding = sum(level.padding for level in plan.levels)
+    assert found.seconds > padding / found.sample.padding_rate > 0
 
 
 def test_a_sample_reads_few_planes_of_a_source_that_decodes_whole_ones() -> None:
