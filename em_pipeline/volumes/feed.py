@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.domain.lazy_volume import LazyVolume
+from em_pipeline.volumes.kernels import COMPILED
 from em_pipeline.volumes.memory import granule, spans
 from em_pipeline.volumes.plan import LevelPlan
 from em_pipeline.volumes.scratch import ScratchReader
@@ -71,6 +72,8 @@ class SourceFeed:
 
     def _deal(self, voxels: NDArray[Any], first: Shape, tiles: NDArray[Any]) -> None:
         """Copy voxels, of which the first is voxel `first` of the slab, to the chunks they belong to."""
+        if COMPILED and COMPILED.deal(voxels, first, tiles):
+            return
         depth, rows, _ = self._tile
         for z0, z1 in _cuts(first.z, len(voxels), depth):
             planes = slice(z0 % depth, z0 % depth + z1 - z0)

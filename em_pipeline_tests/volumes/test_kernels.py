@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from em_pipeline.volumes import downsample, kernels, statistics
+from em_pipeline.volumes import downsample, feed, kernels, statistics
 from em_pipeline.volumes.kernels import Kernels
 from em_pipeline.volumes.statistics import measure, measure_padded
 from em_pipeline_tests.volumes.written import DTYPES, hashes, random_voxels, write
@@ -125,7 +125,7 @@ def test_volumes_are_the_same_bytes_without_a_compiler(
         kind = "image"
     array = random_voxels((9, 13, 21), dtype)
     for name, backend in (("compiled", compiled), ("numpy", None)):
-        for module in (downsample, statistics):
+        for module in (downsample, feed, statistics):
             monkeypatch.setattr(module, "COMPILED", backend)
         write(array, tmp_path / name, kind=kind)
     assert hashes(tmp_path / "compiled") == hashes(tmp_path / "numpy")
