@@ -261,16 +261,16 @@ class _Scale:
         return _Scale(grid(self.shape, self.factors), size, (z[0], y[0], x[0]))
 
 
-def _pyramid(finest: _Scale, layout: Layout) -> Iterator[_Scale]:
-    """Every level from the finest on, each with the factors that lead on."""
+def _pyramid(scale: _Scale, layout: Layout) -> Iterator[_Scale]:
+    """Every level from `scale`, the finest, each with the factors that lead on."""
     for number in count(1):
-        fits = all(n <= c for n, c in zip(finest.shape, layout.chunk_shape, strict=True))
+        fits = all(n <= c for n, c in zip(scale.shape, layout.chunk_shape, strict=True))
         if number == layout.level_count if layout.level_count else fits:
-            yield finest
+            yield scale
             return
-        finest = replace(finest, factors=_factors(finest.shape, finest.voxel_size))
-        yield finest
-        finest = finest.halved()
+        scale = replace(scale, factors=_factors(scale.shape, scale.voxel_size))
+        yield scale
+        scale = scale.halved()
 
 
 def _factors(shape: Shape, size: VoxelSize) -> Shape:
