@@ -9,7 +9,7 @@ import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -17,6 +17,7 @@ from distributed import get_worker
 
 from em_pipeline.domain.errors import Busy, EmError, InputRefused
 from em_pipeline.domain.geometry import BoundingBox, Shape
+from em_pipeline.domain.lazy_volume import Fetching
 from em_pipeline.domain.progress import Silent
 from em_pipeline.volumes.compute import Job
 from em_pipeline.volumes.memory import of_process
@@ -32,6 +33,14 @@ class NotIntroduced(Exception):
     """A worker was asked to write for a job that it does not know: it was started anew, or forgot."""
 
 
+@dataclass(frozen=True)
+class Introduced:
+    """What a worker says once it knows a job: its threads, and whether it is yet to fetch raw files."""
+
+    threads: int
+    lacks_files: bool
+
+
 def packed(job: Job) -> bytes:
     """A job for `introduce`. Raises `InputRefused` where its source cannot be sent to another process."""
     try:
@@ -44,8 +53,8 @@ def packed(job: Job) -> bytes:
         ) from error
 
 
-def introduce(token: str, payload: bytes) -> int:
-    """Learn of a job, and see that it can be worked on here; the threads it will be worked on with.
+def introduce(token: str, payload: bytes) -> Introduced:
+    """Learn of a job, and see that it can be worked on here, but for files that are yet to be fetched.
 
     Raises `InputRefused` where the voxels in flight do not fit the worker's memory, or where its source or
     its place cannot be reached from here.
@@ -53,16 +62,26 @@ def introduce(token: str, payload: bytes) -> int:
     job: Job = pickle.loads(zlib.decompress(payload))  # noqa: S301 - the scheduler's clients run code anyway
     worker = get_worker()
     manager = worker.memory_manager
-    needed = bytes_needed(job, worker.state.nthreads)
-    check_memory(needed, worker.state.nthreads, manager.memory_limit, manager.memory_pause_fraction or 1.0)
-    _check_reach(job)
-    job = replace(job, plan=replace(job.plan, threads=worker.state.nthreads))
+    threads = worker.state.nthreads
+    check_memory(
+        bytes_needed(job, threads), threads, manager.memory_limit, manager.memory_pause_fraction or 1.0
+    )
+    _check_place(job)
+    lacks_files = isinstance(job.source, Fetching) and job.source.lacks(_first_voxel(job))
+    if not lacks_files:
+        _check_source(job)
+    job = replace(job, plan=replace(job.plan, threads=threads))
     with _knowing:
         _jobs[token] = job
         _jobs.move_to_end(token)
         while len(_jobs) > _JOBS_KNOWN:
             _jobs.popitem(last=False)
-    return job.plan.threads
+    return Introduced(threads, lacks_files)
+
+
+def reach(token: str) -> None:
+    """Fetch what reading a voxel of the source takes. Raises `InputRefused` where it cannot be read here."""
+    _check_source(_known(token))
 
 
 def write(token: str, level: int, units: Sequence[int]) -> tuple[str, ...]:
@@ -70,10 +89,7 @@ def write(token: str, level: int, units: Sequence[int]) -> tuple[str, ...]:
 
     Raises `NotIntroduced`, and what `Job.write` raises.
     """
-    with _knowing:
-        job = _jobs.get(token)
-    if job is None:
-        raise NotIntroduced
+    job = _known(token)
     notes = _Notes()
     # Dask would begin a task per thread; another run's, or a cancelled one, may still be at work here.
     with _writing:
@@ -81,6 +97,14 @@ def write(token: str, level: int, units: Sequence[int]) -> tuple[str, ...]:
         asked = [of.unit(index) for index in units]
         job.write(of, [u for u in asked if not is_finished(job.plan, of, job.workspace, u)], notes)
     return tuple(notes.taken)
+
+
+def _known(token: str) -> Job:
+    with _knowing:
+        job = _jobs.get(token)
+    if job is None:
+        raise NotIntroduced
+    return job
 
 
 class _Notes(Silent):
@@ -95,7 +119,8 @@ class _Notes(Silent):
 
 def bytes_needed(job: Job, threads: int) -> int:
     """What a worker takes at most while it writes for a job."""
-    return of_process(job.plan.bytes_in_flight(threads), threads)
+    fetching = job.source.fetch_bytes if isinstance(job.source, Fetching) else 0
+    return of_process(job.plan.bytes_in_flight(threads), threads) + fetching
 
 
 def check_memory(needed: int, threads: int, limit: int | None, usable: float) -> None:
@@ -112,7 +137,7 @@ def check_memory(needed: int, threads: int, limit: int | None, usable: float) ->
         )
 
 
-def _check_reach(job: Job) -> None:
+def _check_place(job: Job) -> None:
     place = job.workspace.place
     try:
         job.workspace.check_begun()
@@ -123,8 +148,15 @@ def _check_reach(job: Job) -> None:
             "it is not seen from here",
             "Give every worker the same store: an object store, or a shared file system mounted at one path",
         ) from error
+
+
+def _first_voxel(job: Job) -> BoundingBox:
     first = job.box.start
-    voxel = BoundingBox(start=first, stop=Shape(*(a + 1 for a in first)))
+    return BoundingBox(start=first, stop=Shape(*(a + 1 for a in first)))
+
+
+def _check_source(job: Job) -> None:
+    voxel = _first_voxel(job)
     try:
         job.source.read(voxel, np.empty(voxel.shape, job.source.dtype))
     except EmError as error:

@@ -1,0 +1,173 @@
+"""The workers of a Dask scheduler and one job: who was asked, who can write for it, who was left out.
+
+A worker that comes is told of the job (`hand.introduce`); one that has to fetch raw files first then does so
+(`hand.reach`), for as long as it takes. Whoever answered both is a *hand*.
+"""
+
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from distributed import Future, KilledWorker
+
+from em_pipeline.domain.errors import EmError, InputRefused, ServiceUnavailable
+from em_pipeline.domain.progress import Progress
+from em_pipeline.volumes.compute import Job
+from em_pipeline.volumes.hand import Introduced, NotIntroduced, introduce, packed, reach, write
+from em_pipeline.volumes.plan import LevelPlan, Unit
+from em_pipeline.volumes.scheduler_link import ANSWER_S, SchedulerLink
+
+_DO: Final = "See the worker's log"
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A question to a worker. `hand` is None until it has told who it is; then it is fetching files."""
+
+    address: str
+    since: float
+    hand: Introduced | None = None
+
+
+class Crew:
+    """The workers that know `job`. One is given `patience_s` seconds to answer, and as many to come."""
+
+    def __init__(self, link: SchedulerLink, job: Job, patience_s: float, progress: Progress) -> None:
+        self.job = job
+        self._link = link
+        self._patience_s = patience_s
+        self._progress = progress
+        self._hands: dict[str, int] = {}  # threads, by address
+        self._left_out: dict[str, InputRefused] = {}
+        self._asked: dict[Future, _Asked] = {}
+        self._met = False
+        self._alone_since: float | None = None
+        self._payload = packed(job)
+        self._token = uuid.uuid4().hex
+
+    def idle(self, busy: set[str]) -> set[str]:
+        """Addresses of hands that have nothing to do; none before all that were there at first answered."""
+        if not self._met:
+            if not self._hands or any(asked.hand is None for asked in self._asked.values()):
+                return set()
+            self._met = True
+            threads = sum(self._hands.values())
+            self._progress.note(f"{len(self._hands)} Dask workers write, with {threads} threads in all")
+        return self._hands.keys() - busy - self._link.occupied
+
+    def write(self, address: str, level: LevelPlan, units: Sequence[Unit]) -> Future:
+        """Have a hand write units of a level."""
+        numbers = [unit.index for unit in units]
+        return self._link.submit(address, write, self._token, level.index, numbers)
+
+    def look_round(self, busy: set[str]) -> set[str]:
+        """Miss the workers that went, introduce the job to those that came; the addresses there are.
+
+        Raises `ServiceUnavailable` where the scheduler does not answer, or nobody can write, with none of
+        `busy` at work, for too long; `InputRefused` where one that was there from the start cannot help.
+        """
+        present = self._link.present()
+        for address in self._hands.keys() - present:
+            self.forgot(address)
+            self._progress.note(f"the Dask worker {address} went away")
+        for future, asked in list(self._asked.items()):
+            if asked.address not in present:
+                self._withdraw(future)
+            elif asked.hand is None and time.monotonic() - asked.since > self._patience_s:
+                self._withdraw(future)
+                silence = f"it has not answered for {self._patience_s:.0f} s"
+                self._leave_out(asked.address, InputRefused("Introduce the job", silence, _DO))
+        self._introduce(present - self._link.occupied)
+        self._check_company(busy)
+        return present
+
+    def answered(self, future: Future) -> bool:
+        """Take in what a task says that ended, if it was a question. Raises `InputRefused` as above."""
+        asked = self._asked.pop(future, None)
+        if asked is None:
+            return False
+        error = future.exception(timeout=ANSWER_S) if future.status == "error" else None
+        if error is not None and not isinstance(error, KilledWorker | NotIntroduced):
+            self._leave_out(asked.address, error)
+        elif future.status != "finished":
+            self._link.present()  # its worker went or forgot, or with the scheduler everything
+        elif asked.hand is not None:
+            self._hands[asked.address] = asked.hand.threads
+        else:
+            self._meet(asked.address, future.result(timeout=ANSWER_S))
+        return True
+
+    def forgot(self, address: str) -> None:
+        """A worker no longer knows the job: if it is there, it is asked again."""
+        self._hands.pop(address, None)
+
+    def close(self) -> None:
+        """Ask no more."""
+        self._link.cancel(list(self._asked))
+        self._asked.clear()
+
+    def _introduce(self, present: set[str]) -> None:
+        asked = {each.address for each in self._asked.values()}
+        new = present - self._hands.keys() - self._left_out.keys() - asked
+        if not new:
+            return
+        for address, difference in self._link.differences(new).items():
+            if difference:
+                to_do = "Install from one lock file everywhere"
+                self._leave_out(address, InputRefused("Compare versions", difference, to_do))
+            else:
+                self._ask(address, None, introduce, self._token, self._payload)
+
+    def _meet(self, address: str, hand: Introduced) -> None:
+        if hand.lacks_files:
+            self._progress.note(f"the Dask worker {address} fetches raw files")
+            self._ask(address, hand, reach, self._token)
+        else:
+            self._hands[address] = hand.threads
+
+    def _ask(self, address: str, hand: Introduced | None, function: Any, *arguments: Any) -> None:
+        future = self._link.submit(address, function, *arguments)
+        self._asked[future] = _Asked(address, time.monotonic(), hand)
+
+    def _withdraw(self, future: Future) -> None:
+        del self._asked[future]
+        self._link.cancel([future])
+
+    def _leave_out(self, address: str, error: BaseException) -> None:
+        """Do without a worker that cannot help. Raises `InputRefused` where it was there from the start."""
+        refusal = self._left_out[address] = _refusal(address, error)
+        if not self._met:
+            raise refusal from error
+        self._progress.note(f"{refusal.tried}: {refusal.found}; it is left out")
+
+    def _check_company(self, busy: set[str]) -> None:
+        if busy or self._asked or self._hands.keys() - self._link.occupied:
+            self._alone_since = None
+            return
+        now = time.monotonic()
+        if self._alone_since is None:
+            self._alone_since = now
+            self._progress.note(f"waiting {self._patience_s:.0f} s for a Dask worker")
+        if now - self._alone_since < self._patience_s:
+            return
+        without = f"without the {len(self._left_out)} that were left out"
+        if stuck := len(self._link.occupied):
+            without += f" and the {stuck} that do not come back from earlier work"
+        if self._left_out:
+            without += f" (the last: {list(self._left_out.values())[-1].found})"
+        raise ServiceUnavailable(
+            "Have units written by Dask workers",
+            f"there was none for {self._patience_s:.0f} s, {without}",
+            "Start some (`dask worker` with the scheduler's address), and run the same again: what is "
+            "finished is kept",
+        )
+
+
+def _refusal(address: str, error: BaseException) -> InputRefused:
+    """What a worker cannot do, and which worker it is."""
+    tried = f"Have the Dask worker {address} write units"
+    if isinstance(error, EmError):
+        return InputRefused(tried, f"{error.tried}: {error.found}", error.to_do)
+    return InputRefused(tried, f"{type(error).__name__}: {error}", _DO)
