@@ -67,8 +67,8 @@ class LazyVolume(Protocol):
 
 
 @runtime_checkable
-class Fetching(LazyVolume, Protocol):
-    """A `LazyVolume` that fetches the files it lacks on this machine while it is read.
+class Fetching(Protocol):
+    """What a `LazyVolume` has besides that fetches files which this machine lacks while it is read.
 
     `fetch_bytes` is the memory that this takes at most, whatever is read at once.
     """

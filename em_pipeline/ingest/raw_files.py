@@ -60,11 +60,16 @@ def raw_files(workspace: Workspace, dataset_id: str, revision: str) -> RawFiles:
     place = workspace.store.blobs(keys.raw_files(dataset_id, revision))
     if isinstance(place, ObjectBlobs):
         documents = workspace.store.blobs(keys.raw_folder(dataset_id, revision))
-        folder = workspace.spool / dataset_id / revision
+        folder = spooled_in(workspace.spool, dataset_id, revision)
         return Spool(folder, place, documents, workspace.progress)
     if isinstance(place, LocalBlobs):
         return _InStore(place.root)
     raise TypeError(f"{place} is neither on a disk nor in an object store")
+
+
+def spooled_in(spool: Path, dataset_id: str, revision: str) -> Path:
+    """The folder of a revision's files in the spool of a machine."""
+    return spool / dataset_id / revision
 
 
 def held_by(raw: RawFiles, manifest: Manifest) -> Sequence[HeldFile]:

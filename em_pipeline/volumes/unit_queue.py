@@ -110,7 +110,7 @@ class UnitQueue:
         return alone if alone is not None and self.deaths_at(alone) > self._bounds.deaths else None
 
     def failed(self, batch: Batch) -> bool:
-        """Whether the failure of a batch is one of the work: of some unit, no other copy can be counted on."""
+        """Whether the failure of a batch is one of the work: some unit of it has no other copy in time."""
         self._out.remove(batch)
         return bool(self._only_in(batch))
 
