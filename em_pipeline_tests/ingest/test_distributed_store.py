@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,32 +15,21 @@ from distributed import LocalCluster
 
 from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.domain.progress import Progress
-from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.formats.open import open_volume
-from em_pipeline.ingest.build import build
-from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.storage.object_blobs import ObjectBlobs
 from em_pipeline.volumes.compute import Compute, ThisProcess
 from em_pipeline.volumes.distributed import DaskCluster
 from em_pipeline.volumes.rechunk import rechunk
-from em_pipeline_tests.ingest.chain import STEPS
 from em_pipeline_tests.ingest.spooled import spool_folder, uploaded
-from em_pipeline_tests.object_stores import StoreInBucket
 from em_pipeline_tests.volumes.test_distributed import await_true
 from em_pipeline_tests.volumes.test_resume import Notes
 from em_pipeline_tests.volumes.written import random_voxels, small_plan
 
 pytestmark = pytest.mark.integration
 
-ARRAY = random_voxels((12, 16, 24), "uint16")
+ARRAY = random_voxels((16, 16, 8), "uint16")
 BOX = BoundingBox.of_shape(ARRAY.shape)
 PLAN = small_plan(ARRAY, memory_budget=9_000, threads=1)
-CORNER = DatasetSpec(
-    source="empiar",
-    accession="11759",
-    dataset_id="empiar-11759-corner",
-    bounding_box={"start": (0, 0, 0), "stop": (16, 64, 64)},
-)
 
 
 @dataclass(frozen=True)
@@ -125,19 +114,4 @@ def test_a_worker_with_a_spool_of_its_own_is_killed_and_the_bytes_are_the_same(
     assert sum("fetches raw files" in note for note in notes.notes) == 2
     assert any("went away" in note for note in notes.notes)
     assert doomed.raw_files(".tif")
-    assert other.raw_files(".tif") <= {f"p{z:02}.tif" for z in range(12)}
-
-
-@pytest.mark.parametrize("bucket", ["s3"], indirect=True)
-def test_a_dataset_is_built_by_workers_that_hold_none_of_its_files(
-    machines: Machines, remote: Workspace, bucket: StoreInBucket
-) -> None:
-    for step in STEPS[:2]:
-        step(remote, CORNER)
-    with DaskCluster(machines.scheduler) as dask:
-        built = build(replace(remote, compute=dask), CORNER)
-    alone = {name: remote.store.read(name) for name in remote.store.list("staging")}
-    remote.store.delete_tree(f"staging/{CORNER.dataset_id}/{built.version}")
-    assert build(remote, CORNER).version == built.version
-    assert alone == {name: remote.store.read(name) for name in remote.store.list("staging")}
-    assert any(machine.raw_files(".dm3") for machine in machines.machines)
+    assert other.raw_files(".tif") <= {f"p{z:02}.tif" for z in range(16)}

@@ -2,7 +2,9 @@
 
 import pickle
 import shutil
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +14,31 @@ import tifffile
 from em_pipeline.domain.errors import ChecksumMismatch, NotFound
 from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.domain.lazy_volume import Fetching
+from em_pipeline.domain.progress import Progress
+from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.formats.open import open_volume
+from em_pipeline.ingest.build import build
 from em_pipeline.ingest.spooled_volume import SpooledVolume
+from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.storage.object_blobs import ObjectBlobs
+from em_pipeline.volumes.compute import Job, ThisProcess
+from em_pipeline.volumes.plan import LevelPlan, Unit
 from em_pipeline_tests.formats.helpers import ramp
 from em_pipeline_tests.formats.samples import SAMPLES
+from em_pipeline_tests.ingest.chain import STEPS
 from em_pipeline_tests.ingest.spooled import spool_folder, uploaded
+from em_pipeline_tests.object_stores import StoreInBucket
 
 pytestmark = pytest.mark.integration
 
 SHAPE = Shape(9, 37, 50)
 BOX = BoundingBox.of_shape(SHAPE)
+CORNER = DatasetSpec(
+    source="empiar",
+    accession="11759",
+    dataset_id="empiar-11759-corner",
+    bounding_box={"start": (0, 0, 0), "stop": (16, 64, 64)},
+)
 # One sample for each way in which readers keep the paths of their files.
 READERS = ("tiff", "png-stack", "dm", "mrc", "hdf5", "zarr3-sharded", "n5-gzip", "precomputed-sharded")
 
@@ -123,3 +139,24 @@ def test_other_bytes_in_the_store_are_refused(
         found.read(BoundingBox.at((5, 0, 0), (1, 37, 50)))
     assert found.read(BoundingBox.at((6, 0, 0), (1, 37, 50))).any()
     assert names(other) == ["p6.tif"]
+
+
+class AnotherMachine(ThisProcess):
+    """Has units written with what arrives of a job on a machine that has another spool."""
+
+    def run(self, job: Job, level: LevelPlan, units: Sequence[Unit], progress: Progress) -> None:
+        super().run(pickle.loads(pickle.dumps(job)), level, units, progress)
+
+
+@pytest.mark.parametrize("bucket", ["s3"], indirect=True)
+def test_a_dataset_is_built_by_machines_that_hold_none_of_its_files(
+    remote: Workspace, other: Path, bucket: StoreInBucket
+) -> None:
+    for step in STEPS[:2]:
+        step(remote, CORNER)
+    version = build(replace(remote, compute=AnotherMachine()), CORNER).version
+    there = {name: remote.store.read(name) for name in remote.store.list("staging")}
+    assert len(list(other.rglob("*.dm3"))) == 16
+    remote.store.delete_tree(f"staging/{CORNER.dataset_id}/{version}")
+    assert build(remote, CORNER).version == version
+    assert there == {name: remote.store.read(name) for name in remote.store.list("staging")}
