@@ -14,8 +14,8 @@ from em_pipeline.ingest.cuts import Cut, box_of, image_cut, opened_labels
 from em_pipeline.ingest.fetch import changed_while_read, held_files, latest_manifest
 from em_pipeline.ingest.kept import read_kept
 from em_pipeline.ingest.planning import plan_cuts
+from em_pipeline.ingest.raw_files import for_any_machine
 from em_pipeline.ingest.scrape import latest_portal_record
-from em_pipeline.ingest.spooled_volume import for_any_machine
 from em_pipeline.ingest.versions import ImageFiles, VersionFiles, version_of
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.storage import keys

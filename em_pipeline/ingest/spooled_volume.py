@@ -23,8 +23,6 @@ from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize, Shape
 from em_pipeline.domain.lazy_volume import LazyVolume
 from em_pipeline.domain.progress import Silent
 from em_pipeline.formats.stack import voxels_of
-from em_pipeline.ingest.raw_files import spooled_in
-from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.settings import load_settings
 from em_pipeline.storage import keys
 from em_pipeline.storage.bring import HELD_BYTES
@@ -32,21 +30,9 @@ from em_pipeline.storage.download import changed_since
 from em_pipeline.storage.listing import WORK
 from em_pipeline.storage.lock import turn
 from em_pipeline.storage.object_blobs import ObjectBlobs
-from em_pipeline.storage.spool import Spool
+from em_pipeline.storage.spool import Spool, spooled_in
 
 _TURN: Final = "bring.lock"
-
-
-def for_any_machine(workspace: Workspace, manifest: Manifest, volume: LazyVolume) -> LazyVolume:
-    """`volume` over files of `manifest`, such that it can be pickled for machines that do not have them."""
-    dataset_id, revision = manifest.dataset_id, manifest.revision
-    files = workspace.store.blobs(keys.raw_files(dataset_id, revision))
-    documents = workspace.store.blobs(keys.raw_folder(dataset_id, revision))
-    if not isinstance(files, ObjectBlobs) or not isinstance(documents, ObjectBlobs):
-        return volume
-    folder = spooled_in(workspace.spool, dataset_id, revision).absolute()
-    spooled = Spooled(folder, dataset_id, revision, files, documents)
-    return SpooledVolume(volume, spooled, volume.scratch_bytes)
 
 
 @dataclass(frozen=True)

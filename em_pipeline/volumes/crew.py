@@ -42,6 +42,7 @@ class Crew:
         self._hands: dict[str, int] = {}  # threads, by address
         self._left_out: dict[str, InputRefused] = {}
         self._asked: dict[Future, _Asked] = {}
+        self._new: dict[str, float] = {}  # since when those are there that have not told their versions
         self._met = False
         self._alone_since: float | None = None
         self._payload = packed(job)
@@ -77,8 +78,7 @@ class Crew:
                 self._withdraw(future)
             elif asked.hand is None and time.monotonic() - asked.since > self._patience_s:
                 self._withdraw(future)
-                silence = f"it has not answered for {self._patience_s:.0f} s"
-                self._leave_out(asked.address, InputRefused("Introduce the job", silence, _DO))
+                self._leave_out(asked.address, self._silence("Introduce the job"))
         self._introduce(present - self._link.occupied)
         self._check_company(busy)
         return present
@@ -111,10 +111,14 @@ class Crew:
     def _introduce(self, present: set[str]) -> None:
         asked = {each.address for each in self._asked.values()}
         new = present - self._hands.keys() - self._left_out.keys() - asked
-        if not new:
-            return
-        for address, difference in self._link.differences(new).items():
-            if difference:
+        now = time.monotonic()
+        self._new = {address: self._new.get(address, now) for address in new}
+        for address, since in self._new.items():
+            difference = self._link.difference_at(address)
+            if difference is None:
+                if now - since > self._patience_s:
+                    self._leave_out(address, self._silence("Compare versions"))
+            elif difference:
                 to_do = "Install from one lock file everywhere"
                 self._leave_out(address, InputRefused("Compare versions", difference, to_do))
             else:
@@ -141,6 +145,9 @@ class Crew:
         if not self._met:
             raise refusal from error
         self._progress.note(f"{refusal.tried}: {refusal.found}; it is left out")
+
+    def _silence(self, tried: str) -> InputRefused:
+        return InputRefused(tried, f"it has not answered for {self._patience_s:.0f} s", _DO)
 
     def _check_company(self, busy: set[str]) -> None:
         if busy or self._asked or self._hands.keys() - self._link.occupied:

@@ -24,6 +24,10 @@ from em_pipeline.volumes.memory import of_process
 from em_pipeline.volumes.resume import is_finished
 
 _JOBS_KNOWN: Final = 4  # a few runs may share a worker; one that is forgotten is sent again
+_SHARE: Final = (
+    "Give every worker the raw files at the paths that they have where the run is started "
+    "(a shared file system)."
+)
 _jobs: OrderedDict[str, Job] = OrderedDict()
 _knowing = threading.Lock()
 _writing = threading.Lock()
@@ -163,6 +167,5 @@ def _check_source(job: Job) -> None:
         raise InputRefused(
             f"Read a voxel of the source: {error.tried}",
             error.found,
-            "Give every worker the raw files at the paths that they have where the run is started "
-            f"(a shared file system). {error.to_do}".strip(),
+            error.to_do if isinstance(job.source, Fetching) else f"{_SHARE} {error.to_do}".strip(),
         ) from error

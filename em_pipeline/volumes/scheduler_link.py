@@ -4,6 +4,7 @@ import itertools
 import queue
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, Final
 from uuid import uuid4
 
@@ -46,20 +47,26 @@ class SchedulerLink:
                 raise ConnectionError("the connection was lost")
             return set(self._client.nthreads(callback_timeout=ANSWER_S))
 
-    def differences(self, addresses: set[str]) -> dict[str, str]:
-        """Of each of those workers that answers, what is of another version there than here, or ""."""
-        question = {"op": "versions", "packages": _SAME}
+    def difference_at(self, address: str) -> str | None:
+        """What is of another version in a worker than here, "" for nothing; None where it does not answer."""
         with self._answers():
-            # The others are not asked: one that hangs would keep the answers of all.
-            found = self._client.sync(
-                self._client.scheduler.broadcast,
-                msg=question,
-                workers=sorted(addresses),
-                on_error="ignore",
-                callback_timeout=ANSWER_S,
-            )
-        here = get_versions(packages=_SAME)["packages"]
-        return {address: difference(here, versions["packages"]) for address, versions in found.items()}
+            try:
+                found = self._client.sync(
+                    self._client.scheduler.broadcast,
+                    msg={"op": "versions", "packages": _SAME},
+                    workers=[address],
+                    on_error="ignore",
+                    callback_timeout=ANSWER_S,
+                )
+            except TimeoutError:
+                self.present()  # is it the scheduler that does not answer?
+                return None
+        return difference(self._here, found[address]["packages"]) if address in found else None
+
+    @cached_property
+    def _here(self) -> dict[str, str | None]:
+        packages: dict[str, str | None] = get_versions(packages=_SAME)["packages"]
+        return packages
 
     def submit(self, address: str, function: Any, *arguments: Any) -> Future:
         """Have a function called in one worker, and nowhere else; it lands when it ends, however it ends."""

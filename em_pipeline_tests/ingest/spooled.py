@@ -5,9 +5,9 @@ from pathlib import Path
 
 from em_pipeline.domain.files import Manifest, RawFile
 from em_pipeline.domain.lazy_volume import LazyVolume
-from em_pipeline.ingest.raw_files import spooled_in
 from em_pipeline.ingest.spooled_volume import Spooled, SpooledVolume
 from em_pipeline.storage.object_blobs import ObjectBlobs
+from em_pipeline.storage.spool import spooled_in
 
 DATASET, REVISION = "test-1", "revision-1"
 

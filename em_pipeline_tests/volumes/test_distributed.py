@@ -370,6 +370,7 @@ def test_a_scheduler_without_workers_and_one_that_is_gone(tmp_path: Path) -> Non
             def note(self, message: str) -> None:
                 if unplug:
                     scheduler.kill()
+                    killed.append(time.monotonic())
 
         try:
             await_true(lambda: listens(port))
@@ -378,8 +379,10 @@ def test_a_scheduler_without_workers_and_one_that_is_gone(tmp_path: Path) -> Non
                 with pytest.raises(ServiceUnavailable, match=r"there was none for 1 s.*dask worker"):
                     rechunked(dask, LocalBlobs(tmp_path), ArrayVolume(ARRAY))
                 unplug = True
+                killed: list[float] = []
                 with pytest.raises(ServiceUnavailable, match="does not answer"):
                     rechunked(dask, LocalBlobs(tmp_path), ArrayVolume(ARRAY), Unplugging())
+                assert time.monotonic() - killed[0] < 15
         finally:
             scheduler.kill()
 
