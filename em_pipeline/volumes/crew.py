@@ -7,6 +7,7 @@ A worker that comes is told of the job (`hand.introduce`); one that has to fetch
 import time
 import uuid
 from collections.abc import Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,11 +25,11 @@ _DO: Final = "See the worker's log"
 
 @dataclass(frozen=True)
 class _Asked:
-    """A question to a worker. `hand` is None until it has told who it is; then it is fetching files."""
+    """A question to a worker: who it is, or, where it is fetching files, whether it has them."""
 
     address: str
     since: float
-    hand: Introduced | None = None
+    is_fetching: bool
 
 
 class Crew:
@@ -51,7 +52,7 @@ class Crew:
     def idle(self, busy: set[str]) -> set[str]:
         """Addresses of hands that have nothing to do; none before all that were there at first answered."""
         if not self._met:
-            if not self._hands or any(asked.hand is None for asked in self._asked.values()):
+            if not self._hands or any(not asked.is_fetching for asked in self._asked.values()):
                 return set()
             self._met = True
             threads = sum(self._hands.values())
@@ -76,7 +77,7 @@ class Crew:
         for future, asked in list(self._asked.items()):
             if asked.address not in present:
                 self._withdraw(future)
-            elif asked.hand is None and time.monotonic() - asked.since > self._patience_s:
+            elif not asked.is_fetching and time.monotonic() - asked.since > self._patience_s:
                 self._withdraw(future)
                 self._leave_out(asked.address, self._silence("Introduce the job"))
         self._introduce(present - self._link.occupied)
@@ -88,15 +89,22 @@ class Crew:
         asked = self._asked.pop(future, None)
         if asked is None:
             return False
-        error = future.exception(timeout=ANSWER_S) if future.status == "error" else None
-        if error is not None and not isinstance(error, KilledWorker | NotIntroduced):
-            self._leave_out(asked.address, error)
-        elif future.status != "finished":
-            self._link.present()  # its worker went or forgot, or with the scheduler everything
-        elif asked.hand is not None:
-            self._hands[asked.address] = asked.hand.threads
+        if future.status == "error":
+            error = future.exception(timeout=ANSWER_S)
+            # One that was killed may be there again, and one that forgot the job is: they are asked anew.
+            if error is not None and not isinstance(error, KilledWorker | NotIntroduced):
+                self._leave_out(asked.address, error)
+            return True
+        try:
+            hand: Introduced = future.result(timeout=ANSWER_S)
+        except (TimeoutError, CancelledError):
+            self._link.present()  # what it said went with its worker, or all of it with the scheduler
+            return True
+        if hand.lacks_files:
+            self._progress.note(f"the Dask worker {asked.address} fetches raw files")
+            self._ask(asked.address, reach, self._token, is_fetching=True)
         else:
-            self._meet(asked.address, future.result(timeout=ANSWER_S))
+            self._hands[asked.address] = hand.threads
         return True
 
     def forgot(self, address: str) -> None:
@@ -122,18 +130,11 @@ class Crew:
                 to_do = "Install from one lock file everywhere"
                 self._leave_out(address, InputRefused("Compare versions", difference, to_do))
             else:
-                self._ask(address, None, introduce, self._token, self._payload)
+                self._ask(address, introduce, self._token, self._payload)
 
-    def _meet(self, address: str, hand: Introduced) -> None:
-        if hand.lacks_files:
-            self._progress.note(f"the Dask worker {address} fetches raw files")
-            self._ask(address, hand, reach, self._token)
-        else:
-            self._hands[address] = hand.threads
-
-    def _ask(self, address: str, hand: Introduced | None, function: Any, *arguments: Any) -> None:
+    def _ask(self, address: str, function: Any, *arguments: Any, is_fetching: bool = False) -> None:
         future = self._link.submit(address, function, *arguments)
-        self._asked[future] = _Asked(address, time.monotonic(), hand)
+        self._asked[future] = _Asked(address, time.monotonic(), is_fetching)
 
     def _withdraw(self, future: Future) -> None:
         del self._asked[future]

@@ -83,9 +83,14 @@ def introduce(token: str, payload: bytes) -> Introduced:
     return Introduced(threads, lacks_files)
 
 
-def reach(token: str) -> None:
-    """Fetch what reading a voxel of the source takes. Raises `InputRefused` where it cannot be read here."""
-    _check_source(_known(token))
+def reach(token: str) -> Introduced:
+    """Fetch what reading a voxel of the source takes.
+
+    Raises `NotIntroduced`, and `InputRefused` where it cannot be read here.
+    """
+    job = _known(token)
+    _check_source(job)
+    return Introduced(job.plan.threads, lacks_files=False)
 
 
 def write(token: str, level: int, units: Sequence[int]) -> tuple[str, ...]:
