@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from em_pipeline.domain.errors import InputRefused, UnsupportedFormat
 from em_pipeline.domain.geometry import BoundingBox, Shape
-from em_pipeline.domain.lazy_volume import LazyVolume
 from em_pipeline.formats.base import ClaimSheet, FileVolume, Voxels, is_plain
 
 EXTRACTOR = "formats.stack"
@@ -74,16 +73,14 @@ class StackVoxels:
     def scratch_bytes(self) -> int:
         return max(plane.scratch_bytes for plane in self.planes)
 
+    def used(self, box: BoundingBox) -> Sequence[Voxels]:
+        """See `used_of`."""
+        return self.planes[box.start.z : box.stop.z]
+
     def fill(self, box: BoundingBox, out: NDArray[Any]) -> None:
         flat = BoundingBox(start=Shape(0, box.start.y, box.start.x), stop=Shape(1, box.stop.y, box.stop.x))
         for row, z in enumerate(range(box.start.z, box.stop.z)):
             self.planes[z].fill(flat, out[row : row + 1])
-
-
-def voxels_of(volume: LazyVolume, box: BoundingBox) -> object:
-    """What reading `box` (z-y-x) uses of a volume: planes of a stack, or else all of it."""
-    voxels = getattr(volume, "voxels", None)
-    return voxels.planes[box.start.z : box.stop.z] if isinstance(voxels, StackVoxels) else volume
 
 
 def _check_plane(path: Path, volume: FileVolume, count: int) -> None:

@@ -8,6 +8,7 @@ object store when a read first needs it.
 import io
 import pickle
 import threading
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,7 +23,7 @@ from em_pipeline.domain.files import Manifest
 from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize, Shape
 from em_pipeline.domain.lazy_volume import LazyVolume
 from em_pipeline.domain.progress import Silent
-from em_pipeline.formats.stack import voxels_of
+from em_pipeline.formats.base import used_of
 from em_pipeline.settings import load_settings
 from em_pipeline.storage import keys
 from em_pipeline.storage.bring import HELD_BYTES
@@ -33,6 +34,7 @@ from em_pipeline.storage.object_blobs import ObjectBlobs
 from em_pipeline.storage.spool import Spool, spooled_in
 
 _TURN: Final = "bring.lock"
+_LAST: Final = chr(0x10FFFF)  # sorts after everything that a path goes on with
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class SpooledVolume:
         return self._volume.read(box, out)
 
     def _used(self, box: BoundingBox) -> frozenset[str]:
-        item = voxels_of(self._volume, box)
+        item = used_of(self._volume, box)
         return self._used_by_all if item is self._volume else self._paths_in(item)
 
     @cached_property
@@ -165,6 +167,7 @@ class Fetcher:
     def __init__(self, spooled: Spooled) -> None:
         self._manifest = spooled.manifest()
         self._files = {file.path: file for file in self._manifest.files if not file.in_place}
+        self._paths = sorted(self._files)
         self._spool = Spool(spooled.folder, spooled.files, spooled.documents, Silent())
         self._held: set[str] = set()  # paths as they were asked for, of folders too
         self._lock = threading.Lock()
@@ -197,7 +200,8 @@ class Fetcher:
         if path in self._files:
             return {path}
         start = f"{path}/" if path else ""
-        return {other for other in self._files if other.startswith(start)}
+        first = bisect_left(self._paths, start)
+        return set(self._paths[first : bisect_left(self._paths, f"{start}{_LAST}", first)])
 
     def _only(self, paths: set[str]) -> Manifest:
         return self._manifest.model_copy(update={"files": tuple(self._files[path] for path in sorted(paths))})

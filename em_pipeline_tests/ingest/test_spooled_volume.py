@@ -103,6 +103,22 @@ def test_of_a_stack_only_the_planes_that_are_read_are_brought(stack: SpooledVolu
     assert found.lacks(BOX)
 
 
+@pytest.mark.parametrize("name", ["zarr2", "zarr3", "n5-gzip"])
+def test_of_an_array_only_the_chunks_that_are_read_are_brought(
+    tmp_path: Path, s3_blobs: ObjectBlobs, other: Path, name: str
+) -> None:
+    folder = spool_folder(tmp_path / "spool")
+    volume = SAMPLES[name].write(folder, ramp(SHAPE, "u1"))
+    box = BoundingBox.at((0, 0, 0), (8, 32, 32))
+    expected = volume.read(box)
+    found = elsewhere(uploaded(volume, folder, s3_blobs))
+    np.testing.assert_array_equal(found.read(box), expected)
+    chunks = {path.relative_to(other).as_posix() for path in other.rglob("*") if path.is_file()}
+    held = {path.relative_to(tmp_path / "spool").as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert len(chunks & held) < len(held) - 4
+    np.testing.assert_array_equal(found.read(BOX), volume.read(BOX))
+
+
 def test_threads_and_processes_take_turns(stack: SpooledVolume, other: Path) -> None:
     both = [elsewhere(stack), elsewhere(stack)]
     planes = [BoundingBox.at((z, 0, 0), (1, 37, 50)) for z in range(9)]
