@@ -178,6 +178,8 @@ class Fetcher:
 
     def fetch(self, paths: frozenset[str]) -> None:
         """Raises like `Spool.bring`."""
+        if paths <= self._held:  # no need to wait for what others are bringing
+            return
         with self._lock:
             if not self._lacking(paths):
                 return
