@@ -64,3 +64,18 @@ class LazyVolume(Protocol):
     def close(self) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(self, *exc: object) -> None: ...
+
+
+@runtime_checkable
+class Fetching(Protocol):
+    """What a `LazyVolume` has besides that fetches files which this machine lacks while it is read.
+
+    `fetch_bytes` is the memory that this takes at most, whatever is read at once.
+    """
+
+    @property
+    def fetch_bytes(self) -> int: ...
+
+    def lacks(self, box: BoundingBox) -> bool:
+        """Whether reading `box` (z-y-x) would fetch something first."""
+        ...

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from em_pipeline.domain.errors import InputRefused, NotFound, UnsupportedFormat
 from em_pipeline.domain.evidence import Claim, Evidence, Origin
 from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize, Shape
+from em_pipeline.domain.lazy_volume import LazyVolume
 from em_pipeline.formats.scratch import scratch_array
 
 # Text of a header longer than this is cut in `metadata`; the file itself stays the full record.
@@ -58,6 +59,15 @@ class Voxels(Protocol):
 def is_plain(voxels: Voxels) -> bool:
     """Whether rows are read by themselves, without decoding what is stored around them."""
     return bool(getattr(voxels, "plain", False))
+
+
+def used_of(volume: LazyVolume, box: BoundingBox) -> object:
+    """Something that holds the paths of all files that reading `box` (z-y-x) opens, and of few others.
+
+    That is all of the volume, unless its voxels lie in many files and have a method `used` that tells which.
+    """
+    used: Callable[[BoundingBox], object] | None = getattr(getattr(volume, "voxels", None), "used", None)
+    return volume if used is None else used(box)
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,11 @@ class StoredVoxels:
     def scratch_bytes(self) -> int:
         return self.decoder.scratch_bytes
 
+    def used(self, box: BoundingBox) -> list[Path]:
+        """Of the documents, and of the objects that `box` meets: see `used_of`."""
+        keys = (*self.layout.documents, *(key for key, _ in self.layout.objects(box)))
+        return [self.root / key for key in keys]
+
     def fill(self, box: BoundingBox, out: NDArray[Any]) -> None:
         for key, covered in self.layout.objects(box):
             # A decoder would read it as fill.

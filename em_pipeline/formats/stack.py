@@ -73,6 +73,10 @@ class StackVoxels:
     def scratch_bytes(self) -> int:
         return max(plane.scratch_bytes for plane in self.planes)
 
+    def used(self, box: BoundingBox) -> Sequence[Voxels]:
+        """See `used_of`."""
+        return self.planes[box.start.z : box.stop.z]
+
     def fill(self, box: BoundingBox, out: NDArray[Any]) -> None:
         flat = BoundingBox(start=Shape(0, box.start.y, box.start.x), stop=Shape(1, box.stop.y, box.stop.x))
         for row, z in enumerate(range(box.start.z, box.stop.z)):

@@ -14,6 +14,7 @@ from em_pipeline.ingest.cuts import Cut, box_of, image_cut, opened_labels
 from em_pipeline.ingest.fetch import changed_while_read, held_files, latest_manifest
 from em_pipeline.ingest.kept import read_kept
 from em_pipeline.ingest.planning import plan_cuts
+from em_pipeline.ingest.raw_files import for_any_machine
 from em_pipeline.ingest.scrape import latest_portal_record
 from em_pipeline.ingest.versions import ImageFiles, VersionFiles, version_of
 from em_pipeline.ingest.workspace import Workspace
@@ -130,7 +131,7 @@ def _rechunk(workspace: Workspace, spec: DatasetSpec, manifest: Manifest, versio
         voxel_size = voxel_size_of(record, [file.path for file in manifest.files])
         image = image_cut(spec, volume, voxel_size, record.fields.core.title or spec.dataset_id)
         with opened_labels(workspace, spec, held, image) as labels:
-            written, planned = _write(workspace, spec, version, image, labels)
+            written, planned = _write(workspace, spec, manifest, version, image, labels)
     if changed := changed_while_read(workspace, manifest):
         workspace.store.delete_tree(keys.staging(spec.dataset_id, version))
         raise ChecksumMismatch(
@@ -147,7 +148,12 @@ def _rechunk(workspace: Workspace, spec: DatasetSpec, manifest: Manifest, versio
 
 
 def _write(
-    workspace: Workspace, spec: DatasetSpec, version: str, image: Cut, labels: Sequence[Cut]
+    workspace: Workspace,
+    spec: DatasetSpec,
+    manifest: Manifest,
+    version: str,
+    image: Cut,
+    labels: Sequence[Cut],
 ) -> tuple[WrittenVolume, PlanReport]:
     """Write the image and its label images, all of them planned before the first voxel is read."""
     plan, *plans = plan_cuts(workspace, spec, image, labels)
@@ -157,14 +163,13 @@ def _write(
         workspace.progress.note(f"the image is {image.chosen}")
     place = workspace.store.blobs(keys.staging(spec.dataset_id, version))
     progress, compute = workspace.progress, workspace.compute
-    written = rechunk(
-        image.volume, image.box, plan, place, name=image.name, progress=progress, compute=compute
-    )
+    source = for_any_machine(workspace, manifest, image.volume)
+    written = rechunk(source, image.box, plan, place, name=image.name, progress=progress, compute=compute)
     for label, label_plan in zip(labels, plans, strict=True):
         ends = "" if label.whole else ", which does not cover the whole image"
         progress.note(f"{label}: {label.box.shape} voxels of {label.name!r}{ends}")
         rechunk(
-            label.volume,
+            for_any_machine(workspace, manifest, label.volume),
             label.box,
             label_plan,
             place,

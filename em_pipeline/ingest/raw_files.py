@@ -12,6 +12,8 @@ from typing import Protocol
 
 from em_pipeline.domain.files import Manifest, RawFile
 from em_pipeline.domain.identity import check_dataset_id
+from em_pipeline.domain.lazy_volume import LazyVolume
+from em_pipeline.ingest.spooled_volume import Spooled, SpooledVolume
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.sources.base import HeldFile
 from em_pipeline.storage import keys
@@ -19,7 +21,7 @@ from em_pipeline.storage.download import changed_since
 from em_pipeline.storage.local_blobs import LocalBlobs
 from em_pipeline.storage.local_files import path_of_file_url, storage_errors
 from em_pipeline.storage.object_blobs import ObjectBlobs
-from em_pipeline.storage.spool import Spool
+from em_pipeline.storage.spool import Spool, spooled_in
 
 
 class RawFiles(Protocol):
@@ -60,11 +62,23 @@ def raw_files(workspace: Workspace, dataset_id: str, revision: str) -> RawFiles:
     place = workspace.store.blobs(keys.raw_files(dataset_id, revision))
     if isinstance(place, ObjectBlobs):
         documents = workspace.store.blobs(keys.raw_folder(dataset_id, revision))
-        folder = workspace.spool / dataset_id / revision
+        folder = spooled_in(workspace.spool, dataset_id, revision)
         return Spool(folder, place, documents, workspace.progress)
     if isinstance(place, LocalBlobs):
         return _InStore(place.root)
     raise TypeError(f"{place} is neither on a disk nor in an object store")
+
+
+def for_any_machine(workspace: Workspace, manifest: Manifest, volume: LazyVolume) -> LazyVolume:
+    """`volume` over files of `manifest`, such that it can be pickled for machines that do not have them."""
+    dataset_id, revision = manifest.dataset_id, manifest.revision
+    files = workspace.store.blobs(keys.raw_files(dataset_id, revision))
+    documents = workspace.store.blobs(keys.raw_folder(dataset_id, revision))
+    if not isinstance(files, ObjectBlobs) or not isinstance(documents, ObjectBlobs):
+        return volume
+    folder = spooled_in(workspace.spool, dataset_id, revision).absolute()
+    spooled = Spooled(folder, dataset_id, revision, files, documents)
+    return SpooledVolume(volume, spooled, volume.scratch_bytes)
 
 
 def held_by(raw: RawFiles, manifest: Manifest) -> Sequence[HeldFile]:

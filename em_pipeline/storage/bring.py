@@ -23,10 +23,12 @@ from em_pipeline.storage.local_files import ensure_folder, fsync_path, storage_e
 STEP: Final = "bring"
 PIECE: Final = 8 << 20
 _AT_ONCE: Final = 8
+HELD_BYTES: Final = _AT_ONCE * PIECE
+"""Memory that `bring` takes at most."""
 
 
 def bring(files: Sequence[RawFile], source: Blobs, folder: Path, progress: Progress) -> None:
-    """Put `files`, blobs of `source` under their paths, below `folder`. Holds up to 64 MiB.
+    """Put `files`, blobs of `source` under their paths, below `folder`. Holds up to `HELD_BYTES`.
 
     For one process at a time. Raises `NotFound` for one that is not there, `ChecksumMismatch` for one that is
     not what the manifest says, `StorageFailed` for too little disk space and where disk or store refuse.

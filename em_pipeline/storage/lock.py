@@ -26,10 +26,7 @@ def dataset_lock(store: "Store", dataset_id: str) -> Iterator[None]:
 @contextmanager
 def file_lock(path: Path, tried: str) -> Iterator[None]:
     """Hold an exclusive flock(2) on `path`, which is made and stays. Raises `Busy`, naming the holder."""
-    ensure_folder(path.parent)
-    with storage_errors(tried):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-    try:
+    with _lock_file(path, tried) as descriptor:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -43,5 +40,23 @@ def file_lock(path: Path, tried: str) -> Iterator[None]:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         yield
+
+
+@contextmanager
+def turn(path: Path, tried: str) -> Iterator[None]:
+    """Wait for the flock(2) on `path`, for as long as others hold it, and hold it."""
+    with _lock_file(path, tried) as descriptor:
+        with storage_errors(tried):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _lock_file(path: Path, tried: str) -> Iterator[int]:
+    ensure_folder(path.parent)
+    with storage_errors(tried):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    try:
+        yield descriptor
     finally:
         os.close(descriptor)

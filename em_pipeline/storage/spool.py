@@ -48,6 +48,11 @@ class Uploaded(BaseModel):
 _RECEIPT: TypeAdapter[dict[str, Uploaded]] = TypeAdapter(dict[str, Uploaded])
 
 
+def spooled_in(spool: Path, dataset_id: str, revision: str) -> Path:
+    """The folder of a revision's files in the spool of a machine."""
+    return spool / dataset_id / revision
+
+
 class Spool:
     """The raw files of one revision: in `folder` of this machine, in `files` of the store.
 

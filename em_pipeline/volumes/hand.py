@@ -9,7 +9,7 @@ import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -17,12 +17,17 @@ from distributed import get_worker
 
 from em_pipeline.domain.errors import Busy, EmError, InputRefused
 from em_pipeline.domain.geometry import BoundingBox, Shape
+from em_pipeline.domain.lazy_volume import Fetching
 from em_pipeline.domain.progress import Silent
 from em_pipeline.volumes.compute import Job
 from em_pipeline.volumes.memory import of_process
 from em_pipeline.volumes.resume import is_finished
 
 _JOBS_KNOWN: Final = 4  # a few runs may share a worker; one that is forgotten is sent again
+_SHARE: Final = (
+    "Give every worker the raw files at the paths that they have where the run is started "
+    "(a shared file system)."
+)
 _jobs: OrderedDict[str, Job] = OrderedDict()
 _knowing = threading.Lock()
 _writing = threading.Lock()
@@ -30,6 +35,14 @@ _writing = threading.Lock()
 
 class NotIntroduced(Exception):
     """A worker was asked to write for a job that it does not know: it was started anew, or forgot."""
+
+
+@dataclass(frozen=True)
+class Introduced:
+    """What a worker says once it knows a job: its threads, and whether it is yet to fetch raw files."""
+
+    threads: int
+    lacks_files: bool
 
 
 def packed(job: Job) -> bytes:
@@ -44,8 +57,8 @@ def packed(job: Job) -> bytes:
         ) from error
 
 
-def introduce(token: str, payload: bytes) -> int:
-    """Learn of a job, and see that it can be worked on here; the threads it will be worked on with.
+def introduce(token: str, payload: bytes) -> Introduced:
+    """Learn of a job, and see that it can be worked on here, but for files that are yet to be fetched.
 
     Raises `InputRefused` where the voxels in flight do not fit the worker's memory, or where its source or
     its place cannot be reached from here.
@@ -53,16 +66,31 @@ def introduce(token: str, payload: bytes) -> int:
     job: Job = pickle.loads(zlib.decompress(payload))  # noqa: S301 - the scheduler's clients run code anyway
     worker = get_worker()
     manager = worker.memory_manager
-    needed = bytes_needed(job, worker.state.nthreads)
-    check_memory(needed, worker.state.nthreads, manager.memory_limit, manager.memory_pause_fraction or 1.0)
-    _check_reach(job)
-    job = replace(job, plan=replace(job.plan, threads=worker.state.nthreads))
+    threads = worker.state.nthreads
+    check_memory(
+        bytes_needed(job, threads), threads, manager.memory_limit, manager.memory_pause_fraction or 1.0
+    )
+    _check_place(job)
+    lacks_files = isinstance(job.source, Fetching) and job.source.lacks(_first_voxel(job))
+    if not lacks_files:
+        _check_source(job)
+    job = replace(job, plan=replace(job.plan, threads=threads))
     with _knowing:
         _jobs[token] = job
         _jobs.move_to_end(token)
         while len(_jobs) > _JOBS_KNOWN:
             _jobs.popitem(last=False)
-    return job.plan.threads
+    return Introduced(threads, lacks_files)
+
+
+def reach(token: str) -> Introduced:
+    """Fetch what reading a voxel of the source takes.
+
+    Raises `NotIntroduced`, and `InputRefused` where it cannot be read here.
+    """
+    job = _known(token)
+    _check_source(job)
+    return Introduced(job.plan.threads, lacks_files=False)
 
 
 def write(token: str, level: int, units: Sequence[int]) -> tuple[str, ...]:
@@ -70,10 +98,7 @@ def write(token: str, level: int, units: Sequence[int]) -> tuple[str, ...]:
 
     Raises `NotIntroduced`, and what `Job.write` raises.
     """
-    with _knowing:
-        job = _jobs.get(token)
-    if job is None:
-        raise NotIntroduced
+    job = _known(token)
     notes = _Notes()
     # Dask would begin a task per thread; another run's, or a cancelled one, may still be at work here.
     with _writing:
@@ -81,6 +106,14 @@ def write(token: str, level: int, units: Sequence[int]) -> tuple[str, ...]:
         asked = [of.unit(index) for index in units]
         job.write(of, [u for u in asked if not is_finished(job.plan, of, job.workspace, u)], notes)
     return tuple(notes.taken)
+
+
+def _known(token: str) -> Job:
+    with _knowing:
+        job = _jobs.get(token)
+    if job is None:
+        raise NotIntroduced
+    return job
 
 
 class _Notes(Silent):
@@ -95,7 +128,8 @@ class _Notes(Silent):
 
 def bytes_needed(job: Job, threads: int) -> int:
     """What a worker takes at most while it writes for a job."""
-    return of_process(job.plan.bytes_in_flight(threads), threads)
+    fetching = job.source.fetch_bytes if isinstance(job.source, Fetching) else 0
+    return of_process(job.plan.bytes_in_flight(threads), threads) + fetching
 
 
 def check_memory(needed: int, threads: int, limit: int | None, usable: float) -> None:
@@ -112,7 +146,7 @@ def check_memory(needed: int, threads: int, limit: int | None, usable: float) ->
         )
 
 
-def _check_reach(job: Job) -> None:
+def _check_place(job: Job) -> None:
     place = job.workspace.place
     try:
         job.workspace.check_begun()
@@ -123,14 +157,20 @@ def _check_reach(job: Job) -> None:
             "it is not seen from here",
             "Give every worker the same store: an object store, or a shared file system mounted at one path",
         ) from error
+
+
+def _first_voxel(job: Job) -> BoundingBox:
     first = job.box.start
-    voxel = BoundingBox(start=first, stop=Shape(*(a + 1 for a in first)))
+    return BoundingBox(start=first, stop=Shape(*(a + 1 for a in first)))
+
+
+def _check_source(job: Job) -> None:
+    voxel = _first_voxel(job)
     try:
         job.source.read(voxel, np.empty(voxel.shape, job.source.dtype))
     except EmError as error:
         raise InputRefused(
             f"Read a voxel of the source: {error.tried}",
             error.found,
-            "Give every worker the raw files at the paths that they have where the run is started "
-            f"(a shared file system). {error.to_do}".strip(),
+            error.to_do if isinstance(job.source, Fetching) else f"{_SHARE} {error.to_do}".strip(),
         ) from error

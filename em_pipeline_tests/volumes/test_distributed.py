@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from distributed import LocalCluster
 from numpy.typing import NDArray
@@ -26,11 +27,13 @@ from em_pipeline.ingest.workspace import open_compute
 from em_pipeline.settings import load_settings
 from em_pipeline.storage.local_blobs import LocalBlobs
 from em_pipeline.volumes.compute import Job
-from em_pipeline.volumes.distributed import DaskCluster, difference
+from em_pipeline.volumes.distributed import DaskCluster
 from em_pipeline.volumes.hand import bytes_needed, check_memory, packed
 from em_pipeline.volumes.memory import of_process
 from em_pipeline.volumes.plan import LevelPlan, RechunkPlan, Unit
 from em_pipeline.volumes.rechunk import WrittenVolume, rechunk
+from em_pipeline.volumes.scheduler_link import difference
+from em_pipeline.volumes.unit_queue import Bounds
 from em_pipeline.volumes.workspace import Workspace
 from em_pipeline_tests.volumes.arrays import ArrayVolume, FailingVolume
 from em_pipeline_tests.volumes.test_resume import ARRAY, SCARCE, Notes
@@ -59,6 +62,20 @@ class DeadlyVolume(ArrayVolume):
                 except FileExistsError:
                     continue
                 os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(box, out)
+
+
+class StoppingVolume(ArrayVolume):
+    """Stops the process that first has read `reads` times from it, as a machine that hangs."""
+
+    def __init__(self, array: NDArray[Any], folder: Path, reads: int) -> None:
+        super().__init__(array)
+        self.folder, self.limit = folder, reads
+
+    def read(self, box: BoundingBox, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        if len(self.reads) >= self.limit and not list(self.folder.glob("stopped-*")):
+            (self.folder / f"stopped-{os.getpid()}").touch()
+            os.kill(os.getpid(), signal.SIGSTOP)
         return super().read(box, out)
 
 
@@ -241,6 +258,25 @@ def test_a_worker_killed_in_the_middle_loses_nothing(
 
 
 @pytest.mark.integration
+def test_a_worker_that_hangs_holds_nobody_and_may_come_back(
+    cluster: LocalCluster, tmp_path: Path, clean: dict[str, str]
+) -> None:
+    notes = Notes()
+    impatient = Bounds(late_s=1.0)
+    with DaskCluster(cluster.scheduler_address, bounds=impatient) as dask:
+        rechunked(dask, LocalBlobs(tmp_path / "v"), StoppingVolume(ARRAY, tmp_path, reads=4), notes)
+        (stopped,) = (int(path.name.split("-")[1]) for path in tmp_path.glob("stopped-*"))
+        assert psutil.Process(stopped).status() == psutil.STATUS_STOPPED
+        assert hashes(tmp_path / "v") == clean
+        assert notes.left == 0
+        assert sum("longer than is usual" in note for note in notes.notes) == 1
+        assert not any("went away" in note for note in notes.notes)
+        os.kill(stopped, signal.SIGCONT)
+        rechunked(dask, LocalBlobs(tmp_path / "w"), ArrayVolume(ARRAY), notes)
+    assert hashes(tmp_path / "v") == hashes(tmp_path / "w") == clean
+
+
+@pytest.mark.integration
 def test_an_error_arrives_as_it_is_and_what_was_finished_is_kept(
     dask: DaskCluster, tmp_path: Path, clean: dict[str, str]
 ) -> None:
@@ -303,7 +339,7 @@ def test_workers_may_come_late_and_those_of_no_use_are_left_out(
 def test_a_unit_that_ends_every_worker_is_named(cluster: LocalCluster, tmp_path: Path) -> None:
     source = DeadlyVolume(ARRAY, tmp_path, reads=2, lives=10)
     with (
-        DaskCluster(cluster.scheduler_address, deaths_borne=1) as dask,
+        DaskCluster(cluster.scheduler_address, bounds=Bounds(deaths=1)) as dask,
         pytest.raises(ServiceUnavailable, match=r"unit \d of level 0: 2 Dask workers ended"),
     ):
         rechunked(dask, LocalBlobs(tmp_path / "v"), source)
@@ -334,6 +370,7 @@ def test_a_scheduler_without_workers_and_one_that_is_gone(tmp_path: Path) -> Non
             def note(self, message: str) -> None:
                 if unplug:
                     scheduler.kill()
+                    killed.append(time.monotonic())
 
         try:
             await_true(lambda: listens(port))
@@ -342,8 +379,10 @@ def test_a_scheduler_without_workers_and_one_that_is_gone(tmp_path: Path) -> Non
                 with pytest.raises(ServiceUnavailable, match=r"there was none for 1 s.*dask worker"):
                     rechunked(dask, LocalBlobs(tmp_path), ArrayVolume(ARRAY))
                 unplug = True
+                killed: list[float] = []
                 with pytest.raises(ServiceUnavailable, match="does not answer"):
                     rechunked(dask, LocalBlobs(tmp_path), ArrayVolume(ARRAY), Unplugging())
+                assert time.monotonic() - killed[0] < 15
         finally:
             scheduler.kill()
 
