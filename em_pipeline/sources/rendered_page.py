@@ -20,10 +20,11 @@ class NeverShown(SourceUnavailable):
 
 @dataclass(frozen=True)
 class Browser:
-    """A Chromium by its executable. `timeout_s` bounds loading a page and waiting for its content."""
+    """A Chromium by its executable. `timeout_s` bounds loading a page, `patience_s` waiting for its content."""
 
     executable: str
     timeout_s: float = TIMEOUT_S
+    patience_s: float = TIMEOUT_S
 
     def render(self, url: str, content: str) -> str:
         """The HTML of the page at `url` once the element that the CSS selector `content` names is there.
@@ -41,11 +42,11 @@ class Browser:
                     page = browser.new_page()
                     page.goto(url, timeout=1000 * self.timeout_s)
                     try:
-                        page.wait_for_selector(content, state="attached", timeout=1000 * self.timeout_s)
+                        page.wait_for_selector(content, state="attached", timeout=1000 * self.patience_s)
                     except TimeoutError as error:
                         raise NeverShown(
                             f"Read {url} in {self.executable}",
-                            f"the page loads, and shows no {content!r} within {self.timeout_s:g} s",
+                            f"the page loads, and shows no {content!r} within {self.patience_s:g} s",
                             "Open the URL in a browser: it has changed, or is in trouble",
                         ) from error
                     html: str = page.content()

@@ -246,7 +246,7 @@ class TestInABrowser:
     def test_content_that_never_comes(self, portal: EpflPortal) -> None:
         browser = rendered_page.find_browser()
         assert browser is not None
-        impatient = rendered_page.Browser(browser.executable, timeout_s=3.0)
+        impatient = rendered_page.Browser(browser.executable, patience_s=1.0)
         with pytest.raises(rendered_page.NeverShown, match="shows no 'article h3#gone'"):
             impatient.render(f"{portal.url}{PAGE}", "article h3#gone")
 
@@ -258,7 +258,7 @@ class TestInABrowser:
         stands_in(epfl, "it no longer shows its content")
 
     def test_a_browser_that_does_not_start_is_an_outage(self, portal: EpflPortal) -> None:
-        broken = rendered_page.Browser(shutil.which("false") or "/bin/false", timeout_s=3.0)
+        broken = rendered_page.Browser(shutil.which("false") or "/bin/false")
         with pytest.raises(SourceUnavailable):
             broken.render(f"{portal.url}{PAGE}", "article")
 

@@ -357,7 +357,7 @@ def test_a_page_that_stays_empty_leaves_its_values_to_the_curated(
     browser = find_browser()
     if browser is None:
         pytest.skip("there is no Chromium, or the extra [browser] is not installed")
-    impatient = Browser(browser.executable, timeout_s=3.0)
+    impatient = Browser(browser.executable, patience_s=1.0)
     with ScriptedPortal(tmp_path_factory.getbasetemp() / "portal-OpenOrganellePortal") as portal:
         source = OpenOrganelleSource(s3=portal.url, site=f"{portal.url}/datasets/of-another-site")
         monkeypatch.setattr(source, "_find_browser", lambda: impatient)
