@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,12 +12,18 @@ from em_pipeline.cli.output import (
     answering,
     by_axis,
     console,
+    errors,
     print_json,
     printable,
     size,
     table,
 )
-from em_pipeline.settings import load_settings
+from em_pipeline.domain.errors import StorageFailed
+from em_pipeline.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from em_pipeline.catalog.entries import DatasetDetail
+    from em_pipeline.sources.base import PortalRecord
 
 
 def ls(
@@ -90,13 +96,15 @@ def _sizes(value: Any) -> list[float] | None:
 
 
 def show(dataset_id: DatasetId, as_json: Json = False) -> None:
-    """Show a dataset's record with its evidence, its conflicts and the checks it passed."""
+    """Show a dataset's record with its evidence and conflicts, how its portal was read, and its checks."""
     with answering(as_json):
         from em_pipeline.ingest.specs import dataset_detail
         from em_pipeline.ingest.workspace import open_catalog
 
-        with open_catalog(load_settings().settings) as catalog:
+        settings = load_settings().settings
+        with open_catalog(settings) as catalog:
             detail = dataset_detail(catalog, dataset_id)
+        portal = _portal(detail, settings)
         if as_json:
             document = dataclasses.asdict(
                 dataclasses.replace(detail, record=None, conflicts=(), spec=None, checks=())
@@ -107,12 +115,43 @@ def show(dataset_id: DatasetId, as_json: Json = False) -> None:
             document["conflicts"] = [conflict.model_dump(mode="json") for conflict in detail.conflicts]
             document["checks"] = [check.model_dump(mode="json") for check in detail.checks]
             document["raw_files"] = [file.model_dump(mode="json") for file in detail.raw_files]
+            document["portal"] = (
+                portal.model_dump(mode="json", include={"page", "unavailable"}) if portal else None
+            )
             print_json(document)
         else:
-            _print_detail(detail)
+            _print_detail(detail, portal)
 
 
-def _print_detail(detail: Any) -> None:
+def _portal(detail: "DatasetDetail", settings: Settings) -> "PortalRecord | None":
+    """What the portal said when the published version was made; None where the store has it no more."""
+    from em_pipeline.ingest.scrape import portal_record_at
+    from em_pipeline.ingest.workspace import store_of
+
+    if detail.record is None:
+        return None
+    try:
+        return portal_record_at(store_of(settings), detail.record.dataset_id, detail.record.revision)
+    except StorageFailed as error:
+        errors.print(f"How its portal was read is not known: {error}", markup=False, soft_wrap=True)
+        return None
+
+
+def _print_portal(portal: "PortalRecord") -> None:
+    rows = []
+    if page := portal.page:
+        rows += [("page", page.url), ("read", page.how)]
+        rows += [("link only on the page", link) for link in page.links_only_on_the_page or ()]
+        rows += [("link not on the page", link) for link in page.links_not_on_the_page or ()]
+        if (page.links_only_on_the_page, page.links_not_on_the_page) == ((), ()):
+            rows.append(("links", "all as known"))
+    rows += [(f"without {name}", why) for name, why in portal.unavailable.items()]
+    if rows:
+        console.print()
+        table("Portal", ["what", "found"], rows)
+
+
+def _print_detail(detail: Any, portal: "PortalRecord | None") -> None:
     summary = detail.summary
     console.print(summary.dataset_id, style="bold", markup=False, end="  ")
     console.print(summary.title or "", markup=False)
@@ -149,6 +188,8 @@ def _print_detail(detail: Any) -> None:
             for c in detail.conflicts
         ],
     )
+    if portal is not None:
+        _print_portal(portal)
     console.print()
     table(
         "Levels",

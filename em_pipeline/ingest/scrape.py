@@ -12,6 +12,7 @@ from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.sources.base import PortalRecord
 from em_pipeline.storage import keys
 from em_pipeline.storage.lock import dataset_lock
+from em_pipeline.storage.store import Store
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,16 @@ def latest_portal_record(workspace: Workspace, spec: DatasetSpec) -> PortalRecor
     return PortalRecord.model_validate_json(text)
 
 
+def portal_record_at(store: Store, dataset_id: str, revision: str) -> PortalRecord | None:
+    """What was kept of a portal's answers at `revision`; None where that is gone or cannot be understood."""
+    return read_kept(PortalRecord, store, keys.portal_record(dataset_id, revision))
+
+
 def _fullest(workspace: Workspace, spec: DatasetSpec, portal: PortalRecord) -> PortalRecord:
     """The record just fetched, or the one kept of its revision where that has what is unavailable now."""
     for name, why in portal.unavailable.items():
         workspace.progress.note(f"done without {name}: {why}")
-    key = keys.portal_record(spec.dataset_id, portal.revision)
-    kept = read_kept(PortalRecord, workspace.store, key)
+    kept = portal_record_at(workspace.store, spec.dataset_id, portal.revision)
     if kept is None or portal.unavailable.keys() <= kept.unavailable.keys():
         return portal
     workspace.progress.note(f"the record of revision {portal.revision} stays as it was when all answered")

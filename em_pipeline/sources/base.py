@@ -54,12 +54,28 @@ class EntryDetails:
     available: bool = True
 
 
+class PageReading(BaseModel):
+    """How a portal's page for people was read: in what way, or why not.
+
+    The links are those that the page has and its source does not know, and known ones that the page no longer
+    has; None where nothing compares them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str
+    how: str
+    links_only_on_the_page: tuple[str, ...] | None = None
+    links_not_on_the_page: tuple[str, ...] | None = None
+
+
 class PortalRecord(BaseModel):
     """What a portal says of a dataset: its revision, claims with evidence, and the answers themselves.
 
     `documents` maps a plain file name to the text received, kept beside the raw files.
-    `facts` are JSON values that the source's own `list_files` needs again. `unavailable` says why what can
-    be done without could not be read; where it could before, at the same revision, the record of then stays.
+    `facts` are JSON values that the source's own `list_files` needs again. `page` is how a page for people,
+    where the source reads one, was read. `unavailable` says why what can be done without could not be read;
+    where it could before, at the same revision, the record of then stays.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -68,6 +84,7 @@ class PortalRecord(BaseModel):
     claims: tuple[Claim, ...]
     documents: dict[str, str] = {}
     facts: dict[str, Any] = {}
+    page: PageReading | None = None
     unavailable: dict[str, str] = {}
 
 

@@ -7,7 +7,6 @@ here. The page that describes them is read for what it says and for how far it h
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any
 from urllib.parse import quote
 
 from em_pipeline.domain.errors import InputRefused, NotFound, RecordInvalid
@@ -18,7 +17,7 @@ from em_pipeline.domain.lazy_volume import LazyVolume
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.formats.open import open_volume
 from em_pipeline.sources import epfl_page
-from em_pipeline.sources.base import DatasetRef, HeldFile, PortalRecord
+from em_pipeline.sources.base import DatasetRef, HeldFile, PageReading, PortalRecord
 from em_pipeline.sources.claimant import Claimant
 from em_pipeline.sources.levels import refuse_levels
 from em_pipeline.sources.page import Reading, read_page
@@ -96,7 +95,7 @@ class EpflSource:
         """What the page says, how its links differ from the list here, and which files the server has.
 
         Where the page has moved, changed, is forbidden or needs a browser, the spec's curated values speak
-        and `facts` say so; that never stops an ingest. An outage of it is one (`SourceUnavailable`). Raises
+        and `page` says so; that never stops an ingest. An outage of it is one (`SourceUnavailable`). Raises
         `InputRefused` where the file server asks for a password, and for a level.
         """
         volume = _volume(spec)
@@ -104,21 +103,21 @@ class EpflSource:
         with self._client() as client:
             heads = {name: self._head(client, name) for name in volume.files}
             reading = self._read_page(client)
-        facts: dict[str, Any] = {"page": self._page, "page_read": reading.how}
-        facts["checksums"] = self._expected(volume)
+        read = PageReading(url=self._page, how=reading.how)
         claims = [self._served(volume.file, heads[volume.file])]
         documents = {}
         if reading.page is not None:
             page = epfl_page.read_data_page(reading.page)
             claims += epfl_page.claims_of(page, spec.accession, EXTRACTOR)
             claims += epfl_page.link_claims(page, volume.file, EXTRACTOR)
-            facts |= epfl_page.drift(page, self._known())
+            read = epfl_page.compared(page, reading.how, self._known())
             documents["page.txt"] = page.text
         return PortalRecord(
             revision=_revision(heads),
             claims=tuple(claims),
             documents=documents,
-            facts=facts,
+            facts={"checksums": self._expected(volume)},
+            page=read,
             unavailable=reading.unavailable,
         )
 

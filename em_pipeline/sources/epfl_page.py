@@ -10,6 +10,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from em_pipeline.domain.evidence import Claim
 from em_pipeline.sources import free_text
+from em_pipeline.sources.base import PageReading
 from em_pipeline.sources.claimant import Claimant
 from em_pipeline.sources.page import Page, parsed
 
@@ -83,12 +84,14 @@ def link_claims(page: DataPage, name: str, extractor: str) -> Iterator[Claim]:
             yield Claimant(page.url, extractor).says("provenance.download_url", link, "article a[href]", link)
 
 
-def drift(page: DataPage, known: Collection[str]) -> dict[str, list[str]]:
-    """How the page's links differ from the `known` URLs: nothing in either list means not at all."""
-    return {
-        "links_only_on_the_page": sorted(set(page.links) - set(known)),
-        "links_not_on_the_page": sorted(set(known) - set(page.links)),
-    }
+def compared(page: DataPage, how: str, known: Collection[str]) -> PageReading:
+    """How the page was read, and how its links differ from the `known` URLs."""
+    return PageReading(
+        url=page.url,
+        how=how,
+        links_only_on_the_page=tuple(sorted(set(page.links) - set(known))),
+        links_not_on_the_page=tuple(sorted(set(known) - set(page.links))),
+    )
 
 
 def _file_link(page: str, href: str) -> str | None:

@@ -15,7 +15,7 @@ from em_pipeline.domain.spec import Curated, DatasetSpec
 from em_pipeline.sources import array_source, openorganelle_images
 from em_pipeline.sources.array_source import HeldImage
 from em_pipeline.sources.array_source_container import Container, StoreContainer
-from em_pipeline.sources.base import DatasetRef, HeldFile, PortalRecord
+from em_pipeline.sources.base import DatasetRef, HeldFile, PageReading, PortalRecord
 from em_pipeline.sources.claimant import Claimant, curated_claim
 from em_pipeline.sources.openorganelle_images import EmImage
 from em_pipeline.sources.openorganelle_page import page_claims
@@ -95,7 +95,7 @@ class OpenOrganelleSource:
     def fetch_record(self, spec: DatasetSpec) -> PortalRecord:
         """What the image's documents and the dataset's page say, of the level that the spec names.
 
-        The page only adds to the documents, so nothing about it stops an ingest: `facts` say how it was read,
+        The page only adds to the documents, so nothing about it stops an ingest: `page` says how it was read,
         and `unavailable` names it where asking again may bring what it says. Raises `InputRefused` where the
         spec does not say which of several images is meant.
         """
@@ -116,7 +116,8 @@ class OpenOrganelleSource:
             revision=f"{_listed(containers)}-{objects}",
             claims=(*_claims(images[0], chosen), *shown, *_title(images[0], spec, shown)),
             documents={"page.html": page.html} if page else {},
-            facts={"image": chosen.path, "labels": labels, "objects": objects, "page_read": reading.how},
+            facts={"image": chosen.path, "labels": labels, "objects": objects},
+            page=PageReading(url=self._page_url(spec), how=reading.how),
             unavailable=reading.unavailable,
         )
 
@@ -153,12 +154,16 @@ class OpenOrganelleSource:
             endpoints=self._endpoints,
         )
 
+    def _page_url(self, spec: DatasetSpec) -> str:
+        return f"{self._site}/datasets/{_name(spec)}"
+
     def _page(self, spec: DatasetSpec) -> Reading:
         """The dataset's page, as far as it can be read."""
-        url = f"{self._site}/datasets/{_name(spec)}"
         with self._client() as client:
             try:
-                return read_page(client, url, content=RENDERED, find_browser=self._find_browser)
+                return read_page(
+                    client, self._page_url(spec), content=RENDERED, find_browser=self._find_browser
+                )
             except SourceUnavailable as error:
                 return Reading(None, UNANSWERED, {"page": str(error)})
 

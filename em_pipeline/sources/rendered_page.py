@@ -20,7 +20,7 @@ class NeverShown(SourceUnavailable):
 
 @dataclass(frozen=True)
 class Browser:
-    """A Chromium by its executable. `timeout_s` bounds loading a page, `patience_s` waiting for its content."""
+    """A Chromium by its executable. `timeout_s` bounds loading a page, `patience_s` awaiting its content."""
 
     executable: str
     timeout_s: float = TIMEOUT_S

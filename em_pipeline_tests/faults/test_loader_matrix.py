@@ -250,8 +250,9 @@ def test_percent_20_url(epfl: EpflPortal, tmp_path: Path) -> None:
     (file,) = held(epfl, TRAINING, tmp_path)
     assert "/data/%20ElectronMicroscopy_Hippocampus/training.tif" in file.file.url
     assert file.path.read_bytes() == (epfl.tree / "training.tif").read_bytes()
-    facts = record_of(epfl, TRAINING).facts  # the page's links, with and without %20, are the same addresses
-    assert (facts["links_only_on_the_page"], facts["links_not_on_the_page"]) == ([], [])
+    page = record_of(epfl, TRAINING).page  # its links, with and without %20, are the same addresses
+    assert page is not None
+    assert (page.links_only_on_the_page, page.links_not_on_the_page) == ((), ())
 
 
 def test_literal_u00b5m(idr: IdrPortal, tmp_path: Path) -> None:

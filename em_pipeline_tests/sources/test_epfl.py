@@ -28,7 +28,7 @@ from em_pipeline.domain.record import DatasetRecord
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.ingest.claims import spec_claims
 from em_pipeline.sources import rendered_page
-from em_pipeline.sources.base import HeldFile, PortalRecord
+from em_pipeline.sources.base import HeldFile, PageReading, PortalRecord
 from em_pipeline.sources.curated import curated_specs
 from em_pipeline.sources.epfl import MD5_RECORDED_AT, VOLUMEDATA_MD5, VOLUMES, EpflSource
 from em_pipeline.storage.download import DownloadPolicy, download
@@ -121,17 +121,22 @@ class TestThePage:
             epfl.list_files(WHOLE_SPEC, epfl.fetch_record(WHOLE_SPEC))
 
     def test_no_drift_where_the_lists_agree(self, epfl: EpflSource) -> None:
-        facts = epfl.fetch_record(WHOLE_SPEC).facts
-        assert (facts["links_only_on_the_page"], facts["links_not_on_the_page"]) == ([], [])
-        assert facts["page_read"] == "as sent"
+        page = epfl.fetch_record(WHOLE_SPEC).page
+        assert page is not None
+        assert (page.links_only_on_the_page, page.links_not_on_the_page) == ((), ())
+        assert page.how == "as sent"
 
     def test_drift_is_recorded_and_stops_nothing(self, epfl: EpflSource, portal: EpflPortal) -> None:
         moved = portal.article().replace("testing.tif", "testing_v2.tif")
         portal.replace(PAGE, f"<html><title>T</title>{moved}</html>")
         record = epfl.fetch_record(WHOLE_SPEC)
         folder = f"{portal.url}{FOLDER.replace(' ', '%20')}"
-        assert record.facts["links_only_on_the_page"] == [f"{folder}testing_v2.tif"]
-        assert record.facts["links_not_on_the_page"] == [f"{folder}testing.tif"]
+        assert record.page == PageReading(
+            url=f"{portal.url}{PAGE}",
+            how="as sent",
+            links_only_on_the_page=(f"{folder}testing_v2.tif",),
+            links_not_on_the_page=(f"{folder}testing.tif",),
+        )
         assert epfl.list_files(WHOLE_SPEC, record)
 
     def test_a_file_linked_at_another_address_is_a_conflict(
@@ -213,11 +218,15 @@ def never_shown(*_: object) -> str:
     raise rendered_page.NeverShown("Read the page", "no article", "")
 
 
+def how_read(record: PortalRecord) -> str | None:
+    return record.page.how if record.page else None
+
+
 def stands_in(epfl: EpflSource, how: str) -> None:
     """The curated spec's values, with their page and date, are what the record then rests on."""
     spec = curated("training")
     record = epfl.fetch_record(spec)
-    assert record.facts["page_read"] == how
+    assert how_read(record) == how
     resolved = DatasetRecord.resolve(spec.dataset_id, "r", [*record.claims, *spec_claims(spec)])
     assert resolved.fields.core.voxel_size_nm.model_dump() == {"z": 5.0, "y": 5.0, "x": 5.0}
     assert resolved.fields.rights.licence == "unspecified"
@@ -240,7 +249,7 @@ class TestInABrowser:
         as_sent = epfl.fetch_record(WHOLE_SPEC)
         portal.needs_javascript = True
         rendered = epfl.fetch_record(WHOLE_SPEC)
-        assert rendered.facts["page_read"] == "rendered"
+        assert how_read(rendered) == "rendered"
         assert rendered.claims == as_sent.claims
 
     def test_content_that_never_comes(self, portal: EpflPortal) -> None:

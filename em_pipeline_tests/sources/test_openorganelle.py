@@ -18,6 +18,7 @@ from em_pipeline.domain.geometry import BoundingBox, VoxelSize
 from em_pipeline.domain.record import DatasetRecord
 from em_pipeline.domain.spec import Curated, DatasetSpec
 from em_pipeline.ingest.cuts import image_cut, label_cut
+from em_pipeline.sources.base import PortalRecord
 from em_pipeline.sources.openorganelle import OpenOrganelleSource
 from em_pipeline.sources.rendered_page import Browser, NeverShown, find_browser
 from em_pipeline_tests.sources.arrays import held_files
@@ -42,6 +43,10 @@ def source(organelles: OpenOrganellePortal) -> OpenOrganelleSource:
 
 def spec_of(accession: str = NACC, **more: Any) -> DatasetSpec:
     return DatasetSpec(source="openorganelle", accession=accession, **more)
+
+
+def how_read(record: PortalRecord) -> str | None:
+    return record.page.how if record.page else None
 
 
 def said(source: OpenOrganelleSource, spec: DatasetSpec) -> dict[str, Any]:
@@ -242,7 +247,7 @@ class TestRecord:
     ) -> None:
         organelles.trouble(trouble, match="/datasets/")
         record = source.fetch_record(spec_of(level="s4"))
-        assert record.facts["page_read"] == how
+        assert how_read(record) == how
         assert ("page" in record.unavailable) is unavailable
         fields = {claim.field: claim.value for claim in record.claims}
         assert fields["core.title"] == NACC
@@ -255,7 +260,7 @@ class TestRecord:
         monkeypatch.setattr(
             organelles, "answer", lambda asked: refusal if "/datasets/" in asked.path else answer(asked)
         )
-        assert source.fetch_record(spec_of(level="s4")).facts["page_read"] == "it is forbidden"
+        assert how_read(source.fetch_record(spec_of(level="s4"))) == "it is forbidden"
 
     def test_a_page_that_never_shows_its_values_may_do_so_later(
         self, source: OpenOrganelleSource, organelles: OpenOrganellePortal, monkeypatch: pytest.MonkeyPatch
@@ -268,7 +273,7 @@ class TestRecord:
         monkeypatch.setattr(source, "_find_browser", lambda: Browser("chromium"))
         record = source.fetch_record(spec_of(level="s4"))
         assert "no values within 30 s" in record.unavailable["page"]
-        assert record.facts["page_read"] == "it no longer shows its content"
+        assert how_read(record) == "it no longer shows its content"
 
     def test_a_page_that_needs_a_browser_leaves_its_values_to_the_curated(
         self, source: OpenOrganelleSource, organelles: OpenOrganellePortal, monkeypatch: pytest.MonkeyPatch
@@ -279,7 +284,7 @@ class TestRecord:
         title = Curated(value="Nucleus accumbens", page="https://example.org", read_on="2026-08-01")
         record = source.fetch_record(spec_of(level="s4", curated={"core.title": title}))
         assert not {claim.field for claim in record.claims} & {"core.title", "rights.doi"}
-        assert (record.documents, record.facts["page_read"]) == ({}, "needs a browser")
+        assert (record.documents, how_read(record)) == ({}, "needs a browser")
 
     def test_the_page_does_not_change_the_revision(
         self, source: OpenOrganelleSource, organelles: OpenOrganellePortal
