@@ -35,13 +35,12 @@ def inspect(
     """
     with answering(as_json):
         from em_pipeline.ingest.inspection import inspect as inspect_target
+        from em_pipeline.ingest.inspection import policy_for_a_look
         from em_pipeline.ingest.inspection_target import address_of, stated_size
         from em_pipeline.storage.object_urls import endpoints_of
-        from em_pipeline.storage.transport import HttpPolicy
 
         settings = load_settings().settings
-        policy = HttpPolicy(
-            connections=1,
+        policy = policy_for_a_look(
             read_timeout_s=settings.download_timeout_s,
             retries=settings.download_retries,
             endpoints=endpoints_of(settings),

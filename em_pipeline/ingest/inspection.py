@@ -16,7 +16,7 @@ from em_pipeline.formats.open import FOLDERS, FORMATS, HEAD_BYTES, recognised, s
 from em_pipeline.formats.stack import natural_key
 from em_pipeline.ingest.inspected_arrays import Arrays, dvid_image, precomputed_images, zarr_or_n5
 from em_pipeline.storage.metered import FolderDocuments, WebDocuments
-from em_pipeline.storage.object_urls import https_url
+from em_pipeline.storage.object_urls import ObjectEndpoints, https_url
 from em_pipeline.storage.ranged import HttpRanges, LocalRanges, Meter, RangedFile, is_url
 from em_pipeline.storage.transport import HttpPolicy, Transport
 
@@ -26,11 +26,26 @@ MOST_REQUESTS = 20
 # A disk answers a thousand small reads in the time of one request, so local files are looked at closely.
 MOST_LOCAL_BYTES = 256_000_000
 MOST_LOCAL_READS = 100_000
+CONNECT_RETRIES = 2
 CONTAINER = re.compile(r"\.(zarr|n5)(/|$)", re.IGNORECASE)
 DVID = re.compile(r"/api/node/[^/]+/[^/]+")
 PRECOMPUTED = "precomputed://"
 SCHEMES = ("http", "https", "s3", "gs")
 SUFFIXES = frozenset(suffix for f in FORMATS for suffix in f.suffixes)
+
+
+def policy_for_a_look(*, read_timeout_s: float, retries: int, endpoints: ObjectEndpoints) -> HttpPolicy:
+    """How an inspection asks: over one connection, and soon giving up where none comes about.
+
+    Somebody waits for it, who may have mistyped the host.
+    """
+    return HttpPolicy(
+        connections=1,
+        read_timeout_s=read_timeout_s,
+        retries=retries,
+        connect_retries=CONNECT_RETRIES,
+        endpoints=endpoints,
+    )
 
 
 @dataclass(frozen=True)

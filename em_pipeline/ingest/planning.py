@@ -17,7 +17,7 @@ from em_pipeline.formats.headers import ImageHeaders
 from em_pipeline.ingest.claims import spec_claims, voxel_size_of
 from em_pipeline.ingest.cuts import Cut, image_cut, opened_labels
 from em_pipeline.ingest.fetch import held_files, latest_manifest
-from em_pipeline.ingest.inspection import Inspection, inspect
+from em_pipeline.ingest.inspection import Inspection, inspect, policy_for_a_look
 from em_pipeline.ingest.inspection_target import Whereabouts, portal_address
 from em_pipeline.ingest.kinds import kind_of
 from em_pipeline.ingest.scrape import latest_portal_record
@@ -26,7 +26,6 @@ from em_pipeline.sources.base import HeldFile
 from em_pipeline.sources.region_size import LimitedSource, check_bytes, check_extent
 from em_pipeline.storage.local_files import path_of_file_url
 from em_pipeline.storage.ranged import is_url
-from em_pipeline.storage.transport import HttpPolicy
 from em_pipeline.volumes.memory import Means, for_voxels
 from em_pipeline.volumes.plan import Layout, RechunkPlan, plan_rechunk
 from em_pipeline.volumes.plan_report import PlanReport, report
@@ -145,8 +144,7 @@ def _from_headers(workspace: Workspace, spec: DatasetSpec) -> Outlook:
     if spec.location is None:
         told = portal_address(workspace.source(spec.source), spec)
     address = told.address
-    policy = HttpPolicy(
-        connections=1,
+    policy = policy_for_a_look(
         read_timeout_s=workspace.policy.read_timeout_s,
         retries=workspace.policy.retries,
         endpoints=workspace.policy.endpoints,

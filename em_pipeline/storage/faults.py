@@ -14,6 +14,10 @@ class Fault(Exception):
         self.lasting = lasting
 
 
+class Unconnected(Fault):
+    """No connection came about: the host refused it, was not found or did not answer."""
+
+
 class Trickle(Fault):
     """Bytes came, and so few that it counts as a stall: more patience would not help."""
 

@@ -24,6 +24,7 @@ from em_pipeline.storage.transport import Fault, Stopped, Transport, looks_like_
 # One piece of work of a pool's thread; what it returns is to be done next.
 Unit: TypeAlias = Callable[[], "list[Unit]"]
 
+CONTINUE_LATER = "Nothing is known about the data; try again later, finished parts are kept"
 WEB_PAGE = "the server answered with a web page in place of the file"
 WEB_PAGES = frozenset({".html", ".htm", ".xhtml"})
 MAX_RESTARTS = 3
@@ -244,7 +245,7 @@ class Transfer(ABC):
             except Fault as fault:
                 attempts = 1 if self._gained(part, before) else attempts + 1
                 silences = silences if isinstance(fault, Trickle) else attempts
-                self._transport.wait_after(self._address, attempts, fault)
+                self._transport.wait_after(self._address, attempts, fault, to_do=CONTINUE_LATER)
         return self._plan
 
     def _gained(self, part: int, before: int) -> bool:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Self, TypeVar, cast
 from urllib.parse import quote
 
 from em_pipeline.domain.errors import EmError, Gone, InputRefused, NotFound, RecordInvalid, SourceUnavailable
-from em_pipeline.storage.faults import Behind
+from em_pipeline.storage.faults import Behind, Unconnected
 from em_pipeline.storage.faults import Fault as Fault
 from em_pipeline.storage.host_slots import machine_folder
 from em_pipeline.storage.lanes import Host, Lane
@@ -39,6 +39,7 @@ MAX_REDIRECTS = 5
 ASK_AGAIN = frozenset({408, 425, 429})
 # Bodies of redirects up to this size are read to the end, so that the connection can be used again.
 DRAINED_BODY = 64 * 1024
+TRY_LATER = "Nothing is known about the data; try again later"
 
 _jitter = random.SystemRandom()
 T = TypeVar("T")
@@ -51,13 +52,15 @@ class HttpPolicy:
     `connections` is per host, of all processes that meet in the folder `locks`. `retries` is how often a
     failed request is repeated; the n-th repetition waits `backoff_s · 2ⁿ` seconds, at most `longest_wait_s`,
     of which up to half is random. A portal that asks for a longer wait (Retry-After) than `longest_wait_s`
-    counts as unavailable. `endpoints` are the object stores'.
+    counts as unavailable. `connect_retries` takes the place of `retries` where no connection comes about
+    (None: the same). `endpoints` are the object stores'.
     """
 
     connections: int = 4
     connect_timeout_s: float = 10.0
     read_timeout_s: float = 12.0
     retries: int = 5
+    connect_retries: int | None = None
     backoff_s: float = 0.5
     longest_wait_s: float = 60.0
     requests_per_second: float | None = None
@@ -68,7 +71,8 @@ class HttpPolicy:
     def __post_init__(self) -> None:
         positive = (self.connections, self.connect_timeout_s, self.read_timeout_s, self.longest_wait_s)
         rate = self.requests_per_second
-        if min(positive) <= 0 or self.retries < 0 or self.backoff_s < 0 or (rate is not None and rate <= 0):
+        least = min(self.retries, self.connect_retries or 0, self.backoff_s)
+        if min(positive) <= 0 or least < 0 or (rate is not None and rate <= 0):
             raise InputRefused(
                 "Read the settings for portals",
                 f"one of them is not positive: {self}",
@@ -210,9 +214,12 @@ class Transport:
                     finally:
                         # A body not read to its end closes its connection: the next attempt gets a new one.
                         response.close()
+            except httpx.ConnectTimeout as error:
+                raise Unconnected(f"no connection within {connecting:g} s") from error
+            except httpx.ConnectError as error:
+                raise Unconnected(f"{type(error).__name__}: {error}") from error
             except httpx.TimeoutException as error:
-                borne = connecting if isinstance(error, httpx.ConnectTimeout) else silence
-                raise Fault(f"no bytes for {borne:g} s ({type(error).__name__})") from error
+                raise Fault(f"no bytes for {silence:g} s ({type(error).__name__})") from error
             except (httpx.TransportError, httpx.DecodingError) as error:
                 if seen.behind:
                     raise Behind(seen.behind) from error
@@ -259,21 +266,24 @@ class Transport:
         self._stop.wait(max(0.0, seconds))
         self.check_running()
 
-    def wait_after(self, url: str, attempts: int, fault: Fault) -> None:
+    def wait_after(self, url: str, attempts: int, fault: Fault, *, to_do: str = TRY_LATER) -> None:
         """Wait before asking for `url` again: `attempts` ≥ 1 in a row have failed, the last with `fault`.
 
-        Raises `SourceUnavailable`, or what the fault says, where the policy's patience is used up.
+        Raises `SourceUnavailable` with `to_do`, or what the fault says, where the policy's patience ends.
         """
         policy = self.policy
         asked = fault.wait_s or 0.0
-        if attempts > policy.retries or asked > policy.longest_wait_s:
+        retries = policy.retries
+        if isinstance(fault, Unconnected) and policy.connect_retries is not None:
+            retries = policy.connect_retries
+        if attempts > retries or asked > policy.longest_wait_s:
             if fault.lasting is not None:
                 raise fault.lasting from fault
             too_long = f" (the portal asks to wait {asked:g} s)" if asked > policy.longest_wait_s else ""
             raise SourceUnavailable(
                 f"Fetch {url}",
                 f"{attempts} attempt{'s' if attempts > 1 else ''} failed, the last with: {fault}{too_long}",
-                "Nothing is known about the data; try again later, finished parts are kept",
+                to_do,
             ) from fault
         backoff = min(policy.longest_wait_s, policy.backoff_s * 2 ** (attempts - 1))
         wait = max(asked, backoff * _jitter.uniform(0.5, 1.0))

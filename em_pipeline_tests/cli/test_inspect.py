@@ -1,6 +1,7 @@
 """`em inspect` and the options of `em ingest`, as a person uses them."""
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -144,3 +145,12 @@ def test_a_box_is_ingested(environment: dict[str, str]) -> None:
     assert {"volumes/empiar-11759-corner", "raw/empiar-11759-corner"} <= set(gone["deleted"])
     assert "empiar-11759-corner" not in {row["dataset_id"] for row in em(environment, "ls", "--all")}
     assert em(environment, "register", "empiar-11759", *CORNER)["new"] is True
+
+
+def test_a_host_that_refuses_connections_is_said_so_soon(plain: dict[str, str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        done = run(plain, "em", "inspect", f"http://127.0.0.1:{taken.getsockname()[1]}/a.tif")
+    assert done.returncode == 4
+    assert "3 attempts failed, the last with: ConnectError" in done.stderr
+    assert "try again later\n" in done.stderr

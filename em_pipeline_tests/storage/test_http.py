@@ -1,6 +1,7 @@
 """The portal client against a server that fails."""
 
 import gzip
+import socket
 import time
 from collections.abc import Iterator
 from urllib.parse import unquote
@@ -9,7 +10,7 @@ import pytest
 
 from em_pipeline.domain.errors import EmError, InputRefused, NotFound, RecordInvalid, SourceUnavailable
 from em_pipeline.storage.http import HeadResult, PortalClient
-from em_pipeline.storage.transport import retry_after
+from em_pipeline.storage.transport import HttpPolicy, Transport, retry_after
 from em_pipeline_tests.portals.faulty import MODIFIED, Fault, FaultyServer, faulty_server
 
 JSON = b'{"name": "\xc2\xb5", "n": [1, 2]}'
@@ -39,6 +40,18 @@ def test_json_text_and_posts(server: FaultyServer, client: PortalClient) -> None
     server.faults = [packed]
     assert client.get_json(f"{server.url}/a") == document
     assert len({request.client for request in server.requests}) == 1
+
+
+def test_connections_that_are_refused_are_counted_by_themselves() -> None:
+    said: list[str] = []
+    policy = HttpPolicy(retries=5, connect_retries=1, backoff_s=0.01)
+    with socket.socket() as taken, Transport(policy, said.append) as transport:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/a"
+        with pytest.raises(SourceUnavailable, match="2 attempts failed") as raised:
+            transport.retrying(url, lambda: transport.exchange("GET", url, {}).__enter__())
+    assert raised.value.to_do == "Nothing is known about the data; try again later"
+    assert len(said) == 1
 
 
 @pytest.mark.parametrize(
