@@ -14,13 +14,20 @@ def discover(
         str, typer.Argument(metavar="SOURCE", help="A source whose portal lists its datasets.")
     ],
     since: Annotated[
-        str | None, typer.Option(metavar="DATE", help="Only entries released since, such as 2026-01-31.")
+        str | None,
+        typer.Option(
+            metavar="DATE",
+            help="Only entries released on that day or later; those whose portal does not say "
+            "when are skipped. Without: the setting.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Show which entries of a portal its sensor would ingest at its first look, and why not the others.
 
-    Nothing is registered or ingested. The rules are the settings `discovery.<source>`.
+    Nothing is registered or ingested. The rules are the settings `discovery.<source>`. Sizes are those that
+    the portal states of whole entries, not of what is taken of them. An entry whose portal does not state its
+    size is skipped unless max_size is none.
     """
     with answering(as_json):
         from em_pipeline.domain.progress import Silent

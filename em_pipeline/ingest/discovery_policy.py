@@ -103,7 +103,9 @@ class DiscoveryPolicy(BaseModel):
         if ref.accession in self.always:
             return ""
         if self.since and not taken_before and (ref.released is None or ref.released < self.since):
-            return f"released {ref.released or 'on an unknown date'}, not since {self.since}"
+            if ref.released is None:
+                return f"the portal does not say when it was released; `since` asks for {self.since} or later"
+            return f"released on {ref.released}, before {self.since} (`since`)"
         return (
             self._other_method(details)
             or self._other_size(details)
@@ -123,14 +125,20 @@ class DiscoveryPolicy(BaseModel):
     def _other_size(self, details: EntryDetails) -> str:
         if self.min_size is None and self.max_size is None:
             return ""
+        bounds = [
+            f"{word} {bound.human_readable(decimal=True)} (`{rule}`)"
+            for rule, word, bound in (
+                ("min_size", "at least", self.min_size),
+                ("max_size", "at most", self.max_size),
+            )
+            if bound is not None
+        ]
+        asked = f"only {' and '.join(bounds)} is taken"
         if details.size is None:
-            return "its size is not stated (max_size=none does not ask for it)"
-        shown = ByteSize(details.size).human_readable(decimal=True)
-        if self.min_size is not None and details.size < self.min_size:
-            return f"{shown} is less than {self.min_size.human_readable(decimal=True)}"
-        if self.max_size is not None and details.size > self.max_size:
-            return f"{shown} is more than {self.max_size.human_readable(decimal=True)}"
-        return ""
+            return f"the portal does not state its size, and {asked}; `none` waives a bound"
+        if (self.min_size or 0) <= details.size <= (self.max_size or details.size):
+            return ""
+        return f"it has {ByteSize(details.size).human_readable(decimal=True)}, and {asked}"
 
     def _other_licence(self, details: EntryDetails) -> str:
         if not self.licences or (details.licence and _among(details.licence, self.licences)):

@@ -233,12 +233,25 @@ class TestPolicy:
             (replace(FITS, available=False), {}, NOT_AVAILABLE),
             (replace(FITS, methods=("EMDB",)), {}, "imaged by EMDB, which is not asked for"),
             (replace(FITS, methods=()), {}, "imaged by an unknown method, which is not asked for"),
-            (replace(FITS, size=None), {}, "its size is not stated (max_size=none does not ask for it)"),
-            (replace(FITS, size=10**12), {}, "1.0TB is more than 50.0GB"),
-            (replace(FITS, size=10), {"min_size": "1kB"}, "10B is less than 1.0KB"),
+            (
+                replace(FITS, size=None),
+                {},
+                "the portal does not state its size, and only at most 50.0GB (`max_size`) is taken; "
+                "`none` waives a bound",
+            ),
+            (
+                replace(FITS, size=10**12),
+                {},
+                "it has 1.0TB, and only at most 50.0GB (`max_size`) is taken",
+            ),
+            (
+                replace(FITS, size=10),
+                {"min_size": "1kB"},
+                "it has 10B, and only at least 1.0KB (`min_size`) and at most 50.0GB (`max_size`) is taken",
+            ),
             (FITS, {"licences": "CC-BY-4.0"}, "its licence is CC0-1.0"),
             (replace(FITS, licence=None), {"licences": "CC0-1.0"}, "its licence is not stated"),
-            (FITS, {"since": "2026-01-02"}, "released 2026-01-01, not since 2026-01-02"),
+            (FITS, {"since": "2026-01-02"}, "released on 2026-01-01, before 2026-01-02 (`since`)"),
             (FITS, {"never": "10, 11"}, "the list `never` names it"),
             (FITS, {"never": "10", "always": "10"}, "the list `never` names it"),
         ],
@@ -283,7 +296,7 @@ class TestPolicy:
     @pytest.mark.parametrize(
         ("options", "reason"),
         [
-            ({}, "its size is not stated"),
+            ({}, "the portal does not state its size"),
             ({"max_size": "none"}, ""),
             ({"always": "10"}, ""),
             ({"max_size": "none", "methods": "FIB-SEM"}, "imaged by an unknown method"),
