@@ -5,6 +5,7 @@ Columns are checked by pandera before anyone sees them. Lengths are nanometres, 
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 from em_pipeline.domain.errors import RecordInvalid
@@ -47,6 +48,8 @@ def _per_axis(name: str, field: str, kind: str, least: float, *, above: bool = F
 
 
 VOXEL_SIZE = tuple(f"core.voxel_size_nm.{axis}" for axis in "zyx")
+# Axes that are those of a volume once a single channel is left out: each of z, y, x in any order, and c.
+WITH_CHANNELS = frozenset("".join(order) for order in permutations("czyx"))
 SPECIMEN = ("sample.cell_type", "sample.tissue", "sample.organism")
 
 
@@ -57,6 +60,12 @@ def _isotropic(values: Values) -> bool | None:
 
 def _specimen(values: Values) -> str | None:
     return ", ".join(str(values[field]) for field in SPECIMEN if values.get(field)) or None
+
+
+def _axes(values: Values) -> str | None:
+    """The source's axes, but for a channel axis with a single channel."""
+    axes = values.get("core.axes")
+    return axes.replace("c", "") if axes in WITH_CHANNELS and values.get("core.channels") == 1 else axes
 
 
 VOLUMES = (
@@ -71,7 +80,7 @@ VOLUMES = (
     _field("channels", "core.channels", "Int64", 1),
     *_per_axis("shape_{}", "core.volume_shape", "Int64", 1),
     *_per_axis("offset_{}", "core.offset", "Int64", 0),
-    _field("axes", "core.axes"),
+    Column("axes", "string", _axes, ("core.axes",)),
     *_per_axis("source_chunk_{}", "technical.chunk_size", "Int64", 1),
     _field("source_url", "provenance.download_url"),
 )

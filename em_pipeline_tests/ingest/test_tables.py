@@ -86,6 +86,15 @@ def test_every_column_rests_on_fields_of_the_record() -> None:
     assert shown <= names
 
 
+@pytest.mark.parametrize(
+    ("axes", "channels", "shown"),
+    [("czyx", 1, "zyx"), ("xyzc", 1, "xyz"), ("czyx", 2, "czyx"), ("zyx", 1, "zyx"), ("t,c", 1, "t,c")],
+)
+def test_a_single_channel_is_no_axis(axes: str, channels: int, shown: str) -> None:
+    found = comparison([record("a-1", {"core.axes": axes, "core.channels": channels})])
+    assert found.volumes.iloc[0]["axes"] == shown
+
+
 def test_all_acquisition_fields_are_compared() -> None:
     compared = {field for column in ACQUISITION for field in column.fields}
     assert {name for name in FIELD_NAMES if name.startswith("acquisition.")} <= compared
