@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from em_pipeline.domain.errors import RecordInvalid
 from em_pipeline.domain.evidence import RANK, Claim, Conflict
 from em_pipeline.domain.geometry import RELATIVE_TOLERANCE
+from em_pipeline.domain.modality import modality
 
 
 class Status(StrEnum):
@@ -59,7 +60,8 @@ class Core(_Section):
     """What the volume is.
 
     `offset` is where it begins in the source's level, in voxels. `axes` are those of the source, slowest
-    first; `unit` is that of its voxel size, as written there.
+    first; `unit` is that of its voxel size, as written there. `modality` is a name of the vocabulary in
+    `domain.modality`, or what was found where that knows no name for it.
     """
 
     title: str | None = None
@@ -152,9 +154,10 @@ class DatasetRecord(_Section):
     def resolve(cls, dataset_id: str, revision: str, claims: Iterable[Claim]) -> Self:
         """Keep, for each field, the claim of the highest rank (the earliest among equals).
 
+        A modality is claimed by its name in `domain.modality`; what was found stays in the evidence.
         Raises `RecordInvalid` for a claim on a field that does not exist or of the wrong type.
         """
-        made = tuple(claims)
+        made = tuple(_in_one_vocabulary(claim) for claim in claims)
         by_field: dict[str, list[Claim]] = {}
         for claim in made:
             if claim.value is not None:
@@ -213,6 +216,17 @@ def agree(a: object, b: object) -> bool:
 
 
 FIELD_NAMES = frozenset(name for name, _ in leaves(Fields()))
+
+
+def _in_one_vocabulary(claim: Claim) -> Claim:
+    if claim.field != "core.modality" or not isinstance(claim.value, str):
+        return claim
+    name = modality(claim.value)
+    if name == claim.value:
+        return claim
+    raw = claim.value if claim.evidence.raw is None else claim.evidence.raw
+    evidence = claim.evidence.model_copy(update={"raw": raw})
+    return claim.model_copy(update={"value": name, "evidence": evidence})
 
 
 def _fields(dataset_id: str, kept: dict[str, Claim]) -> Fields:

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, field_validator
 
 from em_pipeline.domain.errors import InputRefused
+from em_pipeline.domain.modality import modality
 from em_pipeline.sources.base import DatasetRef, DescribingSource, EntryDetails, ImageSet, WatchedSource
 
 # Volume EM, as EMPIAR's experiment types (deposition schema, `experiment_type`) and depositors call it.
@@ -118,9 +119,12 @@ class DiscoveryPolicy(BaseModel):
         return accession in self.always or not self.categories or _among(image_set.category, self.categories)
 
     def _other_method(self, details: EntryDetails) -> str:
-        if not self.methods or any(_among(method, self.methods) for method in details.methods):
+        if not self.methods or any(self._asks_for(method) for method in details.methods):
             return ""
         return f"imaged by {', '.join(details.methods) or 'an unknown method'}, which is not asked for"
+
+    def _asks_for(self, method: str) -> bool:
+        return _among(modality(method), tuple(map(modality, self.methods)))
 
     def _other_size(self, details: EntryDetails) -> str:
         if self.min_size is None and self.max_size is None:

@@ -11,6 +11,7 @@ from em_pipeline.domain.evidence import Claim
 from em_pipeline.domain.files import RemoteFile
 from em_pipeline.domain.identity import short_hash
 from em_pipeline.domain.lazy_volume import LazyVolume
+from em_pipeline.domain.modality import known_modality
 from em_pipeline.domain.spec import Curated, DatasetSpec
 from em_pipeline.sources import array_source, openorganelle_images
 from em_pipeline.sources.array_source import HeldImage
@@ -37,7 +38,6 @@ LICENCE = Curated(
 # A heading with values below it: what the page has once its script has fetched the dataset.
 RENDERED = "h6 ~ p > strong"
 UNANSWERED = "it could not be asked for"
-MODALITIES = {"fibsem": "FIB-SEM", "tem": "TEM", "sbfsem": "SBF-SEM", "sem": "SEM"}
 
 
 class OpenOrganelleSource:
@@ -196,7 +196,7 @@ def _claims(image: HeldImage, chosen: EmImage) -> Iterator[Claim]:
     yield from array_source.layout_claims(image)
     claimant = Claimant(image.url, EXTRACTOR)
     yield claimant.says("provenance.download_url", image.url, "path in the bucket", image.layout.path)
-    if modality := MODALITIES.get(chosen.modality or ""):
+    if modality := known_modality(chosen.modality or ""):
         yield claimant.says("core.modality", modality, "name of the image", chosen.name)
     yield curated_claim("rights.licence", LICENCE, EXTRACTOR)
 

@@ -56,6 +56,21 @@ def test_rounding_is_no_conflict() -> None:
     assert agree("Danio  rerio", "danio rerio")
 
 
+def test_a_modality_has_one_name_and_keeps_what_was_found() -> None:
+    spelled = "focused ion beam scanning electron microscopy (FIB-SEM)"
+    claims = [claim("core.modality", spelled, Origin.FILE), claim("core.modality", "fibsem", Origin.PORTAL)]
+    unquoted = Claim(
+        field="core.modality",
+        value="FIB SEM",
+        evidence=Evidence(origin=Origin.CURATED, where="page", field="p", extractor="test"),
+    )
+    record = DatasetRecord.resolve("a-1", "r", [*claims, unquoted])
+    assert record.fields.core.modality == "FIB-SEM"
+    assert [made.value for made in record.claims] == ["FIB-SEM"] * 3
+    assert [made.evidence.raw for made in record.claims] == [spelled, "fibsem", "FIB SEM"]
+    assert record.conflicts == ()
+
+
 def test_an_absent_value_claims_nothing() -> None:
     record = DatasetRecord.resolve(
         "a-1", "r", [claim("core.title", None, Origin.FILE), claim("core.title", "t", Origin.PORTAL)]

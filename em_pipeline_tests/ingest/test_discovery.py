@@ -264,7 +264,16 @@ class TestPolicy:
 
     @pytest.mark.parametrize(
         "method",
-        ["SBF-SEM", "FIB-SEM", "fib sem", "ssTEM", "ATUM-SEM", "Array Tomography", "serial-section TEM"],
+        [
+            "SBF-SEM",
+            "FIB-SEM",
+            "fib sem",
+            "focused ion beam scanning electron microscopy (FIB-SEM)",
+            "ssTEM",
+            "ATUM-SEM",
+            "Array Tomography",
+            "serial-section TEM",
+        ],
     )
     def test_volume_em_by_any_spelling(self, method: str) -> None:
         assert looked(ref("10"), details={"10": replace(FITS, methods=(method,))}).run_requests
