@@ -36,7 +36,7 @@ from em_pipeline.storage.local_files import (
     storage_errors,
 )
 from em_pipeline.storage.lock import file_lock
-from em_pipeline.storage.transfer import Sharers, Tally, Task, Unit
+from em_pipeline.storage.task import Sharers, Tally, Task, Unit
 from em_pipeline.storage.transport import HttpPolicy, Transport
 
 STEP = "download"

@@ -10,10 +10,11 @@ from functools import partial
 from urllib.parse import unquote, urlsplit
 
 from em_pipeline.domain.errors import InputRefused, NotFound, RecordInvalid
+from em_pipeline.storage.faults import Fault
 from em_pipeline.storage.journal import Plan, Validators
 from em_pipeline.storage.pace import Flow, Line
-from em_pipeline.storage.transfer import Restart, Task, Transfer, Unit
-from em_pipeline.storage.transport import Fault
+from em_pipeline.storage.task import Restart, Task, Unit
+from em_pipeline.storage.transfer import Transfer
 
 BLOCK = 256 * 1024
 # RFC 959 §4.2: not logged in; file unavailable (not there, or not to be read).

@@ -17,6 +17,7 @@ from urllib.parse import quote
 import httpx
 
 from em_pipeline.domain.errors import InputRefused, NotFound, StorageFailed
+from em_pipeline.storage.answers import retry_after
 from em_pipeline.storage.faults import Fault
 from em_pipeline.storage.object_client import (
     NO_ANSWER,
@@ -34,7 +35,6 @@ from em_pipeline.storage.object_client import (
     repeated,
     where_to_look,
 )
-from em_pipeline.storage.transport import retry_after
 
 T = TypeVar("T")
 

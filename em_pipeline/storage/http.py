@@ -10,9 +10,10 @@ from urllib.parse import urlsplit
 
 from em_pipeline.domain.errors import RecordInvalid
 from em_pipeline.domain.progress import Progress, Silent
+from em_pipeline.storage.answers import WEB_PAGE, WEB_PAGES, looks_like_html
+from em_pipeline.storage.faults import Fault
 from em_pipeline.storage.object_urls import PUBLIC, ObjectEndpoints, https_url
-from em_pipeline.storage.transfer import WEB_PAGE, WEB_PAGES
-from em_pipeline.storage.transport import USER_AGENT, Fault, HttpPolicy, Transport, looks_like_html
+from em_pipeline.storage.transport import USER_AGENT, HttpPolicy, Transport
 
 if TYPE_CHECKING:
     import httpx

@@ -5,11 +5,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from em_pipeline.domain.errors import NotFound, RecordInvalid
+from em_pipeline.storage.answers import WEB_PAGE
+from em_pipeline.storage.faults import Fault
 from em_pipeline.storage.journal import Plan, Validators
 from em_pipeline.storage.object_urls import https_url
 from em_pipeline.storage.pace import Line
-from em_pipeline.storage.transfer import SMALL_FILE, WEB_PAGE, Absent, Restart, Task, Transfer, Unit
-from em_pipeline.storage.transport import Fault
+from em_pipeline.storage.task import Absent, Restart, Task, Unit
+from em_pipeline.storage.transfer import SMALL_FILE, Transfer
 
 if TYPE_CHECKING:
     import httpx

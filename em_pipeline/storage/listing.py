@@ -8,12 +8,12 @@ from pathlib import Path, PurePosixPath
 
 from em_pipeline.domain.errors import InputRefused, RecordInvalid
 from em_pipeline.domain.files import RemoteFile
+from em_pipeline.storage.answers import check_url
 from em_pipeline.storage.digests import promised_checksum
 from em_pipeline.storage.ftp_transfer import parse_ftp_url
 from em_pipeline.storage.journal import Places
 from em_pipeline.storage.local_files import fsync_path, is_temporary, path_of_file_url
 from em_pipeline.storage.object_urls import ObjectEndpoints, https_url
-from em_pipeline.storage.transport import check_url
 
 # Everything temporary, in the raw folder.
 WORK = ".download"

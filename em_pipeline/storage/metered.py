@@ -4,8 +4,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from em_pipeline.domain.errors import BudgetSpent, InputRefused, NotFound
+from em_pipeline.storage.answers import looks_like_html
+from em_pipeline.storage.faults import Fault
 from em_pipeline.storage.ranged import Meter
-from em_pipeline.storage.transport import Fault, Transport, looks_like_html
+from em_pipeline.storage.transport import Transport
 
 
 class FolderDocuments:

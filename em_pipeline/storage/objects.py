@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote_plus, urlencode
 
 from em_pipeline.domain.errors import InputRefused, NotFound, RecordInvalid, SourceUnavailable
+from em_pipeline.storage.faults import Fault
 from em_pipeline.storage.http import Answer, PortalClient
 from em_pipeline.storage.object_urls import ObjectEndpoints, bucket_and_key, https_url, is_object
-from em_pipeline.storage.transport import Fault
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element

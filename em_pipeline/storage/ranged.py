@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 from em_pipeline.domain.errors import BudgetSpent, EmError, InputRefused, RecordInvalid, SourceUnavailable
-from em_pipeline.storage.transport import Fault, Transport, looks_like_html
+from em_pipeline.storage.answers import WEB_PAGES, looks_like_html
+from em_pipeline.storage.faults import Fault
+from em_pipeline.storage.transport import Transport
 
 if TYPE_CHECKING:
     import httpx
@@ -27,7 +29,6 @@ BLOCK = 32 * 1024
 LOOK_BACK = 8 * 1024
 # Reading on about where a block ended doubles it up to this: then it is a long table, not a jump.
 LONGEST_BLOCK = 512 * 1024
-WEB_PAGES = (".html", ".htm", ".xhtml")
 
 
 @dataclass

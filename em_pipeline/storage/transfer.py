@@ -4,29 +4,24 @@ import os
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import PurePosixPath
-from typing import TypeAlias
 
 from em_pipeline.domain.errors import ChecksumMismatch, EmError, RecordInvalid, SourceUnavailable
-from em_pipeline.domain.files import RawFile, RemoteFile
-from em_pipeline.domain.progress import Progress
+from em_pipeline.domain.files import RawFile
+from em_pipeline.storage.answers import WEB_PAGE, WEB_PAGES, looks_like_html
 from em_pipeline.storage.digests import RunningDigest, promised_checksum
-from em_pipeline.storage.faults import Behind, Trickle
-from em_pipeline.storage.holdings import Arrived, Holdings
-from em_pipeline.storage.journal import Places, Plan, Validators, append_parts, begin_journal, resume_journal
+from em_pipeline.storage.faults import Behind, Fault, Trickle
+from em_pipeline.storage.holdings import Arrived
+from em_pipeline.storage.journal import Plan, Validators, append_parts, begin_journal, resume_journal
 from em_pipeline.storage.pace import Line
-from em_pipeline.storage.transport import Fault, Stopped, Transport, looks_like_html
-
-# One piece of work of a pool's thread; what it returns is to be done next.
-Unit: TypeAlias = Callable[[], "list[Unit]"]
+from em_pipeline.storage.task import Absent, Restart, Task, Unit
+from em_pipeline.storage.transport import Stopped
 
 CONTINUE_LATER = "Nothing is known about the data; try again later, finished parts are kept"
-WEB_PAGE = "the server answered with a web page in place of the file"
-WEB_PAGES = frozenset({".html", ".htm", ".xhtml"})
 MAX_RESTARTS = 3
 # An attempt that gained this much counts as progress: failures before it are forgotten.
 PROGRESS_BYTES = 64 * 1024
@@ -41,78 +36,6 @@ NOTED_EACH_S = 0.5
 MAX_HURRIES = 3
 # EBI's servers never answer one in thirty range requests; those that answer do so well within this.
 QUICK_PATIENCE_S = 3.0
-
-
-class Restart(Exception):
-    """What was fetched of a file so far is of no use; it must be fetched from its beginning."""
-
-
-class Absent(Exception):
-    """The portal does not have a file that it may lack."""
-
-
-class Tally:
-    """Tells a watcher of one file's bytes; bytes that are fetched again do not count twice."""
-
-    def __init__(self, progress: Progress, step: str) -> None:
-        self._progress = progress
-        self._step = step
-        self._told = 0
-        self._lock = threading.Lock()
-
-    def reached(self, count: int) -> None:
-        with self._lock:
-            new, self._told = count - self._told, max(count, self._told)
-        if new > 0:
-            self._progress.advance(self._step, new)
-
-    def note(self, message: str) -> None:
-        self._progress.note(message)
-
-
-class Sharers:
-    """Transfers that may give away some of what they fetch, once there is nothing else to do.
-
-    Before that, a connection that is done is of more use to another file: who takes over asks once more, and
-    who gives away has to connect anew.
-    """
-
-    def __init__(self) -> None:
-        self._transfers: list[Transfer] = []
-        self._lock = threading.Lock()
-
-    def join(self, transfer: "Transfer") -> None:
-        with self._lock:
-            self._transfers.append(transfer)
-
-    def unit(self) -> Unit | None:
-        """A piece of work that one of them gives away."""
-        with self._lock:
-            self._transfers = [transfer for transfer in self._transfers if not transfer.over]
-            giving = list(self._transfers)
-        return next((unit for transfer in giving if (unit := transfer.share())), None)
-
-
-@dataclass(frozen=True)
-class Task:
-    """A file to be held. `addresses` are those of its bytes that are still to be tried, the next one first.
-
-    `part_size` is that of the largest part, `request_size` the most bytes that one request asks for.
-    `outage` is why the addresses before were given up; `restarts` counts how often the file changed.
-    """
-
-    remote: RemoteFile
-    addresses: tuple[str, ...]
-    places: Places
-    transport: Transport
-    holdings: Holdings
-    part_size: int
-    request_size: int
-    tally: Tally
-    sharers: Sharers
-    begin: "Callable[[Task], list[Unit]]"
-    outage: SourceUnavailable | None = None
-    restarts: int = 0
 
 
 class Transfer(ABC):

@@ -20,7 +20,7 @@ from em_pipeline.storage import holdings, transfer
 from em_pipeline.storage.digests import RunningDigest
 from em_pipeline.storage.download import DownloadPolicy, _work
 from em_pipeline.storage.http_transfer import _round
-from em_pipeline.storage.transfer import Unit
+from em_pipeline.storage.task import Unit
 from em_pipeline_tests.portals.faulty import Fault, FaultyServer, faulty_server
 from em_pipeline_tests.storage.downloads import PART, PATIENT, POLICY, Watcher, hold, leftovers
 

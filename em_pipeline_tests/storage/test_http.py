@@ -9,8 +9,9 @@ from urllib.parse import unquote
 import pytest
 
 from em_pipeline.domain.errors import EmError, InputRefused, NotFound, RecordInvalid, SourceUnavailable
+from em_pipeline.storage.answers import retry_after
 from em_pipeline.storage.http import HeadResult, PortalClient
-from em_pipeline.storage.transport import HttpPolicy, Transport, retry_after
+from em_pipeline.storage.transport import HttpPolicy, Transport
 from em_pipeline_tests.portals.faulty import MODIFIED, Fault, FaultyServer, faulty_server
 
 JSON = b'{"name": "\xc2\xb5", "n": [1, 2]}'

@@ -8,10 +8,10 @@ import pytest
 from em_pipeline.demo.replay import Replay, Reply, Request, text
 from em_pipeline.domain.errors import InputRefused, RecordInvalid
 from em_pipeline.storage import signing
+from em_pipeline.storage.answers import is_private, redirected
 from em_pipeline.storage.http import PortalClient
 from em_pipeline.storage.object_urls import ObjectEndpoints
 from em_pipeline.storage.objects import ObjectStoreClient
-from em_pipeline.storage.transport import _redirected, is_private
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from em_pipeline.storage.transport import _redirected, is_private
     ],
 )
 def test_redirects_that_are_followed(base: str, location: str, target: str) -> None:
-    assert str(_redirected(base, httpx.URL(base), location)) == target
+    assert str(redirected(base, httpx.URL(base), location)) == target
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_redirects_that_are_followed(base: str, location: str, target: str) -> N
 )
 def test_redirects_that_are_refused(base: str, location: str, why: str) -> None:
     with pytest.raises(RecordInvalid, match=why):
-        _redirected(base, httpx.URL(base), location)
+        redirected(base, httpx.URL(base), location)
 
 
 def test_public_addresses_are_not_private() -> None:
