@@ -39,7 +39,6 @@ LIST_KEYS: Final = 1000
 """Keys in one page of a listing (S3 API Reference, ListObjectsV2)."""
 DOCUMENTS: Final = 3
 """Written once per volume besides one document per level: the group's, the ledger, the pointer."""
-TERABYTE: Final = 1e12
 
 
 @dataclass(frozen=True)
@@ -160,14 +159,6 @@ class RechunkCost:
     def dollars(self) -> float:
         """Once, without the storage of the result, which is `month_dollars` a month."""
         return self.machine_dollars + self.request_dollars + self.egress_dollars
-
-    @property
-    def dollars_per_terabyte(self) -> float:
-        return self.dollars * TERABYTE / self.voxel_bytes
-
-    @property
-    def hours_per_terabyte(self) -> float:
-        return self.seconds_most / 3600 * TERABYTE / self.voxel_bytes
 
     @property
     def gets_per_second(self) -> float:

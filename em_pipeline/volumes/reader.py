@@ -106,14 +106,6 @@ class VolumeReader:
             raise self._corrupt(row, error.found) from error
         return ChunkRead(row.state, data, row.valid_fraction)
 
-    def read_chunk_encoded(self, level: int, index: tuple[int, int, int]) -> bytes:
-        """One chunk as stored, checked but not decoded; empty where its state is `fill` or `absent`.
-
-        Raises like `read_chunk`.
-        """
-        row = self.ledger.row(level, index)
-        return b"" if row.state in NOTHING_STORED else self._payload(row)
-
     def read_block(self, level: int, box: BoundingBox) -> Block:
         """Voxels of `box` (of that level, z-y-x), which may reach past the volume's far edges.
 

@@ -97,7 +97,6 @@ def test_an_absent_chunk_is_no_data_and_no_error(tmp_path: Path) -> None:
     with open_in(tmp_path) as reader:
         chunk = reader.read_chunk(0, (0, 0, 2))
         assert (chunk.state, chunk.valid_fraction) == (ChunkState.ABSENT, 0)
-        assert reader.read_chunk_encoded(0, (0, 0, 2)) == b""
         block = reader.read_block(0, BoundingBox.at((0, 0, 8), (4, 4, 4)))
         assert block.valid_fraction == 0
         assert block.absent is not None
