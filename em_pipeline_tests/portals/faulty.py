@@ -6,14 +6,11 @@ one, None (or an empty list) being good behaviour. `server.always` applies to ev
 
 import contextlib
 import re
-import socket
-import struct
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+
+from em_pipeline_tests.portals.loopback import LoopbackHandler, LoopbackServer
 
 MODIFIED = "Tue, 03 Mar 2020 10:00:00 GMT"
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
@@ -59,7 +56,7 @@ class Request:
     sent: int = 0
 
 
-class FaultyServer:
+class FaultyServer(LoopbackServer):
     """`files` maps paths such as `/a.tif` to bytes; `ranges` says whether the server knows them."""
 
     def __init__(self, files: dict[str, bytes]) -> None:
@@ -69,21 +66,12 @@ class FaultyServer:
         self.always: Fault | None = None
         self.ranges = True
         self.requests: list[Request] = []
-        self.lock = threading.Lock()
-        self.closing = threading.Event()
         owner = self
 
         class Handler(_Handler):
             faulty = owner
 
-        self._http = _Server(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(
-            target=lambda: self._http.serve_forever(poll_interval=0.02), daemon=True
-        )
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._http.server_port}"
+        super().__init__(Handler)
 
     @property
     def sent(self) -> int:
@@ -96,27 +84,8 @@ class FaultyServer:
             planned = self.faults.pop(0) if self.faults else None
         return planned or self.always or Fault()
 
-    def __enter__(self) -> "FaultyServer":
-        self._thread.start()
-        return self
 
-    def __exit__(self, *exc: object) -> None:
-        self.closing.set()
-        self._http.shutdown()
-        self._http.server_close()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 64
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that hang up are part of the tests."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(LoopbackHandler):
     faulty: FaultyServer
 
     def do_HEAD(self) -> None:
@@ -194,16 +163,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         if fault.reset_after is not None:
             self.reset()
-
-    def reset(self) -> None:
-        # Closing with a zero linger time sends RST in place of FIN.
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.close_connection = True
-        with contextlib.suppress(OSError):
-            self.connection.close()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Silence: requests are counted in `FaultyServer.requests`."""
 
 
 @contextlib.contextmanager

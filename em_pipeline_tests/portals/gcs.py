@@ -11,16 +11,16 @@ import itertools
 import json
 import re
 import secrets
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import format_datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import google_crc32c
+
+from em_pipeline_tests.portals.loopback import LoopbackHandler, LoopbackServer
 
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
@@ -58,7 +58,7 @@ class Session:
     arrived: bytearray = field(default_factory=bytearray)
 
 
-class GcsServer:
+class GcsServer(LoopbackServer):
     """`buckets` maps names to objects. `page` is the most entries of one page of a listing."""
 
     def __init__(self, *buckets: str) -> None:
@@ -66,36 +66,15 @@ class GcsServer:
         self.sessions: dict[str, Session] = {}
         self.page = 1000
         self.rewrites_left = 0
-        self.lock = threading.Lock()
         owner = self
 
         class Handler(_Handler):
             gcs = owner
 
-        self._http = _Server(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._http.server_port}"
-
-    def __enter__(self) -> "GcsServer":
-        threading.Thread(target=lambda: self._http.serve_forever(poll_interval=0.02), daemon=True).start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._http.shutdown()
-        self._http.server_close()
+        super().__init__(Handler)
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 64
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that hang up are part of the tests."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
+class _Handler(LoopbackHandler):
     gcs: GcsServer
 
     def do_GET(self) -> None:
@@ -251,9 +230,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(payload)))
         self.end_headers()
         self.wfile.write(payload)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Silence: `em_pipeline_tests.portals.proxy` counts requests."""
 
 
 @contextlib.contextmanager

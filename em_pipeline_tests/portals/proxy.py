@@ -2,14 +2,11 @@
 
 import contextlib
 import http.client
-import socket
-import struct
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 from urllib.parse import urlsplit
+
+from em_pipeline_tests.portals.loopback import LoopbackHandler, LoopbackServer
 
 PIECE = 64 << 10
 HOPS = frozenset({"connection", "keep-alive", "transfer-encoding", "expect"})
@@ -43,22 +40,19 @@ class _Plan:
     after: int
 
 
-class BreakingProxy:
+class BreakingProxy(LoopbackServer):
     """`requests` holds `METHOD path?query` of each, in order of arrival."""
 
     def __init__(self, target: str) -> None:
         self.target = urlsplit(target).netloc
         self.requests: list[str] = []
-        self.lock = threading.Lock()
-        self.closing = threading.Event()
         self._plans: list[_Plan] = []
         owner = self
 
         class Handler(_Handler):
             proxy = owner
 
-        self._http = _Server(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._http.server_port}"
+        super().__init__(Handler)
 
     def fail(self, method: str, part: str, how: Break, times: int = 1, after: int = 0) -> None:
         """Break the next `times` requests whose address has `part` in it, once `after` of them went well."""
@@ -85,28 +79,8 @@ class BreakingProxy:
                     return plan.how
         return Break()
 
-    def __enter__(self) -> "BreakingProxy":
-        threading.Thread(target=lambda: self._http.serve_forever(poll_interval=0.02), daemon=True).start()
-        return self
 
-    def __exit__(self, *exc: object) -> None:
-        self.closing.set()
-        self._http.shutdown()
-        self._http.server_close()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 64
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that hang up are part of the tests."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
+class _Handler(LoopbackHandler):
     proxy: BreakingProxy
 
     def do_GET(self) -> None:
@@ -169,16 +143,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content[:cut])
         if cut is not None:
             self.reset()
-
-    def reset(self) -> None:
-        # Closing with a zero linger time sends RST in place of FIN.
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.close_connection = True
-        with contextlib.suppress(OSError):
-            self.connection.close()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Silence: requests are counted in `BreakingProxy.requests`."""
 
 
 @contextlib.contextmanager
