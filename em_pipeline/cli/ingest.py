@@ -3,24 +3,8 @@
 from typing import TYPE_CHECKING
 
 from em_pipeline.cli.bars import Bars
-from em_pipeline.cli.options import (
-    CodecOption,
-    ImageSetOption,
-    IncludeOption,
-    KindOption,
-    LabelOption,
-    LevelOption,
-    NameOption,
-    RandomCropOption,
-    RawDtypeOption,
-    RawShapeOption,
-    RoiOption,
-    SeedOption,
-    Target,
-    VoxelSizeOption,
-    asked,
-)
-from em_pipeline.cli.output import Json, answering, by_axis, console, errors, print_json, size
+from em_pipeline.cli.options import Options, taking_options
+from em_pipeline.cli.output import answering, by_axis, console, errors, print_json, size
 from em_pipeline.domain.errors import InputRefused, NotFound
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.settings import Settings, load_settings
@@ -30,43 +14,14 @@ if TYPE_CHECKING:
     from em_pipeline.ingest.workspace import Workspace
 
 
-def ingest(
-    target: Target,
-    level: LevelOption = None,
-    roi: RoiOption = None,
-    random_crop: RandomCropOption = None,
-    seed: SeedOption = None,
-    label: LabelOption = None,
-    image_set: ImageSetOption = None,
-    kind: KindOption = None,
-    raw_shape: RawShapeOption = None,
-    raw_dtype: RawDtypeOption = None,
-    codec: CodecOption = None,
-    voxel_size: VoxelSizeOption = None,
-    name: NameOption = None,
-    include: IncludeOption = None,
-    as_json: Json = False,
-) -> None:
+@taking_options
+def ingest(target: str, options: Options, as_json: bool) -> None:
     """Take a dataset from its portal, path or URL to a published volume.
 
     Runs its five Dagster assets in this process; a second time continues, or finds nothing to do.
     """
     with answering(as_json):
-        said = asked(
-            voxel_size=voxel_size,
-            name=name,
-            include=include,
-            level=level,
-            roi=roi,
-            random_crop=random_crop,
-            seed=seed,
-            label=label,
-            image_set=image_set,
-            kind=kind,
-            raw_shape=raw_shape,
-            raw_dtype=raw_dtype,
-            codec=codec,
-        )
+        said = options()
         from em_pipeline.cli.launch import run_ingest
         from em_pipeline.ingest.workspace import open_workspace
 
@@ -107,40 +62,11 @@ def ingest(
         console.print(f"Next: em show {spec.dataset_id} · em block {spec.dataset_id} 0 0 0 --out block.png")
 
 
-def register(
-    target: Target,
-    level: LevelOption = None,
-    roi: RoiOption = None,
-    random_crop: RandomCropOption = None,
-    seed: SeedOption = None,
-    label: LabelOption = None,
-    image_set: ImageSetOption = None,
-    kind: KindOption = None,
-    raw_shape: RawShapeOption = None,
-    raw_dtype: RawDtypeOption = None,
-    codec: CodecOption = None,
-    voxel_size: VoxelSizeOption = None,
-    name: NameOption = None,
-    include: IncludeOption = None,
-    as_json: Json = False,
-) -> None:
+@taking_options
+def register(target: str, options: Options, as_json: bool) -> None:
     """Make a dataset known to the catalogue and a partition in Dagster, without ingesting it."""
     with answering(as_json):
-        said = asked(
-            voxel_size=voxel_size,
-            name=name,
-            include=include,
-            level=level,
-            roi=roi,
-            random_crop=random_crop,
-            seed=seed,
-            label=label,
-            image_set=image_set,
-            kind=kind,
-            raw_shape=raw_shape,
-            raw_dtype=raw_dtype,
-            codec=codec,
-        )
+        said = options()
         from em_pipeline.assets.partitions import register as register_partition
         from em_pipeline.ingest.workspace import open_workspace
         from em_pipeline.resources.instance import open_instance

@@ -1,9 +1,13 @@
-"""What `em ingest` and `em register` take besides the target."""
+"""What `em ingest`, `em register` and `em plan` take besides the target."""
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable
+from functools import partial
+from inspect import Parameter, Signature, signature
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from em_pipeline.cli.output import Json
 from em_pipeline.domain.errors import InputRefused
 from em_pipeline.domain.geometry import PartialVoxelSize
 from em_pipeline.domain.lazy_volume import Kind
@@ -86,21 +90,46 @@ CodecOption = Annotated[
 ]
 
 
+Options = Callable[[], "Asked"]
+
+
+def taking_options(command: Callable[[str, Options, bool], None]) -> Callable[..., None]:
+    """A command that takes a target, the options of `asked` and `--json`, as typer reads them.
+
+    `command` is called with the target, with what reads the options and may refuse them, and with whether to
+    answer in JSON.
+    """
+
+    def run(target: str, as_json: bool, **given: Any) -> None:
+        command(target, partial(asked, **given), as_json)
+
+    place = Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [
+        Parameter("target", place, annotation=Target),
+        *(option.replace(kind=place) for option in signature(asked).parameters.values()),
+        Parameter("as_json", place, annotation=Json, default=False),
+    ]
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    return run
+
+
 def asked(
     *,
-    voxel_size: str | None,
-    name: str | None,
-    include: list[str] | None,
-    level: str | None,
-    roi: str | None,
-    random_crop: str | None,
-    seed: int | None,
-    label: list[str] | None,
-    image_set: str | None,
-    kind: Kind | None,
-    raw_shape: str | None,
-    raw_dtype: str | None,
-    codec: str | None,
+    level: LevelOption = None,
+    roi: RoiOption = None,
+    random_crop: RandomCropOption = None,
+    seed: SeedOption = None,
+    label: LabelOption = None,
+    image_set: ImageSetOption = None,
+    kind: KindOption = None,
+    raw_shape: RawShapeOption = None,
+    raw_dtype: RawDtypeOption = None,
+    codec: CodecOption = None,
+    voxel_size: VoxelSizeOption = None,
+    name: NameOption = None,
+    include: IncludeOption = None,
 ) -> "Asked":
     """The options, read. Raises `InputRefused` for one that cannot be, and for a box and a crop at once."""
     from em_pipeline.ingest.asked import Asked

@@ -4,24 +4,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from em_pipeline.cli.bars import Bars
-from em_pipeline.cli.options import (
-    CodecOption,
-    ImageSetOption,
-    IncludeOption,
-    KindOption,
-    LabelOption,
-    LevelOption,
-    NameOption,
-    RandomCropOption,
-    RawDtypeOption,
-    RawShapeOption,
-    RoiOption,
-    SeedOption,
-    Target,
-    VoxelSizeOption,
-    asked,
-)
-from em_pipeline.cli.output import Json, answering, by_axis, console, errors, print_json, size, table
+from em_pipeline.cli.options import Options, taking_options
+from em_pipeline.cli.output import answering, by_axis, console, errors, print_json, size, table
 from em_pipeline.settings import load_settings
 
 if TYPE_CHECKING:
@@ -31,44 +15,15 @@ if TYPE_CHECKING:
 NOT_KNOWN = "not known before download"
 
 
-def plan(
-    target: Target,
-    level: LevelOption = None,
-    roi: RoiOption = None,
-    random_crop: RandomCropOption = None,
-    seed: SeedOption = None,
-    label: LabelOption = None,
-    image_set: ImageSetOption = None,
-    kind: KindOption = None,
-    raw_shape: RawShapeOption = None,
-    raw_dtype: RawDtypeOption = None,
-    codec: CodecOption = None,
-    voxel_size: VoxelSizeOption = None,
-    name: NameOption = None,
-    include: IncludeOption = None,
-    as_json: Json = False,
-) -> None:
+@taking_options
+def plan(target: str, options: Options, as_json: bool) -> None:
     """Show what `em ingest` of the same would read, write, hold and take, level by level.
 
     Nothing is written and no voxel is downloaded: of files on this machine some chunks are read and encoded,
     of others only headers are.
     """
     with answering(as_json):
-        said = asked(
-            voxel_size=voxel_size,
-            name=name,
-            include=include,
-            level=level,
-            roi=roi,
-            random_crop=random_crop,
-            seed=seed,
-            label=label,
-            image_set=image_set,
-            kind=kind,
-            raw_shape=raw_shape,
-            raw_dtype=raw_dtype,
-            codec=codec,
-        )
+        said = options()
         from em_pipeline.ingest.asked import spec_of
         from em_pipeline.ingest.planning import outlook
         from em_pipeline.ingest.specs import known_specs
