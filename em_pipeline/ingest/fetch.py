@@ -49,14 +49,16 @@ def fetch(workspace: Workspace, spec: DatasetSpec) -> Fetched:
             earlier = read_kept(Manifest, workspace.store, keys.manifest(spec.dataset_id, portal.revision))
             if earlier is not None:
                 raw.recall(earlier)
-            manifest = download(
-                files,
-                raw.folder,
-                dataset_id=spec.dataset_id,
-                revision=portal.revision,
-                policy=workspace.policy_for(source),
-                progress=workspace.progress,
-            )
+            with raw.taking() as take:
+                manifest = download(
+                    files,
+                    raw.folder,
+                    dataset_id=spec.dataset_id,
+                    revision=portal.revision,
+                    policy=workspace.policy_for(source),
+                    progress=workspace.progress,
+                    arrived=take,
+                )
             raw.keep(manifest)
             workspace.store.write(
                 keys.manifest(spec.dataset_id, portal.revision), manifest.model_dump_json(indent=2).encode()

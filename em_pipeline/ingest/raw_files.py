@@ -1,12 +1,13 @@
 """Where the raw files of one revision are downloaded, kept and read.
 
 A store on a disk holds them itself. Downloads into an object store go through the *spool*, a folder of this
-machine: ranges are written and resumed there, and each whole file is uploaded. What a later step does not
-find in the spool it brings back. Files that the user gave in place stay where they are.
+machine: ranges are written and resumed there, and each file is uploaded when it is whole. What a later step
+does not find in the spool it brings back. Files that the user gave in place stay where they are.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
@@ -30,6 +31,10 @@ class RawFiles(Protocol):
     @property
     def folder(self) -> Path:
         """Where a download puts them."""
+        ...
+
+    def taking(self) -> AbstractContextManager[Callable[[RawFile], None]]:
+        """During a download: make the store hold what is handed over, as far as that goes meanwhile."""
         ...
 
     def keep(self, manifest: Manifest) -> None:
@@ -100,6 +105,9 @@ class _InStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    def taking(self) -> AbstractContextManager[Callable[[RawFile], None]]:
+        return nullcontext(lambda _: None)
 
     def keep(self, manifest: Manifest) -> None: ...
 

@@ -67,13 +67,15 @@ def download(
     revision: str,
     policy: DownloadPolicy,
     progress: Progress,
+    arrived: Callable[[RawFile], None] = lambda _: None,
 ) -> Manifest:
     """Hold every listed file below `folder`, and say what they are, in the listing's order.
 
     What an earlier or killed run finished (files, and parts of them) is not fetched again. `file://` files
     stay in place: they are hashed only. Files that may be absent, and for which the portal answers 404, are
     named in the manifest's `absent`; a refusal (403) never counts as absence, although a store that may not
-    be listed answers so. The manifest is returned, not written.
+    be listed answers so. The manifest is returned, not written. `arrived` is told of each file as soon as it
+    is held, by any thread, and must not take long.
 
     Raises `RecordInvalid` for a listing that cannot be held (no files, paths that collide, unknown checksum)
     and for a server that sends something else than the files; `InputRefused` for a symlink that leads
@@ -94,6 +96,7 @@ def download(
         def whole(file: RawFile) -> None:
             held[file.path] = file
             watch.done(1)
+            arrived(file)
 
         holdings = Holdings(
             root / WORK,
@@ -103,6 +106,8 @@ def download(
         )
         _tidy(root / WORK, places)
         held.update((f.path, found) for f in files if (found := holdings.recall(f, places[f.path])))
+        for file in held.values():
+            arrived(file)
         missing = [f for f in files if f.path not in held and not _known_absent(f, holdings)]
         watch.advance(STEP, sum(found.size for found in held.values()))
         watch.done(len(files) - len(missing))

@@ -6,9 +6,11 @@ gave the object. An object that still has that size and tag has those bytes: not
 
 import hashlib
 import shutil
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -16,7 +18,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from em_pipeline.domain.blobs import Blobs
-from em_pipeline.domain.errors import ChecksumMismatch, NotFound
+from em_pipeline.domain.errors import ChecksumMismatch, EmError, NotFound
 from em_pipeline.domain.files import Manifest, RawFile
 from em_pipeline.domain.progress import Progress
 from em_pipeline.storage.bring import bring
@@ -72,6 +74,34 @@ class Spool:
         self._documents = documents
         self._progress = progress
 
+    @contextmanager
+    def taking(self) -> Iterator[Callable[[RawFile], None]]:
+        """During a download: upload files that are handed over and the store does not hold, several at once.
+
+        Those that wait for their turn at the end, and those that the store refused, are left to `keep`.
+        """
+        receipt, there = self._receipt(), self._files.entries()
+        self._files.clear_unfinished()
+        sent = _Sent(self, receipt)
+
+        def upload(file: RawFile) -> None:
+            try:
+                self._upload(file, lambda _: None)
+                sent.add(file)
+            except EmError as error:
+                self._progress.note(f"{file.path} is not uploaded yet: {error}")
+
+        def take(file: RawFile) -> None:
+            if not file.in_place and not _is_held(file, receipt, there):
+                pool.submit(upload, file)
+
+        with ThreadPoolExecutor(_AT_ONCE, STEP) as pool:
+            try:
+                yield take
+            finally:
+                pool.shutdown(cancel_futures=True)
+                sent.note()
+
     def keep(self, manifest: Manifest) -> None:
         """Upload every whole file that the store does not hold yet, several at once.
 
@@ -84,21 +114,20 @@ class Spool:
             return
         self._files.clear_unfinished()
         self._progress.start(STEP, sum(file.size for file in missing), "bytes")
-        sent: list[RawFile] = []
-        since = time.monotonic()
+        sent = _Sent(self, receipt)
+
+        def upload(file: RawFile) -> None:
+            self._upload(file, partial(self._progress.advance, STEP))
+            sent.add(file)
+
         with ThreadPoolExecutor(_AT_ONCE, STEP) as pool:
-            uploads = {pool.submit(self._upload, file): file for file in missing}
+            uploads = [pool.submit(upload, file) for file in missing]
             try:
                 for done in as_completed(uploads):
                     done.result()
-                    sent.append(uploads[done])
-                    if time.monotonic() - since > _RECEIPT_SECONDS:
-                        receipt, sent = self._note(receipt, sent), []
-                        since = time.monotonic()
             finally:
                 pool.shutdown(cancel_futures=True)
-                if sent:
-                    self._note(receipt, sent)
+                sent.note()
 
     def changed(self, manifest: Manifest) -> list[str]:
         """Paths of files that the store no longer holds as uploaded, or that changed where they lie.
@@ -154,7 +183,7 @@ class Spool:
                 return
             _remove_if_empty(self.folder.parent)
 
-    def _upload(self, file: RawFile) -> None:
+    def _upload(self, file: RawFile, told: Callable[[int], None]) -> None:
         digest = hashlib.sha256()
         path = self.folder / file.path
         sink = self._files.create(file.path)
@@ -163,7 +192,7 @@ class Spool:
                 for block in iter(partial(opened.read, _READ_BYTES), b""):
                     digest.update(block)
                     sink.append(block)
-                    self._progress.advance(STEP, len(block))
+                    told(len(block))
             if digest.hexdigest() != file.sha256:
                 raise ChecksumMismatch(
                     f"Upload {path}", "it is no longer what was downloaded", "Delete it, and ingest again"
@@ -178,7 +207,8 @@ class Spool:
         except (NotFound, ValidationError):  # as good as none: everything is uploaded again
             return {}
 
-    def _note(self, receipt: Mapping[str, Uploaded], sent: Sequence[RawFile]) -> dict[str, Uploaded]:
+    def note(self, receipt: Mapping[str, Uploaded], sent: Sequence[RawFile]) -> dict[str, Uploaded]:
+        """Write the receipt, and the files just sent into it; what it then says."""
         there = self._files.entries()
         new = {
             file.path: Uploaded(sha256=file.sha256, size=file.size, tag=there[file.path].tag)
@@ -188,6 +218,29 @@ class Spool:
         noted = {**receipt, **new}
         self._documents.write(RECEIPT, _RECEIPT.dump_json(noted))
         return noted
+
+
+class _Sent:
+    """Files uploaded by several threads, and the receipt of them, written every now and then."""
+
+    def __init__(self, spool: Spool, receipt: Mapping[str, Uploaded]) -> None:
+        self._spool, self._receipt = spool, receipt
+        self._files: list[RawFile] = []
+        self._since = time.monotonic()
+        self._lock = threading.Lock()
+
+    def add(self, file: RawFile) -> None:
+        with self._lock:
+            self._files.append(file)
+            due = time.monotonic() - self._since > _RECEIPT_SECONDS
+        if due:
+            self.note()
+
+    def note(self) -> None:
+        with self._lock:
+            if self._files:
+                self._receipt = self._spool.note(self._receipt, self._files)
+            self._files, self._since = [], time.monotonic()
 
 
 def _moved(manifest: Manifest) -> list[RawFile]:

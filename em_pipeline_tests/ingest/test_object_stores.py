@@ -13,7 +13,14 @@ import tifffile
 from em_pipeline.api.readers import open_published
 from em_pipeline.catalog.repository import Catalog
 from em_pipeline.demo.portal import DemoPortal
-from em_pipeline.domain.errors import ChecksumMismatch, ChunkCorrupt, NotFound, StorageFailed
+from em_pipeline.demo.replay import Trouble
+from em_pipeline.domain.errors import (
+    ChecksumMismatch,
+    ChunkCorrupt,
+    NotFound,
+    SourceUnavailable,
+    StorageFailed,
+)
 from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize
 from em_pipeline.domain.progress import Progress
 from em_pipeline.domain.spec import DatasetSpec
@@ -138,6 +145,27 @@ def test_an_upload_that_breaks_off_goes_on_where_it_was(
     manifest = fetch(remote, CORNER).manifest
     assert portal.bytes_served - before < manifest.files[0].size
     assert 1 <= len(moved(bucket)) < len(manifest.files)
+    assert latest_manifest(remote, CORNER) == manifest
+
+
+@on_s3
+def test_files_are_uploaded_while_others_are_still_downloaded(
+    remote: Workspace, portal: DemoPortal, bucket: StoreInBucket
+) -> None:
+    scrape(remote, CORNER)
+    portal.trouble(Trouble.SERVER_ERROR, "0012.dm3", after=1)  # the listing's HEAD goes well
+    with pytest.raises(SourceUnavailable):
+        fetch(remote, CORNER)
+    (receipt,) = (key for key in remote.store.list("raw") if key.endswith("uploads.json"))
+    early = set(json.loads(remote.store.read(receipt)))
+    assert {f"{receipt.removesuffix('uploads.json')}files/{path}" for path in early} <= set(
+        remote.store.list("raw")
+    )
+    assert early
+    portal.heal()
+    manifest = fetch(remote, CORNER).manifest
+    uploads = [one for one in moved(bucket) if one.startswith("PUT ")]
+    assert len(uploads) == len(manifest.files)
     assert latest_manifest(remote, CORNER) == manifest
 
 
