@@ -9,6 +9,7 @@ from em_pipeline_tests.commands import em, run
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_drift_of_a_portals_page_is_shown(
     environment: dict[str, str], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
