@@ -199,8 +199,10 @@ def _version_row(new: VersionToPublish) -> VersionRow:
 
 def _level_totals(ledger: pa.Table) -> dict[int, tuple[int, int]]:
     """Level → (chunks, stored bytes)."""
-    grouped = ledger.group_by("level").aggregate([("nbytes", "count"), ("nbytes", "sum")])
-    return {row["level"]: (row["nbytes_count"], row["nbytes_sum"] or 0) for row in grouped.to_pylist()}
+    # Not Table.group_by, whose first use imports pandas.
+    levels, lengths = to_numpy(ledger["level"]), to_numpy(ledger["nbytes"])
+    chunks = {int(level): levels == level for level in np.unique(levels)}
+    return {level: (int(of.sum()), int(lengths[of].sum())) for level, of in chunks.items()}
 
 
 def _copy_blocks(session: Session, new: VersionToPublish, blocks: pa.Table) -> None:

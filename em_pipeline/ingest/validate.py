@@ -22,6 +22,7 @@ from em_pipeline.ingest.versions import VersionFiles
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.storage import keys
 from em_pipeline.storage.lock import dataset_lock
+from em_pipeline.volumes.allocator import give_freed_memory_back
 from em_pipeline.volumes.conformance import ngff_faults, read_elsewhere
 from em_pipeline.volumes.ledger import ChunkState, Ledger
 from em_pipeline.volumes.metadata import FILL_VALUE
@@ -109,6 +110,7 @@ NOT_STORED = (
 
 
 def _made(name: str, check: Callable[[], CheckResult]) -> CheckResult:
+    give_freed_memory_back()  # of what came before, which read with other buffers in other threads
     try:
         return check()
     except EmError as error:

@@ -19,6 +19,7 @@ from em_pipeline.storage.direct_io import AppendedFile, DirectFile
 from em_pipeline.storage.download import DownloadPolicy
 from em_pipeline.storage.object_urls import endpoints_of
 from em_pipeline.storage.store import Store, open_store
+from em_pipeline.volumes.allocator import share_freed_memory
 from em_pipeline.volumes.compute import Compute, ThisProcess
 
 
@@ -110,6 +111,7 @@ def open_compute(settings: Settings) -> Iterator[Compute]:
 @contextmanager
 def open_workspace(settings: Settings, progress: Progress) -> Iterator[Workspace]:
     """Everything an ingest needs, as the settings say. Raises like `open_catalog` and `open_store`."""
+    share_freed_memory()
     endpoints = endpoints_of(settings)
     sources = load_sources(settings.sources, endpoints=endpoints)
     store = store_of(settings)

@@ -10,7 +10,7 @@ from pathlib import Path
 from em_pipeline.domain.errors import RecordInvalid
 
 ALGORITHMS = frozenset({"md5", "sha1", "sha224", "sha256", "sha384", "sha512"})
-READ_BYTES = 4 * 1024 * 1024
+READ_BYTES = 1024 * 1024
 # What `catch_up` hashes at once, and in one call: about as long as a connection may go unread.
 STEP_BYTES = 1024 * 1024
 CAUGHT_UP_BYTES = 16 * 1024 * 1024

@@ -20,6 +20,7 @@ _MARGIN, _GAP, _STRIP, _CAPTION = 16, 8, 84, 22
 _BACKGROUND, _FRAME, _TEXT, _FAINT = (18, 20, 24), (52, 57, 66), (226, 229, 234), (138, 145, 156)
 _BAR, _TAIL, _CURVE = (255, 255, 255), (74, 81, 92), (112, 176, 214)
 _HOLE, _HATCH, _STRIPE = (44, 36, 30), (150, 108, 52), 12
+_ROWS: Final = 64  # of a plane, made grey at once in numbers of 8 bytes
 _LEAST: Final = 40  # pixels across a slice, so that a single section can be seen at all
 
 Colour = tuple[int, int, int]
@@ -134,9 +135,13 @@ def _grey(plane: NDArray[Any], statistics: VolumeStatistics) -> NDArray[np.uint8
     if not statistics.count:
         return np.zeros(plane.shape, np.uint8)
     low, high = statistics.p01, statistics.p99
-    values = np.nan_to_num(plane.astype(np.float64), nan=low, posinf=high, neginf=low)
     span = high - low if high > low else 1.0
-    return (np.clip((values - low) / span, 0, 1) * 255 + 0.5).astype(np.uint8)
+    grey = np.empty(plane.shape, np.uint8)
+    for first in range(0, len(plane), _ROWS):
+        rows = plane[first : first + _ROWS].astype(np.float64)
+        values = np.nan_to_num(rows, nan=low, posinf=high, neginf=low)
+        grey[first : first + _ROWS] = np.clip((values - low) / span, 0, 1) * 255 + 0.5
+    return grey
 
 
 def _coloured(plane: NDArray[Any], statistics: VolumeStatistics) -> NDArray[np.uint8]:  # noqa: ARG001

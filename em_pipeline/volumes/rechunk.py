@@ -20,6 +20,7 @@ from em_pipeline.domain.errors import ChunkCorrupt, InputRefused, NotFound
 from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.domain.lazy_volume import LazyVolume
 from em_pipeline.domain.progress import Progress
+from em_pipeline.volumes.allocator import give_freed_memory_back
 from em_pipeline.volumes.compute import Compute, Job, ThisProcess
 from em_pipeline.volumes.ledger import ChunkState, Ledger, write_ledger
 from em_pipeline.volumes.metadata import GROUP, OF_ITS_IMAGE, LevelInfo, documents, parse, read_documents
@@ -91,7 +92,9 @@ def rechunk(
         holes = missing.pyramid(shapes) if missing else (None,) * len(shapes)
         job = Job(source, box, plan, workspace, holes)
         for level, todo in zip(plan.levels, unfinished(plan, workspace, progress), strict=True):
+            give_freed_memory_back()  # of the level before, or of what was done before the rechunk
             _write_level(job, level, todo, compute or ThisProcess(), progress, tally)
+        give_freed_memory_back()
         ledger = _complete(plan, workspace, name, digest, missing)
         tally.seconds = time.monotonic() - started
         return _written(workspace, ledger, tally)

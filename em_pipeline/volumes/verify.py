@@ -233,6 +233,7 @@ def _shard_faults(volume: Blobs, ledger: Ledger, check: CheckChunk | None, shard
         start = int(stops[first]) - lengths[first]
         # The last piece has the index, and would have whatever follows it.
         stop = int(stops[last - 1]) if last < len(stops) else shard.nbytes + 1
+        piece = payload = np.empty(0, np.uint8)  # the last one goes before the next one comes
         piece = np.frombuffer(volume.read_range(shard.path, start, stop - start), np.uint8)
         at = 0
         for nth in range(first, last):
