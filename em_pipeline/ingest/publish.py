@@ -112,7 +112,7 @@ def _to_publish(
         manifest=manifest,
         report=report,
         levels=levels,
-        ledger=ledger.table,
+        ledger=ledger.table(),
         statistics=built.record.fields.technical.statistics.model_dump(),
         ledger_sha256=ledger.sha256,
         volume_key=files.volume,

@@ -26,11 +26,13 @@ def from_numpy(values: NDArray[Any]) -> pa.Array:
     )
 
 
-def to_numpy(column: pa.ChunkedArray) -> NDArray[Any]:
+def to_numpy(column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
     """The values of a primitive column; null becomes NaN, and is not allowed in integers (`ValueError`)."""
     dtype = np.dtype(column.type.to_pandas_dtype())
     if column.null_count and dtype.kind != "f":
         raise ValueError(f"{column.null_count} of {len(column)} integers are missing")
+    if isinstance(column, pa.Array):
+        return _chunk_values(column, dtype)
     parts = [_chunk_values(chunk, dtype) for chunk in column.chunks]
     return np.concatenate(parts) if parts else np.empty(0, dtype)
 

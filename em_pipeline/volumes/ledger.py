@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import cached_property
@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from em_pipeline.domain.blobs import Blobs
+from em_pipeline.domain.blobs import Blobs, BlobSink
 from em_pipeline.domain.errors import ChunkCorrupt, NotFound
 from em_pipeline.domain.geometry import Shape
 from em_pipeline.volumes.arrow import from_numpy, strings, to_numpy
@@ -30,6 +30,10 @@ from em_pipeline.volumes.statistics import SUMMARY_FIELDS, Summary, VolumeStatis
 
 FORMAT: Final = 1
 _KEY: Final = b"em_pipeline.ledger"
+_GROUP: Final = 1 << 20
+"""Rows of a row group, whose columns are in memory while it is written: about 100 MiB of them."""
+_BATCH: Final = 1 << 16
+"""Rows that are read at once."""
 
 
 class ChunkState(StrEnum):
@@ -85,31 +89,37 @@ class LedgerRow:
 class Ledger:
     """A ledger file, read and checked for completeness.
 
-    `missing` are the voxels of level 0 that the source does not hold, None where it holds them all.
+    `rows` are all rows as one array of `ROW`, in C order. `missing` are the voxels of level 0 that the source
+    does not hold, None where it holds them all.
     """
 
-    def __init__(self, table: pa.Table, sha256: str, where: str) -> None:
-        self.table = table
+    def __init__(self, rows: NDArray[Any], facts: Mapping[str, Any], sha256: str) -> None:
+        self.rows = rows
         self.sha256 = sha256
-        self._where = where
-        self._facts: dict[str, Any] = json.loads(table.schema.metadata[_KEY])
-        self.grids = tuple(Shape(*grid) for grid in self._facts["grids"])
-        self._starts = np.cumsum([0, *(grid.voxels for grid in self.grids)])
-        missing = self._facts.get("missing")
+        self._facts = facts
+        self.grids = _grids(facts)
+        self._starts = _starts(self.grids)
+        missing = facts.get("missing")
         self.missing = None if missing is None else Missing.from_json(missing)
         self._check_complete()
 
     @classmethod
     def read(cls, place: Blobs, name: str) -> Self:
-        """The ledger `name` in `place`. Raises `NotFound` without one, `ChunkCorrupt` for a damaged one."""
-        where = f"{place.url}/{name}"
+        """The ledger `name` in `place`. Raises `NotFound` without one, `ChunkCorrupt` for a damaged one.
+
+        Takes the file's bytes and its rows of memory, and little else.
+        """
         payload = place.read(name)
         try:
             # Not read_table, which imports pandas (see `volumes.arrow`).
-            table = pq.ParquetFile(io.BytesIO(payload), page_checksum_verification=True).read()
-            return cls(table, hashlib.sha256(payload).hexdigest(), where)
+            with pq.ParquetFile(pa.BufferReader(payload), page_checksum_verification=True) as file:
+                facts: dict[str, Any] = json.loads(file.schema_arrow.metadata[_KEY])
+                rows = _rows_of(file, int(_starts(_grids(facts))[-1]))
+            pa.default_memory_pool().release_unused()
+            return cls(rows, facts, hashlib.sha256(payload).hexdigest())
         except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
-            raise ChunkCorrupt(f"Read the ledger {where}", f"{type(error).__name__}: {error}") from error
+            tried = f"Read the ledger {place.url}/{name}"
+            raise ChunkCorrupt(tried, f"{type(error).__name__}: {error}") from error
 
     @property
     def documents(self) -> Mapping[str, str]:
@@ -137,18 +147,14 @@ class Ledger:
         }
         return VolumeStatistics(**numbers, dtype=dtype, histogram=histogram)
 
-    @cached_property
-    def rows(self) -> NDArray[Any]:
-        """All rows as one structured array of `ROW`, C order."""
-        rows = np.empty(self.table.num_rows, ROW)
-        for name in ROW.names or ():
-            rows[name] = self._states() if name == "state" else to_numpy(self.table[name])
-        return rows
+    def table(self) -> pa.Table:
+        """The rows as the file's columns."""
+        return _table(self.rows, _schema())
 
     @property
     def stored_bytes(self) -> int:
         """Bytes of all encoded chunks."""
-        return int(to_numpy(self.table["nbytes"]).sum())
+        return int(self.rows["nbytes"].sum())
 
     def row(self, level: int, index: tuple[int, int, int]) -> LedgerRow:
         """Raises `NotFound` for a level or chunk that the volume does not have."""
@@ -170,15 +176,8 @@ class Ledger:
 
     def states(self) -> dict[ChunkState, int]:
         """How many chunks are in each state, all levels together."""
-        counts = np.bincount(self._states(), minlength=len(STATES))
+        counts = np.bincount(self.rows["state"], minlength=len(STATES))
         return {state: int(n) for state, n in zip(STATES, counts, strict=True)}
-
-    def _states(self) -> NDArray[Any]:
-        """Index in `STATES` of every chunk's state."""
-        column = pc.index_in(self.table["state"].cast(pa.string()), value_set=strings(STATES))
-        if column.null_count:
-            raise ChunkCorrupt(f"Read the ledger {self._where}", "it has chunks in an unknown state")
-        return to_numpy(column)
 
     def _position(self, level: int, index: tuple[int, int, int]) -> int:
         if not 0 <= level < len(self.grids):
@@ -190,17 +189,35 @@ class Ledger:
 
     def _check_complete(self) -> None:
         """Raises `ValueError` unless the rows are those of the grids, in order."""
-        for level, (grid, start) in enumerate(zip(self.grids, self._starts[:-1], strict=True)):
-            part = self.table.slice(int(start), grid.voxels)
-            places = np.unravel_index(np.arange(grid.voxels), grid)
-            expected = (np.full(grid.voxels, level), *places)
-            for name, column in zip(("level", "z", "y", "x"), expected, strict=True):
-                if not np.array_equal(to_numpy(part[name]), column):
+        for level, grid in enumerate(self.grids):
+            rows = self.level_rows(level)
+            places = np.ogrid[: grid.z, : grid.y, : grid.x]
+            for name, expected in zip(("level", "z", "y", "x"), (level, *places), strict=True):
+                if not (rows[name] == expected).all():
                     raise ValueError(f"the rows of level {level} are not its {grid} chunks in order")
-        if self.table.num_rows != self._starts[-1]:
-            raise ValueError(f"{self.table.num_rows} rows for {self._starts[-1]} chunks")
-        if (to_numpy(self.table["nbytes"]) < 0).any():
+        if (self.rows["nbytes"] < 0).any():
             raise ValueError("a chunk has a negative length")
+
+
+def in_order(parts: Iterable[NDArray[Any]], grids: Sequence[Shape]) -> NDArray[Any]:
+    """All rows of `parts` (`ROW`, in any order) as one array in C order; each part may go once it is taken.
+
+    Raises `ChunkCorrupt` where a chunk of the `grids` has no row, or a row is of no chunk of theirs.
+    """
+    tried = "Put the ledger together"
+    starts = _starts(grids)
+    rows = np.empty(starts[-1], ROW)
+    rows["level"] = -1
+    for part in parts:
+        for level in np.unique(part["level"]):
+            of = part[part["level"] == level]
+            try:
+                rows[starts[level] + np.ravel_multi_index((of["z"], of["y"], of["x"]), grids[level])] = of
+            except (ValueError, IndexError) as error:
+                raise ChunkCorrupt(tried, "a unit has rows of chunks that do not exist") from error
+    if lacking := np.count_nonzero(rows["level"] < 0):
+        raise ChunkCorrupt(tried, f"{lacking} of {len(rows)} chunks have no row")
+    return rows
 
 
 def write_ledger(
@@ -214,8 +231,10 @@ def write_ledger(
     plan_digest: str,
     missing: Missing | None = None,
 ) -> None:
-    """Write `rows` (`ROW`, any order) and the facts beside them as a blob. Raises `StorageFailed`."""
-    rows = np.sort(rows, order=["level", "z", "y", "x"])
+    """Write `rows` (`ROW`, C order) and the facts beside them as a blob. Raises `StorageFailed`.
+
+    Takes memory for the columns of `_GROUP` rows besides.
+    """
     bins = np.flatnonzero(statistics.histogram)
     facts: dict[str, Any] = {
         "format": FORMAT,
@@ -228,13 +247,78 @@ def write_ledger(
     }
     if missing is not None:
         facts["missing"] = missing.to_json()
-    schema = pa.schema([_field(name) for name in ROW.names or ()])
-    columns = [_column(name, rows[name]) for name in schema.names]
-    metadata = {_KEY: json.dumps(facts, separators=(",", ":"))}
-    table = pa.Table.from_arrays(columns, schema=schema.with_metadata(metadata))
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", version="2.6", write_page_checksum=True)
-    place.write(name, sink.getvalue())
+    schema = _schema().with_metadata({_KEY: json.dumps(facts, separators=(",", ":"))})
+    blob = place.create(name)
+    try:
+        with pq.ParquetWriter(
+            _Appended(blob), schema, compression="zstd", version="2.6", write_page_checksum=True
+        ) as file:
+            for first in range(0, len(rows), _GROUP):
+                file.write_table(_table(rows[first : first + _GROUP], schema), row_group_size=_GROUP)
+        blob.commit()
+    finally:
+        blob.abandon()
+
+
+class _Appended(io.RawIOBase):
+    """A blob that is being written, as a file."""
+
+    def __init__(self, blob: BlobSink) -> None:
+        super().__init__()
+        self._blob = blob
+        self._size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, payload: Any) -> int:
+        self._blob.append(payload)
+        self._size += len(payload)
+        return len(payload)
+
+    def tell(self) -> int:
+        return self._size
+
+
+def _grids(facts: Mapping[str, Any]) -> tuple[Shape, ...]:
+    return tuple(Shape(*grid) for grid in facts["grids"])
+
+
+def _starts(grids: Sequence[Shape]) -> NDArray[np.int64]:
+    """The row at which each level begins; then the count of all rows."""
+    return np.cumsum([0, *(grid.voxels for grid in grids)])
+
+
+def _rows_of(file: pq.ParquetFile, count: int) -> NDArray[Any]:
+    """The file's rows. Raises `ValueError` unless there are `count`, and what reading raises."""
+    if file.metadata.num_rows != count:
+        raise ValueError(f"{file.metadata.num_rows} rows for {count} chunks")
+    rows = np.empty(count, ROW)
+    first = 0
+    # In this thread alone: Arrow's own each keep what they decoded with.
+    for batch in file.iter_batches(_BATCH, use_threads=False):
+        part = rows[first : first + batch.num_rows]
+        for name in ROW.names or ():
+            column = batch.column(name)
+            part[name] = to_numpy(_state_index(column) if name == "state" else column)
+        first += batch.num_rows
+    return rows
+
+
+def _state_index(column: pa.Array) -> pa.Array:
+    """Index in `STATES` of every chunk's state."""
+    index = pc.index_in(column.cast(pa.string()), value_set=strings(STATES))
+    if index.null_count:
+        raise ValueError("it has chunks in an unknown state")
+    return index
+
+
+def _table(rows: NDArray[Any], schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_arrays([_column(name, rows[name]) for name in schema.names], schema=schema)
+
+
+def _schema() -> pa.Schema:
+    return pa.schema([_field(name) for name in ROW.names or ()])
 
 
 def _json_numbers(statistics: VolumeStatistics) -> Iterator[tuple[str, float | None]]:

@@ -6,7 +6,7 @@ written again, and what it left half done is never visible.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -22,13 +22,13 @@ from em_pipeline.domain.lazy_volume import LazyVolume
 from em_pipeline.domain.progress import Progress
 from em_pipeline.volumes.allocator import give_freed_memory_back
 from em_pipeline.volumes.compute import Compute, Job, ThisProcess
-from em_pipeline.volumes.ledger import ChunkState, Ledger, write_ledger
+from em_pipeline.volumes.ledger import ChunkState, Ledger, in_order, write_ledger
 from em_pipeline.volumes.metadata import GROUP, OF_ITS_IMAGE, LevelInfo, documents, parse, read_documents
 from em_pipeline.volumes.missing import Missing
 from em_pipeline.volumes.passes import STEP
 from em_pipeline.volumes.plan import LevelPlan, RechunkPlan, Unit
 from em_pipeline.volumes.resume import unfinished
-from em_pipeline.volumes.statistics import VolumeStatistics, bin_count, combine
+from em_pipeline.volumes.statistics import Counts, VolumeStatistics, bin_count, combine
 from em_pipeline.volumes.workspace import Workspace
 
 _RECORDS_AT_ONCE: Final = 8  # each may take a request to an object store
@@ -166,16 +166,9 @@ def _complete(
     plan: RechunkPlan, workspace: Workspace, name: str, digest: str, missing: Missing | None
 ) -> Ledger:
     """Write the documents and, last, the ledger; then clear the work away."""
+    grids = tuple(level.chunk_grid for level in plan.levels)
     counts = np.zeros(bin_count(plan.dtype), np.int64)
-    rows: list[list[NDArray[Any]]] = []
-    with ThreadPoolExecutor(_RECORDS_AT_ONCE, "records") as pool:
-        for level in plan.levels:
-            rows.append([])
-            for record in pool.map(partial(workspace.read_record, level.index), range(level.unit_count)):
-                rows[-1].append(record.rows)
-                if level.index == 0:
-                    counts += record.counts
-    finest = np.sort(np.concatenate(rows[0]), order=["z", "y", "x"])
+    rows = in_order(_all_rows(plan, workspace, counts), grids)
     found = documents(plan, name, {} if workspace.label is None else OF_ITS_IMAGE)
     # The group's last: without it nobody takes what is there for a volume.
     for path, text in sorted(found.items(), key=lambda item: item[0] == GROUP):
@@ -183,16 +176,33 @@ def _complete(
     write_ledger(
         workspace.place,
         workspace.ledger,
-        np.concatenate([part for level in rows for part in level]),
-        grids=tuple(level.chunk_grid for level in plan.levels),
+        rows,
+        grids=grids,
         documents=found,
-        statistics=combine(finest, counts, plan.dtype),
+        statistics=combine(rows[: grids[0].voxels], counts, plan.dtype),
         plan_digest=digest,
         missing=missing,
     )
+    del rows
     ledger = Ledger.read(workspace.place, workspace.ledger)
     workspace.finish()
     return ledger
+
+
+def _all_rows(plan: RechunkPlan, workspace: Workspace, counts: Counts) -> Iterator[NDArray[Any]]:
+    """The rows of every unit. What the units of level 0 counted is added to `counts`.
+
+    No more records are read ahead than there are threads: each has a histogram.
+    """
+    with ThreadPoolExecutor(_RECORDS_AT_ONCE, "records") as pool:
+        for level in plan.levels:
+            read = partial(workspace.read_record, level.index)
+            for first in range(0, level.unit_count, _RECORDS_AT_ONCE):
+                units = range(first, min(first + _RECORDS_AT_ONCE, level.unit_count))
+                for record in pool.map(read, units):
+                    if level.index == 0:
+                        counts += record.counts
+                    yield record.rows
 
 
 def _written(workspace: Workspace, ledger: Ledger, tally: _Tally) -> WrittenVolume:

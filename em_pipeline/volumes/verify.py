@@ -129,7 +129,6 @@ def _verify(
 
     try:
         book = Ledger.read(*ledger)
-        book.rows  # noqa: B018 - decoded here, where a damaged one is a fault of the ledger
     except (NotFound, ChunkCorrupt) as error:
         return ended([_unplaced(FaultKind.LEDGER, str(error))])
     if ledger_sha256 not in (None, book.sha256):

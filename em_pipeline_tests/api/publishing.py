@@ -94,7 +94,7 @@ def publish(catalog: Catalog, store: LocalStore, dataset_id: str, version: str) 
                 checks=(CheckResult(name="readable", passed=True, message="every chunk was read"),),
             ),
             levels=[LevelRow.of(level) for level in levels],
-            ledger=ledger.table,
+            ledger=ledger.table(),
             statistics=statistics,
             ledger_sha256=ledger.sha256,
             volume_key=volume_key,

@@ -1,0 +1,125 @@
+"""The ledger's rows on their way into a file and out of it: in order, the same, and in little memory."""
+
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from em_pipeline.domain.errors import ChunkCorrupt
+from em_pipeline.domain.geometry import Shape
+from em_pipeline.storage.local_blobs import LocalBlobs
+from em_pipeline.volumes import ledger as ledgers
+from em_pipeline.volumes.ledger import ROW, STATES, Ledger, in_order, write_ledger
+from em_pipeline.volumes.statistics import VolumeStatistics
+
+GRIDS = (Shape(3, 4, 5), Shape(2, 2, 3), Shape(1, 1, 1))
+STATISTICS = VolumeStatistics(1, 0, *[1.0] * 6, dtype=np.dtype("uint8"), histogram=np.ones(256, np.int64))
+
+
+def made_up(grids: tuple[Shape, ...]) -> NDArray[Any]:
+    """Rows of every chunk in C order; no two of the same voxels, and some of none."""
+    count = sum(grid.voxels for grid in grids)
+    rows = np.zeros(count, ROW)
+    rng = np.random.default_rng(7)
+    for name in ROW.names or ():
+        rows[name] = rng.random(count) if ROW[name].kind == "f" else rng.integers(0, len(STATES), count)
+    rows["nbytes"], rows["crc32c"] = rng.integers(0, 2**40, count), rng.integers(0, 2**32, count)
+    rows["mean"][::7] = np.nan
+    places = [(level, *place) for level, grid in enumerate(grids) for place in np.ndindex(*grid)]
+    for name, column in zip(("level", "z", "y", "x"), zip(*places, strict=True), strict=True):
+        rows[name] = column
+    return rows
+
+
+def write(folder: Path, rows: NDArray[Any], grids: tuple[Shape, ...]) -> None:
+    write_ledger(
+        LocalBlobs(folder),
+        "l.parquet",
+        rows,
+        grids=grids,
+        documents={},
+        statistics=STATISTICS,
+        plan_digest="p",
+    )
+
+
+def read(folder: Path) -> Ledger:
+    return Ledger.read(LocalBlobs(folder), "l.parquet")
+
+
+@pytest.mark.parametrize(("group", "batch"), [(1 << 20, 1 << 16), (16, 7), (10, 100)])
+def test_rows_come_back_as_they_were_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: int, batch: int
+) -> None:
+    monkeypatch.setattr(ledgers, "_GROUP", group)
+    monkeypatch.setattr(ledgers, "_BATCH", batch)
+    rows = made_up(GRIDS)
+    write(tmp_path, rows, GRIDS)
+    found = read(tmp_path)
+    assert found.rows.tobytes() == rows.tobytes()
+    assert found.table().column_names == list(ROW.names or ())
+    assert found.table()["state"].to_pylist() == [str(STATES[n]) for n in rows["state"]]
+    assert found.table()["mean"].null_count == np.isnan(rows["mean"]).sum()
+
+
+@given(order=st.permutations(range(73)), size=st.integers(1, 73))
+def test_rows_of_units_are_put_in_order(order: list[int], size: int) -> None:
+    rows = made_up(GRIDS)
+    parts = (rows[order[first : first + size]] for first in range(0, len(rows), size))
+    assert in_order(parts, GRIDS).tobytes() == rows.tobytes()
+
+
+def test_a_chunk_without_a_row_is_an_error() -> None:
+    with pytest.raises(ChunkCorrupt, match="2 of 73 chunks have no row"):
+        in_order([made_up(GRIDS)[2:]], GRIDS)
+
+
+@pytest.mark.parametrize(("name", "value"), [("x", 5), ("z", -1), ("level", 3), ("level", -1)])
+def test_a_row_of_no_chunk_is_an_error(name: str, value: int) -> None:
+    rows = made_up(GRIDS)
+    rows[name][4] = value
+    with pytest.raises(ChunkCorrupt, match="Put the ledger together"):
+        in_order([rows], GRIDS)
+
+
+@pytest.mark.parametrize(("name", "value"), [("x", 3), ("level", 1), ("nbytes", -1)])
+def test_rows_that_are_not_those_of_the_grids_are_refused(tmp_path: Path, name: str, value: int) -> None:
+    rows = made_up(GRIDS)
+    rows[name][4] = value
+    write(tmp_path, rows, GRIDS)
+    with pytest.raises(ChunkCorrupt, match=r"not its|negative"):
+        read(tmp_path)
+
+
+def test_fewer_rows_than_chunks_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, made_up(GRIDS)[:-1], GRIDS)
+    with pytest.raises(ChunkCorrupt, match="72 rows for 73 chunks"):
+        read(tmp_path)
+
+
+def test_rows_take_few_times_their_size(tmp_path: Path) -> None:
+    grids = (Shape(46, 46, 47),)
+    rows = made_up(grids)
+    units = [rows[first : first + 64] for first in range(0, len(rows), 64)]
+    write(tmp_path, rows[:1], (Shape(1, 1, 1),))  # what is imported first is not the rows'
+    read(tmp_path)
+
+    def peak(work: Any) -> float:
+        """What Python and numpy took at most, and what Arrow holds of it afterwards, in sizes of the rows."""
+        tracemalloc.start()
+        held = pa.default_memory_pool().bytes_allocated()
+        work()
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return (most + pa.default_memory_pool().bytes_allocated() - held) / rows.nbytes
+
+    assert peak(lambda: write(tmp_path, in_order(iter(units), grids), grids)) < 2.6
+    assert peak(lambda: read(tmp_path)) < 2.2
+    ledger = read(tmp_path)
+    assert peak(lambda: (ledger.states(), ledger.stored_bytes, ledger.level_rows(0))) < 0.2
