@@ -1,8 +1,8 @@
 """What an ingest will write, decided and estimated before it does: the plans of an image and its labels."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -85,21 +85,36 @@ def _label_codec(spec: DatasetSpec) -> str | None:
 
 def _plan(workspace: Workspace, cut: Cut, layout: Layout) -> RechunkPlan:
     cut.check_decodable(workspace.memory_budget)
-    return plan_rechunk(
-        cut.box.shape,
-        cut.volume.dtype.name,
-        cut.voxel_size,
-        translation_nm=cut.translation_nm,
-        source_chunk=cut.volume.decode_shape,
-        means=_means(workspace, cut.volume.scratch_bytes),
-        layout=layout,
+    return _planned(
+        workspace,
+        cut.volume.scratch_bytes,
+        lambda means: plan_rechunk(
+            cut.box.shape,
+            cut.volume.dtype.name,
+            cut.voxel_size,
+            translation_nm=cut.translation_nm,
+            source_chunk=cut.volume.decode_shape,
+            means=means,
+            layout=layout,
+        ),
     )
 
 
-def _means(workspace: Workspace, read_scratch: int) -> Means:
-    """What the workspace gives a rechunk whose source takes so many bytes in each reading thread."""
-    voxel_budget, threads = for_voxels(workspace.memory_budget, workspace.threads)
-    return Means(voxel_budget, threads, read_scratch, workspace.store.blobs("staging").sink_bytes)
+def _planned(workspace: Workspace, read_scratch: int, plan: Callable[[Means], RechunkPlan]) -> RechunkPlan:
+    """With as many of the workspace's threads as its memory is enough for, which may be one.
+
+    The source's reader takes `read_scratch` bytes in each reading thread.
+    """
+    sink_bytes = workspace.store.blobs("staging").sink_bytes
+
+    def means(threads: int) -> Means:
+        voxel_budget, threads = for_voxels(workspace.memory_budget, threads)
+        return Means(voxel_budget, threads, read_scratch, sink_bytes)
+
+    for threads in range(workspace.threads, 1, -1):
+        with suppress(InputRefused):  # by what one thread is refused for, if that is too
+            return plan(means(threads))
+    return plan(means(1))
 
 
 def _held(workspace: Workspace, spec: DatasetSpec) -> Sequence[HeldFile] | None:
@@ -168,13 +183,17 @@ def _from_headers(workspace: Workspace, spec: DatasetSpec) -> Outlook:
         )
     _check_size(workspace, spec, found, image, box)
     chosen = kind_of(spec, np.dtype(image.dtype), image.metadata)
-    plan = plan_rechunk(
-        box.shape,
-        image.dtype,
-        voxel_size_of(record, [address]),
-        source_chunk=Shape(*image.chunk_shape),
-        means=_means(workspace, 0 if image.compression in PLAIN else _chunk_bytes(image)),
-        layout=Layout(chosen.kind, spec.codec),
+    plan = _planned(
+        workspace,
+        0 if image.compression in PLAIN else _chunk_bytes(image),
+        lambda means: plan_rechunk(
+            box.shape,
+            image.dtype,
+            voxel_size_of(record, [address]),
+            source_chunk=Shape(*image.chunk_shape),
+            means=means,
+            layout=Layout(chosen.kind, spec.codec),
+        ),
     )
     notes = [told.note, f"planned from headers: {found.requests} requests, {found.bytes_read:,} bytes"]
     if chosen.because:

@@ -57,6 +57,18 @@ def test_a_box_is_planned_as_a_box(workspace: Workspace, file: Path) -> None:
     assert image.levels[0].shape == (10, 80, 90)
 
 
+def test_with_little_memory_fewer_threads_work(workspace: Workspace, tmp_path: Path) -> None:
+    """What one thread can do with is enough, however many there could be."""
+    path = tmp_path / "wide.tif"
+    tifffile.imwrite(path, np.zeros((2, 300, 300), np.int16), photometric="minisblack")
+    tight = replace(workspace, memory_budget=278 << 20, threads=16)
+    ((_, image),) = planned(tight, str(path)).images
+    assert image.threads == 1
+    assert image.process_bytes <= tight.memory_budget
+    with pytest.raises(InputRefused, match=r"need \d+ MiB on 1 threads.*Give \d+ MiB more.*EM_MEMORY_BUDGET"):
+        planned(replace(tight, memory_budget=250 << 20), str(path))
+
+
 def test_of_an_address_only_headers_are_read(workspace: Workspace, file: Path) -> None:
     with Folder(file.parent) as folder:
         url = folder.url
