@@ -25,6 +25,7 @@ from em_pipeline.storage.lock import dataset_lock
 from em_pipeline.volumes.allocator import give_freed_memory_back
 from em_pipeline.volumes.conformance import ngff_faults, read_elsewhere
 from em_pipeline.volumes.ledger import ChunkState, Ledger
+from em_pipeline.volumes.memory import for_voxels
 from em_pipeline.volumes.metadata import FILL_VALUE
 from em_pipeline.volumes.plan import CHUNK
 from em_pipeline.volumes.pyramid_check import coarser_faults
@@ -138,10 +139,9 @@ def _conformant(built: Built) -> CheckResult:
 
 def _stored(workspace: Workspace, built: Built, ledgers: Ledgers) -> CheckResult:
     chunks, nbytes, faults = 0, 0, []
+    _, threads = for_voxels(workspace.memory_budget, workspace.threads)
     for label in ledgers:
-        result = verify_stored(
-            *built.files.image(label), threads=workspace.threads, progress=workspace.progress
-        )
+        result = verify_stored(*built.files.image(label), threads=threads, progress=workspace.progress)
         chunks, nbytes = chunks + result.chunks, nbytes + result.bytes
         faults += [_of(label, str(fault)) for fault in result.faults]
     return CheckResult(

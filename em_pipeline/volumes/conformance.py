@@ -6,15 +6,17 @@ and ome-zarr-models to the same verdicts.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from itertools import pairwise, product
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from em_pipeline.domain.blobs import Blobs
-from em_pipeline.domain.errors import ChunkCorrupt, NotFound
+from em_pipeline.domain.errors import ChunkCorrupt, NotFound, StorageFailed
 from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.volumes.places import is_remote
 
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 AXES = ("z", "y", "x")
+_ZARR: Final = {"driver": "zarr3"}
+_PIECE: Final = 16 << 20
+"""Bytes of a shard that are in memory while it is copied."""
 
 
 def ngff_faults(volume: Blobs) -> list[str]:
@@ -69,12 +74,13 @@ def _label_faults(label: Blobs, levels: int) -> Iterator[str]:
 def read_elsewhere(volume: Blobs, level: str, box: BoundingBox) -> "NDArray[Any]":
     """Voxels of `box` (z-y-x) as tensorstore reads them. Raises `ChunkCorrupt` where it cannot.
 
-    From an object store, the shards that hold them come to memory first.
+    `StorageFailed` where storage refuses. From an object store, the shards that hold them come to a
+    temporary folder first.
     """
     try:
         array = _open(volume, level)
         if is_remote(volume):
-            array = _open(volume, level, _shards(array, box))
+            return _read_copied(volume.below(level), array, box)
         voxels: NDArray[Any] = array[box.slices].read().result()
     except ValueError as error:
         tried = f"Read {box} of level {level} in {volume.url} with tensorstore"
@@ -82,8 +88,8 @@ def read_elsewhere(volume: Blobs, level: str, box: BoundingBox) -> "NDArray[Any]
     return voxels
 
 
-def _open(volume: Blobs, level: str, shards: Iterable[str] = ()) -> Any:
-    """An array as tensorstore opens it: in place on a disk, else its document and `shards` from memory.
+def _open(volume: Blobs, level: str) -> Any:
+    """An array as tensorstore opens it: in place on a disk, else its document from memory.
 
     Its own drivers for object stores find other credentials and endpoints than ours, or wait for ever.
     """
@@ -91,15 +97,45 @@ def _open(volume: Blobs, level: str, shards: Iterable[str] = ()) -> Any:
 
     place = volume.below(level)
     if not is_remote(volume):
-        spec = {"driver": "zarr3", "kvstore": place.kvstore()}
-        return tensorstore.open(spec, open=True, read=True).result()
+        return tensorstore.open(_ZARR | {"kvstore": place.kvstore()}, open=True, read=True).result()
     context = tensorstore.Context()
     memory = tensorstore.KvStore.open({"driver": "memory"}, context=context).result()
-    for name in ("zarr.json", *shards):
-        with suppress(NotFound):  # for tensorstore to judge: no document is a fault, no shard is fill
-            memory.write(name, place.read(name)).result()
-    spec = {"driver": "zarr3", "kvstore": {"driver": "memory"}}
+    with suppress(NotFound):  # for tensorstore to judge
+        memory.write("zarr.json", place.read("zarr.json")).result()
+    spec = _ZARR | {"kvstore": {"driver": "memory"}}
     return tensorstore.open(spec, open=True, read=True, context=context).result()
+
+
+def _read_copied(place: Blobs, array: Any, box: BoundingBox) -> "NDArray[Any]":
+    """Voxels of `box` from copies of what holds them, which are too large for memory.
+
+    Raises `StorageFailed` where either place refuses.
+    """
+    import tensorstore
+
+    try:
+        with TemporaryDirectory() as folder:
+            for name in ("zarr.json", *_shards(array, box)):
+                _copy(place, name, Path(folder, name))
+            spec = _ZARR | {"kvstore": {"driver": "file", "path": f"{folder}/"}}
+            copied = tensorstore.open(spec, open=True, read=True).result()
+            voxels: NDArray[Any] = copied[box.slices].read().result()
+    except OSError as error:
+        tried = f"Copy shards of {place.url} to a folder below {gettempdir()}"
+        to_do = "Make room there, or set TMPDIR to another folder"
+        raise StorageFailed(tried, error.strerror or str(error), to_do) from error
+    return voxels
+
+
+def _copy(place: Blobs, name: str, path: Path) -> None:
+    """A blob, where there is one: that there is none is for tensorstore to judge, which takes it for fill."""
+    size = place.size(name)
+    if size is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        for start in range(0, size, _PIECE):
+            file.write(place.read_range(name, start, min(_PIECE, size - start)))
 
 
 def _shards(array: Any, box: BoundingBox) -> Iterator[str]:

@@ -1,16 +1,18 @@
 """Volumes in object stores: read, verified and judged as on a disk, with few requests."""
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from em_pipeline.domain.errors import ChunkCorrupt, StoreUnavailable
+from em_pipeline.domain.errors import ChunkCorrupt, StorageFailed, StoreUnavailable
 from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.domain.progress import Silent
 from em_pipeline.storage.local_blobs import LocalBlobs
 from em_pipeline.storage.object_blobs import ObjectBlobs
 from em_pipeline.storage.object_client import ObjectAccess
+from em_pipeline.volumes import conformance
 from em_pipeline.volumes.conformance import ngff_faults, read_elsewhere
 from em_pipeline.volumes.preview import preview_png
 from em_pipeline.volumes.pyramid_check import coarser_faults
@@ -61,6 +63,28 @@ def test_it_is_read_verified_and_judged_as_on_a_disk(here: Path, place: ObjectBl
     assert coarser_faults(volume, place, NAME, sample=3, seed="s") == []
     assert ngff_faults(volume) == []
     np.testing.assert_array_equal(read_elsewhere(volume, "0", BOX), ARRAY[BOX.slices])
+
+
+def test_shards_of_any_size_pass_through_little_memory(
+    place: ObjectBlobs, bucket: StoreInBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conformance, "_PIECE", 100)
+    shard = place.size("volume.ome.zarr/0/c/0/0/0")
+    assert shard is not None
+    assert shard > 1000
+    bucket.proxy.requests.clear()
+    box = BoundingBox.at((1, 2, 3), (5, 6, 7))
+    read = read_elsewhere(place.below("volume.ome.zarr"), "0", box)
+    np.testing.assert_array_equal(read, ARRAY[box.slices])
+    assert len(bucket.proxy.requests) > shard // 100
+
+
+def test_no_room_for_copies_is_no_verdict_on_the_volume(
+    place: ObjectBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/no/such/folder")
+    with pytest.raises(StorageFailed, match=r"/no/such/folder.*TMPDIR"):
+        read_elsewhere(place.below("volume.ome.zarr"), "0", BOX)
 
 
 def test_a_chunk_costs_one_request_and_a_shard_one_more(place: ObjectBlobs, bucket: StoreInBucket) -> None:
