@@ -183,6 +183,7 @@ def _from_headers(workspace: Workspace, spec: DatasetSpec) -> Outlook:
         )
     _check_size(workspace, spec, found, image, box)
     chosen = kind_of(spec, np.dtype(image.dtype), image.metadata)
+    chunk = Shape(*image.chunk_shape)
     plan = _planned(
         workspace,
         0 if image.compression in PLAIN else _chunk_bytes(image),
@@ -190,7 +191,7 @@ def _from_headers(workspace: Workspace, spec: DatasetSpec) -> Outlook:
             box.shape,
             image.dtype,
             voxel_size_of(record, [address]),
-            source_chunk=Shape(*image.chunk_shape),
+            source_chunk=chunk,
             means=means,
             layout=Layout(chosen.kind, spec.codec),
         ),
