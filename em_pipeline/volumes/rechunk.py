@@ -87,12 +87,12 @@ def rechunk(
         workspace.begin(plan.work_digest(name=name, box=box, missing=missing), progress)
         tally = _Tally()
         started = time.monotonic()
+        give_freed_memory_back()  # what was done before the rechunk took other buffers
         progress.start(STEP, sum(lv.shape.voxels for lv in plan.levels) * plan.dtype.itemsize, "bytes")
         shapes = [lv.shape for lv in plan.levels]
         holes = missing.pyramid(shapes) if missing else (None,) * len(shapes)
         job = Job(source, box, plan, workspace, holes)
         for level, todo in zip(plan.levels, unfinished(plan, workspace, progress), strict=True):
-            give_freed_memory_back()  # of the level before, or of what was done before the rechunk
             _write_level(job, level, todo, compute or ThisProcess(), progress, tally)
         give_freed_memory_back()
         ledger = _complete(plan, workspace, name, digest, missing)

@@ -59,8 +59,8 @@ def test_a_box_is_planned_as_a_box(workspace: Workspace, file: Path) -> None:
 
 def test_with_little_memory_fewer_threads_work(workspace: Workspace, tmp_path: Path) -> None:
     """What one thread can do with is enough, however many there could be."""
-    path = tmp_path / "wide.tif"
-    tifffile.imwrite(path, np.zeros((2, 300, 300), np.int16), photometric="minisblack")
+    path = tmp_path / "deep.tif"
+    tifffile.imwrite(path, np.zeros((130, 140, 150), np.int16), photometric="minisblack")
     tight = replace(workspace, memory_budget=278 << 20, threads=16)
     ((_, image),) = planned(tight, str(path)).images
     assert image.threads == 1
