@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 
@@ -49,7 +48,7 @@ def strings(texts: Sequence[str]) -> pa.Array:
 def repeated(text: str, count: int) -> pa.Array:
     """`text`, `count` times."""
     indices = from_numpy(np.zeros(count, np.int32))
-    return pc.cast(pa.DictionaryArray.from_arrays(indices, strings([text])), pa.string())
+    return pa.DictionaryArray.from_arrays(indices, strings([text])).cast(pa.string())
 
 
 def _chunk_values(chunk: pa.Array, dtype: np.dtype[Any]) -> NDArray[Any]:

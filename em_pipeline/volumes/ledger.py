@@ -17,7 +17,6 @@ from typing import Any, Final, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -307,6 +306,8 @@ def _rows_of(file: pq.ParquetFile, count: int) -> NDArray[Any]:
 
 def _state_index(column: pa.Array) -> pa.Array:
     """Index in `STATES` of every chunk's state."""
+    import pyarrow.compute as pc
+
     index = pc.index_in(column.cast(pa.string()), value_set=strings(STATES))
     if index.null_count:
         raise ValueError("it has chunks in an unknown state")

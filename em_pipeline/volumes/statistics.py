@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from em_pipeline.volumes.kernels import COMPILED
 
@@ -163,6 +162,8 @@ def _block(values: NDArray[Any]) -> NDArray[Any]:
 
 def _byte_counts(flat: Any) -> Counts:
     # Pillow counts bytes several times faster than numpy and needs no widened copy.
+    from PIL import Image
+
     image = Image.frombuffer("L", (flat.size, 1), flat, "raw", "L", 0, 1)
     return np.array(image.histogram(), np.int64)
 
