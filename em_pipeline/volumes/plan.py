@@ -22,7 +22,7 @@ from em_pipeline.domain.lazy_volume import Kind
 from em_pipeline.volumes.codec import ChunkCodec, check_data_type
 from em_pipeline.volumes.memory import Footprint, Held, Means
 from em_pipeline.volumes.missing import Missing
-from em_pipeline.volumes.slabs import choose_slab
+from em_pipeline.volumes.slabs import Cut, check_memory
 from em_pipeline.volumes.tiling import chunks_of, clipped, grid, held_of_chunks, padded
 
 CHUNK: Final = Shape(128, 128, 128)
@@ -219,14 +219,16 @@ def plan_rechunk(
     chunk, tile = layout.chunk_shape, held_of_chunks(shape, layout.chunk_shape)
     footprint = Footprint(native, layout.kind, chunk, tile, means.read_scratch, means.sink_bytes)
     means = means.affordable(footprint)
-    levels: list[LevelPlan] = []
-    for scale in _pyramid(_Scale(shape, voxel_size, translation_nm), layout):
-        # Coarser levels come from raw parts of chunks, of which none is read for another's sake.
-        stored = None if levels else source_chunk
-        levels.append(_level_plan(len(levels), scale, layout, stored, footprint, means))
-    return RechunkPlan(
-        Shape(*shape), native, layout.kind, codec.name, tuple(levels), means.threads, layout.labels
+    scales = list(_pyramid(_Scale(shape, voxel_size, translation_nm), layout))
+    # Coarser levels come from raw parts of chunks, of which none is read for another's sake.
+    stored = [source_chunk, *[None] * (len(scales) - 1)]
+    cuts = [_cut(scale, layout, piece, footprint) for scale, piece in zip(scales, stored, strict=True)]
+    check_memory(cuts, means)
+    levels = tuple(
+        _level_plan(index, scale, cut, means)
+        for index, scale, cut in zip(count(), scales, cuts, strict=False)
     )
+    return RechunkPlan(Shape(*shape), native, layout.kind, codec.name, levels, means.threads, layout.labels)
 
 
 def _check(shape: Shape, source_chunk: Shape, means: Means, layout: Layout) -> None:
@@ -282,22 +284,24 @@ def _factors(shape: Shape, size: VoxelSize) -> Shape:
     return Shape(*(2 if n > 1 and v <= limit else 1 for v, n in zip(size, shape, strict=True)))
 
 
-def _level_plan(
-    index: int, scale: _Scale, layout: Layout, stored: Shape | None, footprint: Footprint, means: Means
-) -> LevelPlan:
-    """How a level is cut and worked through; `stored` is what its source decodes whole, if it has one."""
+def _cut(scale: _Scale, layout: Layout, stored: Shape | None, footprint: Footprint) -> Cut:
+    """A level to be cut; `stored` is what its source decodes whole, if it has one."""
     shard = clipped(layout.shard_shape, padded(scale.shape, layout.chunk_shape))
-    slab = choose_slab(scale.shape, shard, stored, footprint.of_level(scale.shape), means)
+    return Cut(scale.shape, shard, stored, footprint.of_level(scale.shape))
+
+
+def _level_plan(index: int, scale: _Scale, cut: Cut, means: Means) -> LevelPlan:
+    slab = cut.choose(means)
     return LevelPlan(
         index=index,
         shape=Shape(*scale.shape),
-        chunk_shape=layout.chunk_shape,
-        shard_shape=shard,
+        chunk_shape=cut.footprint.chunk,
+        shard_shape=cut.shard,
         factors=scale.factors,
         voxel_size=scale.voxel_size,
         translation_nm=scale.translation_nm,
         slab_shape=slab.shape,
-        bytes_to_read=slab.decoded * footprint.dtype.itemsize,
+        bytes_to_read=slab.decoded * cut.footprint.dtype.itemsize,
         held=slab.held,
     )
 

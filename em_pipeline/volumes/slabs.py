@@ -1,7 +1,7 @@
 """Which part of a level is read at once: of the slabs that fit the memory, the one that costs least."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Final
@@ -27,43 +27,63 @@ class Slab:
     decoded: int
 
 
-def choose_slab(level: Shape, shard: Shape, stored: Shape | None, footprint: Footprint, means: Means) -> Slab:
-    """The slab that makes the source decode least, keeps all threads busy and is small.
+@dataclass(frozen=True)
+class Cut:
+    """A level that is to be cut into slabs.
 
     All shapes are voxels z-y-x: the level's, a shard's, and what the source decodes whole (None where the
-    level below gives the voxels). Raises `InputRefused` where the smallest slab needs more memory than there
-    is.
+    level below gives the voxels).
     """
-    slabs = [
-        _weighed(slab, level, shard, stored, footprint) for slab in _slabs(level, footprint.chunk, shard)
-    ]
-    fitting = [slab for slab in slabs if slab.held.on(means.threads) <= means.memory_budget]
-    if not fitting:
-        raise _too_little(min(slab.held.on(means.threads) for slab in slabs), footprint, means)
-    enough = _CHUNKS_PER_THREAD * means.threads * footprint.chunk.voxels
 
-    def score(slab: Slab) -> tuple[int, int, int, Shape]:
-        extent = clipped(slab.shape, level)
-        # Many thin chunks are as much to do as a few whole ones.
-        work = grid(extent, footprint.chunk).voxels * footprint.tile.voxels
-        return slab.decoded, max(0, enough - work), extent.voxels, slab.shape
+    level: Shape
+    shard: Shape
+    stored: Shape | None
+    footprint: Footprint
 
-    return min(fitting, key=score)
+    def least_bytes(self, threads: int) -> int:
+        """What a pass holds with the slab that holds least."""
+        return min(slab.held.on(threads) for slab in self._all())
+
+    def choose(self, means: Means) -> Slab:
+        """The slab that makes the source decode least, keeps all threads busy and is small.
+
+        The memory must be enough for the smallest (`check_memory`).
+        """
+        chunk, tile = self.footprint.chunk, self.footprint.tile
+        fitting = [slab for slab in self._all() if slab.held.on(means.threads) <= means.memory_budget]
+        enough = _CHUNKS_PER_THREAD * means.threads * chunk.voxels
+
+        def score(slab: Slab) -> tuple[int, int, int, Shape]:
+            extent = clipped(slab.shape, self.level)
+            # Many thin chunks are as much to do as a few whole ones.
+            work = grid(extent, chunk).voxels * tile.voxels
+            return slab.decoded, max(0, enough - work), extent.voxels, slab.shape
+
+        return min(fitting, key=score)
+
+    def _all(self) -> Iterator[Slab]:
+        return map(self._weighed, _slabs(self.level, self.footprint.chunk, self.shard))
+
+    def _weighed(self, slab: Shape) -> Slab:
+        shards = grid(clipped(padded(slab, self.shard), self.level), self.shard).voxels
+        whole = padded(clipped(slab, self.level), self.footprint.tile)
+        held = self.footprint.held(whole, shards, self.shard, self.stored)
+        pieces = self.stored or Shape(1, 1, 1)
+        decoded = math.prod(_decoded(n, s, c) for n, s, c in zip(self.level, slab, pieces, strict=True))
+        return Slab(slab, held, decoded)
 
 
-def _weighed(slab: Shape, level: Shape, shard: Shape, stored: Shape | None, footprint: Footprint) -> Slab:
-    shards = grid(clipped(padded(slab, shard), level), shard).voxels
-    held = footprint.held(padded(clipped(slab, level), footprint.tile), shards, shard, stored)
-    pieces = stored or Shape(1, 1, 1)
-    decoded = math.prod(_decoded(n, s, c) for n, s, c in zip(level, slab, pieces, strict=True))
-    return Slab(slab, held, decoded)
-
-
-def _too_little(least: int, footprint: Footprint, means: Means) -> InputRefused:
+def check_memory(cuts: Sequence[Cut], means: Means) -> None:
+    """Raises `InputRefused`, with what is missing for the level that needs most, where that is anything."""
+    neediest = max(cuts, key=lambda cut: cut.least_bytes(means.threads))
+    least = neediest.least_bytes(means.threads)
+    if least <= means.memory_budget:
+        return
     missing = math.ceil((least - means.memory_budget) / 2**20)
-    return InputRefused(
+    chunk, itemsize = neediest.footprint.chunk, neediest.footprint.dtype.itemsize
+    raise InputRefused(
         f"Plan a volume within {means.memory_budget / 2**20:.0f} MiB of voxels in flight",
-        f"chunks of {footprint.chunk.voxels * footprint.dtype.itemsize / 2**20:.1f} MiB need "
+        f"chunks of {chunk.voxels * itemsize / 2**20:.1f} MiB need "
         f"{least / 2**20:.0f} MiB on {means.threads} threads",
         f"Give {missing} MiB more memory than now (EM_MEMORY_BUDGET)",
     )

@@ -1,10 +1,11 @@
 import math
+import re
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from em_pipeline.domain.errors import InputRefused
@@ -133,6 +134,24 @@ def test_planes_that_do_not_fit_are_decoded_as_seldom_as_memory_allows() -> None
 def test_too_little_memory_is_refused_with_what_is_needed() -> None:
     with pytest.raises(InputRefused, match=r"chunks of 2\.0 MiB need 22 MiB.*13 MiB more.*EM_MEMORY_BUDGET"):
         plan(Shape(512, 512, 512), memory_budget=10 << 20)
+
+
+@settings(deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 300), st.integers(1, 3000), st.integers(1, 3000)),
+    dtype=st.sampled_from(["uint8", "uint64", "float32"]),
+    sink=st.sampled_from([0, 64 << 20]),
+)
+def test_the_memory_that_a_refusal_asks_for_is_enough(
+    shape: tuple[int, int, int], dtype: str, sink: int
+) -> None:
+    means: dict[str, Any] = {"dtype": dtype, "threads": 1, "sink_bytes": sink}
+    try:
+        plan(Shape(*shape), memory_budget=1 << 20, **means)
+    except InputRefused as refusal:
+        more = re.search(r"Give (\d+) MiB more", refusal.to_do)
+        assert more
+        plan(Shape(*shape), memory_budget=(1 + int(more[1])) << 20, **means)
 
 
 def test_wide_ids_on_many_cores_take_fewer_threads_than_memory() -> None:
