@@ -1,5 +1,6 @@
 """Compiles `em_pipeline/volumes/kernels.c` where there is a C compiler; without one numpy does the same."""
 
+import hashlib
 import os
 import shlex
 import shutil
@@ -32,9 +33,19 @@ def compile_kernels(source: Path, library: Path) -> str | None:
     """Make `library`, and replace it where there is one; why it could not be made, or None."""
     # One that was made of another version of the source must not stay.
     library.unlink(missing_ok=True)
-    compiler = shlex.split(os.environ.get("CC", "cc"))
+    try:
+        compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
+    except ValueError as error:
+        return f"CC={os.environ['CC']!r} is no command ({error})"
     if shutil.which(compiler[0]) is None:
         return f"There is no C compiler {compiler[0]!r}"
-    command = [*compiler, "-O3", "-std=c11", "-shared", "-fPIC", "-o", str(library), str(source)]
+    # Nobody may load half of it.
+    made = library.with_name(f"{library.name}.{os.getpid()}")
+    version = f'-DVERSION="{hashlib.sha256(source.read_bytes()).hexdigest()}"'
+    command = [*compiler, "-O3", "-std=c11", "-shared", "-fPIC", version, "-o", str(made), str(source)]
     result = subprocess.run(command, check=False, capture_output=True, text=True)
-    return f"{shlex.join(command)} failed:\n{result.stderr}" if result.returncode else None
+    if result.returncode or not made.exists():
+        made.unlink(missing_ok=True)
+        return f"{shlex.join(command)} failed:\n{result.stderr}"
+    made.replace(library)
+    return None

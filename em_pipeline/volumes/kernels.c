@@ -7,6 +7,12 @@
 #include <stdint.h>
 #include <string.h>
 
+/* SHA-256 of this file, as it was when it was compiled. */
+const char *version(void)
+{
+    return VERSION;
+}
+
 typedef struct {
     int64_t nz, ny, nx; /* voxels along each axis */
     int64_t dz, dy;     /* from plane to plane, from row to row */

@@ -5,6 +5,7 @@ was none `COMPILED` is None and numpy does the same, more slowly; every result i
 """
 
 import ctypes
+import hashlib
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LIBRARY: Final = Path(__file__).with_name("_kernels.so")
+SOURCE: Final = Path(__file__).with_name("kernels.c")
 _INTEGERS: Final = frozenset(f"{kind}{nbytes}" for kind in "ui" for nbytes in (1, 2, 4, 8))
 _KEYED: Final = frozenset(("f4", "u4", "i4", "u8", "i8"))
 
@@ -29,8 +31,11 @@ class Kernels:
     """The functions of kernels.c, for blocks (z, y, x) in native byte order. Thread-safe."""
 
     def __init__(self, path: Path) -> None:
-        """Raises `OSError` where there is no such library, or it is another machine's."""
+        """Raises `OSError` where there is no such library, or it is another machine's or source's."""
         library = ctypes.CDLL(str(path))
+        library.version.restype = ctypes.c_char_p
+        if library.version().decode() != hashlib.sha256(SOURCE.read_bytes()).hexdigest():
+            raise OSError(f"{path} was compiled from another version of {SOURCE.name}")
         self._counts = {name: _function(library, f"count_{name}", 3) for name in ("u1", "u2")}
         self._counts |= {f"keys_{name}": _function(library, f"count_keys_{name}", 3) for name in _KEYED}
         self._means = {name: _function(library, f"mean_{name}", 6) for name in _INTEGERS}
@@ -43,20 +48,27 @@ class Kernels:
     def count_values(self, block: NDArray[Any], counts: NDArray[np.int64]) -> bool:
         """Add one to `counts[value]` for each 8- or 16-bit unsigned value; False where it cannot.
 
-        `counts` has 256 or 65536 bins; the block has less than 2³² voxels.
+        `counts` has 256 or 65536 bins; the block has less than 2³² voxels. Raises `ValueError` for others.
         """
+        if counts.shape != (1 << 8 * block.itemsize,):
+            raise ValueError(f"{counts.shape} bins for values of {block.itemsize} bytes")
         return self._count(_name(block), block, counts)
 
     def count_keys(self, block: NDArray[Any], counts: NDArray[np.int64]) -> bool:
-        """Add to `counts` (65536) one for the key of each finite value; False where it cannot."""
+        """Add to `counts` (65536) one for the key of each finite value; False where it cannot.
+
+        Raises `ValueError` for another number of bins.
+        """
+        if counts.shape != (1 << 16,):
+            raise ValueError(f"{counts.shape} bins for keys of 16 bits")
         return self._count(f"keys_{_name(block)}", block, counts)
 
     def mean(self, block: NDArray[Any], factors: tuple[int, int, int]) -> NDArray[Any] | None:
-        """`downsample.mean_2x` of a block of integers; None where it cannot."""
+        """`downsample.mean_2x` of a block of integers; None where it cannot. Factors are 1 or 2."""
         return _reduced(self._means, block, factors)
 
     def mode(self, block: NDArray[Any], factors: tuple[int, int, int]) -> NDArray[Any] | None:
-        """`downsample.mode_2x` of a block of integers; None where it cannot."""
+        """`downsample.mode_2x` of a block of integers; None where it cannot. Factors are 1 or 2."""
         return _reduced(self._modes, block, factors)
 
     def deal(self, block: NDArray[Any], first: tuple[int, int, int], chunks: NDArray[Any]) -> bool:
@@ -94,6 +106,8 @@ class Kernels:
 def _reduced(
     functions: dict[str, Any], block: NDArray[Any], factors: tuple[int, int, int]
 ) -> NDArray[Any] | None:
+    if not set(factors) <= {1, 2}:
+        raise ValueError(f"cells of {factors} voxels")
     function, extent = functions.get(_name(block)), _extent(block)
     if function is None or extent is None:
         return None

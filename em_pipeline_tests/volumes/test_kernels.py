@@ -143,7 +143,7 @@ def test_volumes_are_the_same_bytes_without_a_compiler(
 )
 def test_what_c_cannot_take_is_left_to_numpy(compiled: Kernels, block: NDArray[Any]) -> None:
     assert compiled.mean(block, (2, 2, 2)) is None
-    assert not compiled.count_values(block, np.zeros(1 << 16, np.int64))
+    assert not compiled.count_values(block, np.zeros(1 << 8 * block.itemsize, np.int64))
 
 
 def test_a_missing_compiler_is_said_and_leaves_no_old_library(
@@ -156,6 +156,42 @@ def test_a_missing_compiler_is_said_and_leaves_no_old_library(
         compile_kernels(ROOT / "em_pipeline/volumes/kernels.c", library)
     )
     assert not library.exists()
+
+
+@pytest.mark.parametrize(("command", "said"), [("gcc 'x", "is no command"), ("true", "failed")])
+def test_a_command_that_compiles_nothing_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, said: str
+) -> None:
+    monkeypatch.setenv("CC", command)
+    assert said in str(compile_kernels(kernels.SOURCE, tmp_path / "_kernels.so"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["", " "])
+def test_an_empty_name_of_a_compiler_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("CC", command)
+    assert compile_kernels(kernels.SOURCE, tmp_path / "_kernels.so") is None
+    assert kernels.load(tmp_path / "_kernels.so") is not None
+
+
+def test_a_library_of_another_source_is_not_loaded(tmp_path: Path) -> None:
+    (tmp_path / "kernels.c").write_text(kernels.SOURCE.read_text() + "/* changed */\n")
+    assert compile_kernels(tmp_path / "kernels.c", tmp_path / "_kernels.so") is None
+    assert kernels.load(tmp_path / "_kernels.so") is None
+
+
+def test_what_would_write_past_its_end_is_refused(compiled: Kernels) -> None:
+    block = np.zeros((1, 1, 64), np.uint16)
+    for bins in (10, 256):
+        with pytest.raises(ValueError, match="bins"):
+            compiled.count_values(block, np.zeros(bins, np.int64))
+        with pytest.raises(ValueError, match="bins"):
+            compiled.count_keys(block.astype(np.uint32), np.zeros(bins, np.int64))
+    for function in (compiled.mean, compiled.mode):
+        with pytest.raises(ValueError, match="cells"):
+            function(block, (1, 1, 4))
 
 
 def test_a_failing_compiler_is_quoted(tmp_path: Path) -> None:
