@@ -26,7 +26,7 @@ from em_pipeline.sources.base import HeldFile
 from em_pipeline.sources.region_size import LimitedSource, check_bytes, check_extent
 from em_pipeline.storage.local_files import path_of_file_url
 from em_pipeline.storage.ranged import is_url
-from em_pipeline.volumes.memory import Means, for_voxels
+from em_pipeline.volumes.memory import Means, check_publication, for_voxels
 from em_pipeline.volumes.plan import Layout, RechunkPlan, plan_rechunk
 from em_pipeline.volumes.plan_report import PlanReport, report
 from em_pipeline.volumes.sampling import take_sample
@@ -111,10 +111,14 @@ def _planned(workspace: Workspace, read_scratch: int, plan: Callable[[Means], Re
         voxel_budget, threads = for_voxels(workspace.memory_budget, threads)
         return Means(voxel_budget, threads, read_scratch, sink_bytes)
 
+    found = None
     for threads in range(workspace.threads, 1, -1):
         with suppress(InputRefused):  # by what one thread is refused for, if that is too
-            return plan(means(threads))
-    return plan(means(1))
+            found = plan(means(threads))
+            break
+    found = found or plan(means(1))
+    check_publication(found.chunk_count, found.chunk_bytes, workspace.memory_budget)
+    return found
 
 
 def _held(workspace: Workspace, spec: DatasetSpec) -> Sequence[HeldFile] | None:

@@ -132,6 +132,16 @@ class RechunkPlan:
         """Voxels in flight at most, on the plan's threads."""
         return self.bytes_in_flight(self.threads)
 
+    @property
+    def chunk_count(self) -> int:
+        """Chunks of all levels, stored or not: rows of the ledger."""
+        return sum(level.chunk_grid.voxels for level in self.levels)
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Of one chunk in memory."""
+        return self.levels[0].chunk_shape.voxels * self.dtype.itemsize
+
     def is_last(self, level: LevelPlan) -> bool:
         """Whether no coarser level is made from it."""
         return level.index + 1 == len(self.levels)

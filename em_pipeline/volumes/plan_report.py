@@ -6,7 +6,7 @@ from itertools import pairwise
 from em_pipeline.domain.geometry import Shape, VoxelSize
 from em_pipeline.domain.lazy_volume import Kind
 from em_pipeline.volumes.cost import Machine, Ratios, Requests, rechunk_cost
-from em_pipeline.volumes.memory import of_process
+from em_pipeline.volumes.memory import of_process, of_publication
 from em_pipeline.volumes.plan import LevelPlan, RechunkPlan
 from em_pipeline.volumes.sampling import Sample
 
@@ -94,7 +94,9 @@ def report(plan: RechunkPlan, sample: Sample | None = None) -> PlanReport:
         read_bytes=finest.bytes_to_read,
         unit_bytes=max(_unit_voxels(level) for level in plan.levels) * itemsize,
         scratch_bytes=_scratch_voxels(plan) * itemsize,
-        process_bytes=of_process(plan.bytes_held, plan.threads),
+        process_bytes=max(
+            of_process(plan.bytes_held, plan.threads), of_publication(plan.chunk_count, plan.chunk_bytes)
+        ),
         requests=rechunk_cost(plan, Machine(cores=plan.threads), 1, ratios=ratios).requests,
         sample=sample,
         write_bytes=write_bytes,

@@ -69,6 +69,16 @@ def test_with_little_memory_fewer_threads_work(workspace: Workspace, tmp_path: P
         planned(replace(tight, memory_budget=250 << 20), str(path))
 
 
+def test_the_rows_of_many_chunks_count_too(workspace: Workspace, tmp_path: Path) -> None:
+    """A thin volume takes little memory for voxels, and much for the ledger of its chunks."""
+    path = tmp_path / "thin.tif"
+    tifffile.memmap(path, shape=(1, 30_000, 30_000), dtype=np.uint8, bigtiff=True).flush()
+    with pytest.raises(InputRefused, match=r"Ingest 73,\d+ chunks within 256 MiB.*Give \d+ MiB more"):
+        planned(replace(workspace, memory_budget=256 << 20, threads=1), str(path))
+    ((_, image),) = planned(replace(workspace, memory_budget=330 << 20, threads=1), str(path)).images
+    assert image.process_bytes > 300 << 20
+
+
 def test_of_an_address_only_headers_are_read(workspace: Workspace, file: Path) -> None:
     with Folder(file.parent) as folder:
         url = folder.url
