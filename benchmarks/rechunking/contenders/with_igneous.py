@@ -39,6 +39,8 @@ def main() -> None:
     levels = max(0, (max(voxels.shape) - 1) // CHUNK).bit_length()
     queue = LocalTaskQueue(parallel=processes, progress=False)
     for level in range(levels):
+        if level not in CloudVolume(place).available_mips:
+            break  # it makes no level of which an axis is shorter than a chunk
         queue.insert_all(
             create_downsampling_tasks(
                 place,
