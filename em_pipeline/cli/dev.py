@@ -27,10 +27,12 @@ def dev(
     """Run Dagster's UI and daemon and the sidecar for a person to use, until interrupted."""
     with answering(as_json):
         from em_pipeline.ingest.workspace import open_catalog
-        from em_pipeline.resources.instance import prepare_dagster_home
+        from em_pipeline.resources.instance import open_instance
 
         settings = load_settings().settings
-        environ = {**os.environ, "DAGSTER_HOME": str(prepare_dagster_home(settings))}
+        # Dagster's processes all start at once, and would trip over each other in a new home.
+        with open_instance(settings) as instance:
+            environ = {**os.environ, "DAGSTER_HOME": instance.root_directory}
         port = settings.api_port if api_port is None else api_port
         commands = {
             "dagster dev": [

@@ -2,6 +2,8 @@
 
 import fcntl
 import os
+import sqlite3
+from contextlib import closing
 from importlib.resources import files
 from pathlib import Path
 
@@ -11,6 +13,11 @@ from em_pipeline.settings import Settings
 
 INSTANCE_FILE = "dagster.yaml"
 OPENING = ".em-opening"
+# Where Dagster's default storage lays its databases, and what it writes last into each when it makes them.
+DATABASES = ("history/runs.db", "history/runs/index.db", "schedules/schedules.db")
+MADE = {"alembic_version", "secondary_indexes"}
+BOOKKEEPING = {*MADE, "instance_info"}
+LOCKED_SECONDS = 30
 
 
 def dagster_folder(settings: Settings) -> Path:
@@ -37,9 +44,29 @@ def open_instance(settings: Settings) -> dg.DagsterInstance:
         # Dagster makes its SQLite tables when a storage is first touched; two processes that do so at once on
         # a new folder trip over each other.
         fcntl.flock(lock, fcntl.LOCK_EX)
+        _remove_half_made(folder)
         instance = dg.DagsterInstance.get()
         _ = instance.run_storage, instance.event_log_storage, instance.schedule_storage
     return instance
+
+
+def _remove_half_made(folder: Path) -> None:
+    """Let Dagster make those databases anew whose making was cut short: it takes any file for a whole one."""
+    for name in DATABASES:
+        database = folder / name
+        if database.exists() and _is_half_made(database):
+            for suffix in ("-journal", "-wal", "-shm", ""):
+                database.with_name(database.name + suffix).unlink(missing_ok=True)
+
+
+def _is_half_made(database: Path) -> bool:
+    """Whether it lacks what Dagster writes last and holds nothing else that could be lost."""
+    with closing(sqlite3.connect(database, timeout=LOCKED_SECONDS)) as opened:
+        tables = [name for (name,) in opened.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        # The names come from the database's own schema.
+        one_of = {name: f'SELECT 1 FROM "{name}" LIMIT 1' for name in tables}  # noqa: S608
+        filled = {name for name, query in one_of.items() if opened.execute(query).fetchone()}
+    return not filled >= MADE and filled <= BOOKKEEPING
 
 
 def _shipped_instance_file() -> str:
