@@ -162,8 +162,14 @@ def _catalog_entry(workspace: Workspace, spec: DatasetSpec) -> dg.MaterializeRes
     outcome = publish(workspace, spec)
     workspace.progress.note(
         f"catalogue: version {outcome.version} {'is now' if outcome.changed else 'was'} published"
+        f"{'; its volume is written again' if outcome.written_again else ''}"
     )
     return dg.MaterializeResult(
-        metadata={"version": outcome.version, "changed": outcome.changed, "blocks": outcome.blocks},
+        metadata={
+            "version": outcome.version,
+            "changed": outcome.changed,
+            "written_again": outcome.written_again,
+            "blocks": outcome.blocks,
+        },
         data_version=dg.DataVersion(outcome.version),
     )

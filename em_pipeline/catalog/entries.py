@@ -101,7 +101,8 @@ class PublishOutcome:
     """What `publish` did. `changed` is False where this version was already the published one.
 
     `previous` is the version that was published before, None where there was none.
-    `blocks` counts the level-0 ledger rows of the version.
+    `blocks` counts the level-0 ledger rows of the version. `written_again` is True where the version was the
+    published one, but its volume had been deleted and is now in its place again.
     """
 
     dataset_id: str
@@ -110,6 +111,7 @@ class PublishOutcome:
     previous: str | None
     blocks: int
     message: str
+    written_again: bool = False
 
 
 @dataclass(frozen=True)

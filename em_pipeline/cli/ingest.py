@@ -43,6 +43,7 @@ def ingest(target: str, options: Options, as_json: bool) -> None:
                     "dataset_id": spec.dataset_id,
                     "version": launched.version,
                     "changed": launched.changed,
+                    "written_again": launched.written_again,
                     "run_id": launched.run_id,
                     "shape": summary.shape,
                     "voxel_size_nm": list(summary.voxel_size_nm) if summary.voxel_size_nm else None,
@@ -52,8 +53,7 @@ def ingest(target: str, options: Options, as_json: bool) -> None:
                 }
             )
             return
-        did = "published" if launched.changed else "was already published; nothing to do"
-        console.print(f"[bold]{spec.dataset_id}[/] {did}: version {launched.version}")
+        console.print(f"[bold]{spec.dataset_id}[/] {launched.did}: version {launched.version}")
         console.print(
             f"{by_axis(summary.shape)} {summary.data_type}, "
             f"{by_axis(list(summary.voxel_size_nm or ()))} nm, {size(summary.stored_bytes)} stored, "

@@ -21,11 +21,24 @@ QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 @dataclass(frozen=True)
 class Launched:
-    """A run that succeeded: its Dagster run id, and whether a new version became visible."""
+    """A run that succeeded: its Dagster run id, and whether a new version became visible.
+
+    `written_again` is True where none did, but the volume of the visible one had been deleted.
+    """
 
     run_id: str
     version: str
     changed: bool
+    written_again: bool
+
+    @property
+    def did(self) -> str:
+        """What the run did, to follow the dataset's id in a sentence."""
+        if self.changed:
+            return "published"
+        if self.written_again:
+            return "was already published; its deleted volume was written again"
+        return "was already published; nothing to do"
 
 
 def run_ingest(workspace: Workspace, spec: DatasetSpec, settings: Settings) -> Launched:
@@ -50,7 +63,12 @@ def run_ingest(workspace: Workspace, spec: DatasetSpec, settings: Settings) -> L
         if not result.success:
             raise _failure(result, spec)
     entry = result.asset_materializations_for_node(f"{spec.source}__catalog_entry")[0].metadata
-    return Launched(result.run_id, str(entry["version"].value), bool(entry["changed"].value))
+    return Launched(
+        result.run_id,
+        version=str(entry["version"].value),
+        changed=bool(entry["changed"].value),
+        written_again=bool(entry["written_again"].value),
+    )
 
 
 def _failure(result: dg.ExecuteInProcessResult, spec: DatasetSpec) -> EmError | KeyboardInterrupt:

@@ -1,6 +1,7 @@
 """Step 5: make a validated volume visible, at once or not at all."""
 
 import json
+from dataclasses import replace
 
 from em_pipeline import __version__
 from em_pipeline.catalog.entries import LabelImage, LevelRow, PublishOutcome, VersionToPublish
@@ -41,7 +42,7 @@ def publish(workspace: Workspace, spec: DatasetSpec) -> PublishOutcome:
         workspace.catalog.set_status(
             spec.dataset_id, Status.COMPLETE, progress=1.0, message=f"published {built.version}"
         )
-    return outcome
+    return replace(outcome, written_again=not outcome.changed and files != built.files)
 
 
 def _passed_report(workspace: Workspace, spec: DatasetSpec, built: Built) -> ValidationReport:

@@ -39,7 +39,11 @@ def test_a_folder_becomes_a_dataset_a_block_and_a_picture(environment: dict[str,
     made = em(environment, "ingest", *named)
     assert made["dataset_id"] == "files-mine"
     assert (made["shape"], made["changed"]) == ([12, 140, 150], True)
-    assert em(environment, "ingest", str(stack), "--name", "mine")["changed"] is False
+    assert "nothing to do" in run(environment, "em", "ingest", str(stack), "--name", "mine").stdout
+    (shard,) = Path(environment["EM_HOME"]).glob("store/volumes/files-mine/*.ome.zarr/0/c/0/0/0")
+    shard.unlink()
+    assert run(environment, "em", "verify", "files-mine", "--discard").returncode == 5
+    assert "written again" in run(environment, "em", "ingest", str(stack), "--name", "mine").stdout
     (row,) = em(environment, "ls")
     assert row["voxel_size_nm"] == [50, 4, 4]
     out = stack.parent / "b.npy"
