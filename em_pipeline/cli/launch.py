@@ -17,6 +17,8 @@ from em_pipeline.settings import Settings
 
 # The run's events go to the instance and the progress to the bars; the console stays with those.
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+# What a step or run ends with that was interrupted outside our code, between Dagster's own lines.
+INTERRUPTS = {dg.DagsterExecutionInterruptedError.__name__, KeyboardInterrupt.__name__}
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def run_ingest(workspace: Workspace, spec: DatasetSpec, settings: Settings) -> L
     """Register the dataset as a partition and run its five assets in this process.
 
     The run is recorded in the Dagster instance of the settings. Raises the `EmError` that a step ended
-    with.
+    with, and `KeyboardInterrupt` for an interrupted one.
     """
     source = workspace.source(spec.source)
     definitions = build_definitions([source], settings, {"workspace": workspace})
@@ -74,6 +76,8 @@ def run_ingest(workspace: Workspace, spec: DatasetSpec, settings: Settings) -> L
 def _failure(result: dg.ExecuteInProcessResult, spec: DatasetSpec) -> EmError | KeyboardInterrupt:
     kinds = {kind.slug: kind for kind in EmError.__subclasses__()}
     for event in result.all_events:
+        if _is_interrupt(event):
+            return KeyboardInterrupt()
         if not event.is_step_failure:
             continue
         data = event.step_failure_data
@@ -89,3 +93,13 @@ def _failure(result: dg.ExecuteInProcessResult, spec: DatasetSpec) -> EmError | 
             f"The Dagster run {result.run_id} holds the log",
         )
     return EmError(f"Ingest {spec.dataset_id}", "the run failed before its first step", "")
+
+
+def _is_interrupt(event: dg.DagsterEvent) -> bool:
+    if event.is_step_failure:
+        error = event.step_failure_data.error
+    elif event.is_job_failure:
+        error = event.job_failure_data.error
+    else:
+        return False
+    return error is not None and error.cls_name in INTERRUPTS
