@@ -257,6 +257,38 @@ def test_only_the_units_whose_scratch_changed_are_done_again(tmp_path: Path) -> 
     assert any("level 0: 1 finished units are done again" in note for note in notes.notes)
 
 
+def lengthen(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"more")
+
+
+def flip_in_index(path: Path) -> None:
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:])
+
+
+@pytest.mark.parametrize("damage", [truncate, empty, Path.unlink, lengthen, flip_in_index])
+@pytest.mark.parametrize("stopped_at", [0, 1])
+def test_a_unit_whose_shard_is_not_what_was_written_is_done_again(
+    tmp_path: Path, damage: Callable[[Path], None], stopped_at: int
+) -> None:
+    stopped(tmp_path / "a", level=stopped_at)
+    shard = min(finished_shards(tmp_path / "a"))
+    damage(Path(shard))
+    written, notes = resumed(tmp_path / "a", tmp_path / "b")
+    where = Path(shard).relative_to(tmp_path / "a" / "volume.ome.zarr")
+    assert any("level 0: 1 finished units are done again" in n and f"{where} of" in n for n in notes.notes)
+    units = small_plan(ARRAY, **SCARCE).levels[0].unit_count
+    assert written.units_resumed == (units if stopped_at else 0)
+
+
+def test_a_coarser_shard_is_made_again_where_what_it_was_made_from_is_gone(tmp_path: Path) -> None:
+    stopped(tmp_path / "a", level=2)
+    shard = next(path for path in finished_shards(tmp_path / "a") if "/volume.ome.zarr/1/" in path)
+    truncate(Path(shard))
+    _, notes = resumed(tmp_path / "a", tmp_path / "b")
+    assert any("level 1: 1 finished units are done again" in note for note in notes.notes)
+
+
 class Between(ThisProcess):
     """Does something to a file of the work when level 1 is about to be written."""
 
