@@ -8,7 +8,7 @@ from em_pipeline.assets.failures import CANCELLED
 from em_pipeline.assets.partitions import register
 from em_pipeline.assets.source_graph import ingest_job_name
 from em_pipeline.definitions import build_definitions
-from em_pipeline.domain.errors import EmError
+from em_pipeline.domain.errors import EmError, NotPublishable
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.resources.instance import open_instance
@@ -47,7 +47,8 @@ def run_ingest(workspace: Workspace, spec: DatasetSpec, settings: Settings) -> L
     """Register the dataset as a partition and run its five assets in this process.
 
     The run is recorded in the Dagster instance of the settings. Raises the `EmError` that a step ended
-    with, and `KeyboardInterrupt` for an interrupted one.
+    with, `NotPublishable` where the volume did not pass validation, and `KeyboardInterrupt` where the run was
+    interrupted.
     """
     source = workspace.source(spec.source)
     definitions = build_definitions([source], settings, {"workspace": workspace})
@@ -63,7 +64,7 @@ def run_ingest(workspace: Workspace, spec: DatasetSpec, settings: Settings) -> L
             tags=process_tags(),
         )
         if not result.success:
-            raise _failure(result, spec)
+            raise _failure(result, spec, workspace)
     entry = result.asset_materializations_for_node(f"{spec.source}__catalog_entry")[0].metadata
     return Launched(
         result.run_id,
@@ -73,7 +74,35 @@ def run_ingest(workspace: Workspace, spec: DatasetSpec, settings: Settings) -> L
     )
 
 
-def _failure(result: dg.ExecuteInProcessResult, spec: DatasetSpec) -> EmError | KeyboardInterrupt:
+def _refused(
+    result: dg.ExecuteInProcessResult, spec: DatasetSpec, workspace: Workspace
+) -> NotPublishable | None:
+    """What a validation found that did not pass; None where none was made, or it passed."""
+    failed = [
+        f"{check.check_name}: {check.description}"
+        for check in result.get_asset_check_evaluations()
+        if check.blocking and not check.passed
+    ]
+    if not failed:
+        return None
+    more = f" ({len(failed)} such checks)" if len(failed) > 1 else ""
+    version = result.asset_materializations_for_node(f"{spec.source}__ome_zarr")[0].metadata["version"].value
+    published = workspace.catalog.published_version(spec.dataset_id)
+    to_do = "Run the same again: a stage that did not pass is deleted and written anew"
+    if published is not None and published.version == version:
+        to_do = f"Run `em verify {spec.dataset_id} --discard`, then the same again: it writes the same bytes"
+    return NotPublishable(
+        f"Validate volume {version} of {spec.dataset_id}",
+        f"{failed[0]}{more}",
+        f"{to_do}. What is found once more is no damage of a disk; Dagster run {result.run_id} has it all",
+    )
+
+
+def _failure(
+    result: dg.ExecuteInProcessResult, spec: DatasetSpec, workspace: Workspace
+) -> EmError | KeyboardInterrupt:
+    if (refused := _refused(result, spec, workspace)) is not None:
+        return refused
     kinds = {kind.slug: kind for kind in EmError.__subclasses__()}
     for event in result.all_events:
         if _is_interrupt(event):

@@ -92,6 +92,7 @@ class DirectFile(AppendedFile):
             # Some file systems take the flag and refuse the write; so do all after a write that fell short.
             if not self._direct or error.errno != errno.EINVAL:
                 raise
+            # `_direct` stays as it is: what is held back has to come before whatever is appended next.
             _unset_direct(self._descriptor)
             return super()._write_some(view)
 

@@ -74,6 +74,8 @@ class Crew:
         for address in self._hands.keys() - present:
             self.forgot(address)
             self._progress.note(f"the Dask worker {address} went away")
+        for address in self._left_out.keys() - present:
+            del self._left_out[address]  # whoever comes to that address is another worker
         for future, asked in list(self._asked.items()):
             if asked.address not in present:
                 self._withdraw(future)

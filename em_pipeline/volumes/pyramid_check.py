@@ -24,8 +24,8 @@ def coarser_faults(volume: Blobs, ledgers: Blobs, name: str, *, sample: int, see
 
     Of each level but the finest up to `sample` chunks are compared, voxel by voxel, with the downsampling
     of the stored level before it; the same `seed` compares the same chunks. Holds about four chunks of
-    voxels. Raises `NotFound` where the
-    volume or ledger is missing, `ChunkCorrupt` where either is altered or a chunk cannot be read.
+    voxels. Raises `NotFound` where the volume or ledger is missing, `ChunkCorrupt` where either is altered or
+    a chunk cannot be read.
     """
     with VolumeReader.open(volume, ledgers, name) as reader:
         chosen = random.Random(seed)  # noqa: S311 - a sample, not a secret

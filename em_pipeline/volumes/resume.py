@@ -1,7 +1,9 @@
 """What an earlier process left undone: records and scratch are believed only where their checksums agree.
 
-A unit leaves voxels for the next level. One whose voxels are lost or altered, and still needed, is done
-again, and with it, where its own voxels are gone by then, the finer units that they were made from.
+Shards are believed where their length and their index are what the record says; altered bytes within a chunk
+are found when the volume is verified. A unit leaves voxels for the next level. One whose voxels are lost or
+altered, and still needed, is done again, and with it, where its own voxels are gone by then, the finer units
+that they were made from.
 """
 
 from collections.abc import Sequence
@@ -11,9 +13,12 @@ from functools import partial
 import numpy as np
 
 from em_pipeline.domain.errors import ChunkCorrupt, NotFound
+from em_pipeline.domain.geometry import Shape
 from em_pipeline.domain.progress import Progress
+from em_pipeline.volumes.metadata import LevelInfo, level_info, shard_path
 from em_pipeline.volumes.plan import LevelPlan, RechunkPlan, Unit
 from em_pipeline.volumes.scratch import check_scratch
+from em_pipeline.volumes.shard import check_frame
 from em_pipeline.volumes.tiling import grid
 from em_pipeline.volumes.workspace import UnitRecord, Workspace
 
@@ -34,7 +39,7 @@ def unfinished(plan: RechunkPlan, workspace: Workspace, progress: Progress) -> l
 
 
 def is_finished(plan: RechunkPlan, level: LevelPlan, workspace: Workspace, unit: Unit) -> bool:
-    """Whether somebody has finished a unit. Changes nothing."""
+    """Whether somebody has finished a unit, and it is still there. Changes nothing."""
     needed = not plan.is_last(level)
     try:
         return _fault(plan, level, workspace, needed, unit) is None
@@ -74,6 +79,7 @@ def _fault(
     try:
         record = workspace.read_record(level.index, unit.index)
         _check_rows(level, unit, record)
+        _check_shards(level_info(plan, level), unit, record, workspace)
         if needed:
             check_scratch(level, unit, plan.dtype, workspace, record.coarse)
     except ChunkCorrupt as error:
@@ -91,3 +97,16 @@ def _check_rows(level: LevelPlan, unit: Unit, record: UnitRecord) -> None:
         raise ChunkCorrupt(
             f"Read the record of unit {unit.index} of level {level.index}", "it is another unit's"
         )
+
+
+def _check_shards(info: LevelInfo, unit: Unit, record: UnitRecord, workspace: Workspace) -> None:
+    """Raises `ChunkCorrupt` unless each shard ends where, and with the index, it was written with."""
+    chunks = np.stack([record.rows[axis] for axis in "zyx"], axis=1)
+    of_shard, within = np.divmod(chunks, info.chunks_per_shard)
+    places = np.ravel_multi_index(tuple(within.T), info.chunks_per_shard)
+    lengths = np.zeros((*grid(unit.box.shape, info.shard_shape), info.chunks_per_shard.voxels), np.int64)
+    first = tuple(a // s for a, s in zip(unit.box.start, info.shard_shape, strict=True))
+    lengths[(*(of_shard - first).T, places)] = record.rows["nbytes"]
+    for shard in np.ndindex(lengths.shape[:3]):
+        path = shard_path(info.index, Shape(*map(sum, zip(first, shard, strict=True))))
+        check_frame(workspace.volume, path, lengths[shard])

@@ -57,6 +57,33 @@ def read_shard_index(volume: Blobs, path: str, chunks: Shape, start: int) -> Sha
     return index
 
 
+def expected_index(lengths: NDArray[np.int64]) -> bytes:
+    """The encoded index of a shard whose chunks, in C order, have these bytes each; 0 for one not stored."""
+    stored = lengths > 0
+    index = np.full((len(lengths), 2), NOT_STORED, np.uint64)
+    index[stored, 0] = (np.cumsum(lengths) - lengths)[stored]
+    index[stored, 1] = lengths[stored]
+    return encode_index(index)
+
+
+def check_frame(volume: Blobs, path: str, lengths: NDArray[np.int64]) -> None:
+    """See that a shard has its length and its index, by one small read. `lengths` are those of its chunks.
+
+    Raises `ChunkCorrupt`: missing, shorter or longer, or placing its chunks elsewhere. Of one without a chunk
+    nothing is looked for.
+    """
+    if not lengths.any():
+        return
+    tried = f"Check shard {path} of {volume.url}"
+    start, index = int(lengths.sum()), expected_index(lengths)
+    try:
+        found = volume.read_range(path, start, len(index) + 1)
+    except NotFound as error:
+        raise ChunkCorrupt(tried, "it is missing, though its unit was finished") from error
+    if found != index:
+        raise ChunkCorrupt(tried, "its length or its index has changed since its unit was finished")
+
+
 class ShardWriter:
     """Appends encoded chunks to one shard and closes it with the index.
 

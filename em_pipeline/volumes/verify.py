@@ -25,7 +25,7 @@ from em_pipeline.volumes.ledger import Ledger, LedgerRow
 from em_pipeline.volumes.metadata import LevelInfo, VolumeInfo, labels, parse, read_documents, shard_path
 from em_pipeline.volumes.missing import Missing
 from em_pipeline.volumes.places import is_remote
-from em_pipeline.volumes.shard import NOT_STORED, decode_index, encode_index, index_nbytes
+from em_pipeline.volumes.shard import decode_index, expected_index, index_nbytes
 from em_pipeline.volumes.statistics import measure
 
 STEP = "verify"
@@ -174,10 +174,9 @@ class _Shard:
     nbytes: int
 
     def index(self) -> bytes:
-        entries = np.full((self.level.chunks_per_shard.voxels, 2), NOT_STORED, np.uint64)
-        entries[self.places, 0] = np.cumsum(self.lengths) - self.lengths
-        entries[self.places, 1] = self.lengths
-        return encode_index(entries)
+        lengths = np.zeros(self.level.chunks_per_shard.voxels, np.int64)
+        lengths[self.places] = self.lengths
+        return expected_index(lengths)
 
     def row(self, ledger: Ledger, nth: int) -> LedgerRow:
         """The ledger's row of its `nth` stored chunk."""

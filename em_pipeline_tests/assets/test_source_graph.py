@@ -1,6 +1,7 @@
 """The Dagster graph in this process: what it runs, shows, retries and stops."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -8,15 +9,18 @@ import pytest
 from em_pipeline.assets.failures import reported
 from em_pipeline.assets.partitions import DatasetPartitions, dataset_partitions, register
 from em_pipeline.assets.source_graph import RECHUNK_POOL, build_source_definitions, host_pool, ingest_job_name
+from em_pipeline.cli.launch import run_ingest
 from em_pipeline.definitions import build_definitions, defs
 from em_pipeline.demo.portal import DemoPortal
 from em_pipeline.demo.replay import Trouble
-from em_pipeline.domain.errors import InputRefused, SourceUnavailable
+from em_pipeline.domain.errors import InputRefused, NotPublishable, SourceUnavailable
 from em_pipeline.domain.record import Status
 from em_pipeline.domain.spec import DatasetSpec
+from em_pipeline.ingest.damage import discard
 from em_pipeline.ingest.scrape import scrape
 from em_pipeline.ingest.specs import find_spec
 from em_pipeline.ingest.validate import CHECK_NAMES
+from em_pipeline.ingest.versions import VersionFiles
 from em_pipeline.ingest.workspace import Workspace, open_catalog
 from em_pipeline.settings import load_settings
 from em_pipeline.sources.registry import load_sources
@@ -111,6 +115,37 @@ def test_a_failed_check_stops_the_run_before_the_catalogue(
     assert not result.success
     assert not result.asset_materializations_for_node("empiar__catalog_entry")
     assert workspace.catalog.published() == []
+
+
+def flip_byte(shard: Path) -> None:
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:9] + bytes([whole[9] ^ 1]) + whole[10:])
+
+
+@pytest.mark.integration
+@pytest.mark.slow
+def test_an_ingest_that_does_not_pass_names_the_chunk_and_the_next_one_writes_it_anew(
+    workspace: Workspace, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    settings = load_settings(environ={"EM_HOME": str(tmp_path / "home")}).settings
+    assert run(workspace, instance, select=list(ASSETS[:3])).success
+    spec = find_spec(workspace.catalog, ID)
+    flip_byte(volume_of(workspace, spec) / "0/c/0/0/0")
+    named = r"stored: chunk: level 0 chunk \(0, 0, 0\) .z, y, x., shard 0/c/0/0/0: .*Run the same again"
+    with pytest.raises(NotPublishable, match=named):
+        run_ingest(workspace, spec, settings)
+    assert workspace.catalog.published() == []
+    assert run_ingest(workspace, spec, settings).changed
+    # Of one that is published nothing is deleted unasked.
+    published = workspace.catalog.published_version(ID)
+    assert published is not None
+    volume = workspace.store.local_path(published.volume_key)
+    flip_byte(volume / "0/c/0/0/0")
+    workspace.store.delete(VersionFiles.published(workspace.store, ID, published.version).report)
+    with pytest.raises(NotPublishable, match=rf"stored: .*`em verify {ID} --discard`"):
+        run_ingest(workspace, spec, settings)
+    discard(workspace.store, published)
+    assert not run_ingest(workspace, spec, settings).changed
 
 
 @pytest.mark.integration

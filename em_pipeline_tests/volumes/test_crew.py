@@ -106,6 +106,24 @@ def test_one_that_cannot_get_the_files_ends_the_run_or_is_left_out(tmp_path: Pat
     assert len(link.asked) == 2
 
 
+def test_whoever_comes_to_the_address_of_one_that_was_left_out_is_asked(tmp_path: Path) -> None:
+    link = Link(a="")
+    crew, notes = crew_of(link, tmp_path)
+    crew.look_round(set())
+    crew.answered(link.ended(Introduced(1, lacks_files=False)))
+    assert crew.idle(set()) == {"a"}
+    link.workers["b"] = "numpy is 1 there and 2 here"
+    crew.look_round(set())
+    assert notes.notes[-1].endswith("it is left out")
+    crew.look_round(set())
+    assert [address for address, _, _ in link.asked] == ["a"]
+    del link.workers["b"]
+    crew.look_round(set())
+    link.workers["b"] = ""
+    crew.look_round(set())
+    assert [address for address, _, _ in link.asked] == ["a", "b"]
+
+
 def test_one_that_was_started_anew_is_asked_anew(tmp_path: Path) -> None:
     link = Link(a="")
     crew, _ = crew_of(link, tmp_path)

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,10 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from em_pipeline.domain.errors import Busy
+from em_pipeline.domain.errors import Busy, ChunkCorrupt
 from em_pipeline.domain.geometry import BoundingBox
-from em_pipeline.domain.progress import Silent
+from em_pipeline.domain.progress import Progress, Silent
 from em_pipeline.storage.local_blobs import LocalBlobs
+from em_pipeline.volumes.compute import Job, ThisProcess
+from em_pipeline.volumes.plan import LevelPlan, Unit
 from em_pipeline.volumes.pyramid_check import coarser_faults
 from em_pipeline.volumes.rechunk import WrittenVolume, rechunk
 from em_pipeline.volumes.workspace import UnitRecord, Workspace
@@ -253,6 +255,80 @@ def test_only_the_units_whose_scratch_changed_are_done_again(tmp_path: Path) -> 
     written, notes = resumed(tmp_path / "a", tmp_path / "b")
     assert written.units_resumed == units  # all but one of level 0, and one of level 1
     assert any("level 0: 1 finished units are done again" in note for note in notes.notes)
+
+
+def lengthen(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"more")
+
+
+def flip_in_index(path: Path) -> None:
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:])
+
+
+@pytest.mark.parametrize("damage", [truncate, empty, Path.unlink, lengthen, flip_in_index])
+@pytest.mark.parametrize("stopped_at", [0, 1])
+def test_a_unit_whose_shard_is_not_what_was_written_is_done_again(
+    tmp_path: Path, damage: Callable[[Path], None], stopped_at: int
+) -> None:
+    stopped(tmp_path / "a", level=stopped_at)
+    shard = min(finished_shards(tmp_path / "a"))
+    damage(Path(shard))
+    written, notes = resumed(tmp_path / "a", tmp_path / "b")
+    where = Path(shard).relative_to(tmp_path / "a" / "volume.ome.zarr")
+    assert any("level 0: 1 finished units are done again" in n and f"{where} of" in n for n in notes.notes)
+    units = small_plan(ARRAY, **SCARCE).levels[0].unit_count
+    assert written.units_resumed == (units if stopped_at else 0)
+
+
+def test_a_coarser_shard_is_made_again_where_what_it_was_made_from_is_gone(tmp_path: Path) -> None:
+    stopped(tmp_path / "a", level=2)
+    shard = next(path for path in finished_shards(tmp_path / "a") if "/volume.ome.zarr/1/" in path)
+    truncate(Path(shard))
+    _, notes = resumed(tmp_path / "a", tmp_path / "b")
+    assert any("level 1: 1 finished units are done again" in note for note in notes.notes)
+
+
+class Between(ThisProcess):
+    """Does something to a file of the work when level 1 is about to be written."""
+
+    def __init__(self, path: Path, damage: Callable[[Path], None]) -> None:
+        self.path = path
+        self.damage = damage
+
+    def run(self, job: Job, level: LevelPlan, units: Sequence[Unit], progress: Progress) -> None:
+        if level.index == 1:
+            self.damage(self.path)
+        super().run(job, level, units, progress)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "found"),
+    [
+        ("scratch-0/unit-000001.raw", flip_first, "are not those that were written"),
+        ("scratch-0/unit-000001.raw", truncate, "it ends before byte"),
+        ("scratch-0/unit-000001.raw", Path.unlink, "it is missing"),
+        ("level-0/unit-000001.npz", flip_first, "its checksum differs"),
+        ("level-0/unit-000001.npz", Path.unlink, "the record of the unit is missing"),
+    ],
+)
+def test_scratch_that_changes_within_a_run_is_never_taken_for_voxels(
+    tmp_path: Path, name: str, damage: Callable[[Path], None], found: str
+) -> None:
+    box, plan, place = BoundingBox.of_shape(ARRAY.shape), small_plan(ARRAY, **SCARCE), tmp_path / "a"
+    between = Between(place / "work" / name, damage)
+    with pytest.raises(ChunkCorrupt, match=rf"unit-000001.*{found}.*Run the same again"):
+        rechunk(
+            ArrayVolume(ARRAY),
+            box,
+            plan,
+            LocalBlobs(place),
+            name="test",
+            progress=Silent(),
+            compute=between,
+        )
+    written, _ = resumed(place, tmp_path / "b")
+    assert written.bytes_read == plan.levels[0].unit(1).box.shape.voxels * ARRAY.itemsize
 
 
 def test_sound_scratch_is_kept(tmp_path: Path) -> None:
