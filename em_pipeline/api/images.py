@@ -16,11 +16,15 @@ def png_of_plane(plane: NDArray[Any], statistics: Mapping[str, Any]) -> bytes:
     have no percentiles or they coincide, the plane's own range is used. NaN is black.
     """
     low, high = statistics.get("p01"), statistics.get("p99")
-    values = np.nan_to_num(plane.astype(np.float32))
+    # A quarter of everything, for the differences of float64 to fit one.
+    values = np.nan_to_num(plane.astype(np.float64 if plane.dtype == np.float64 else np.float32)) / 4
     if low is None or high is None or low >= high:
         low, high = float(values.min()), float(values.max())
+    else:
+        low, high = low / 4, high / 4
     scale = 255.0 / (high - low) if high > low else 0.0
-    grey = np.clip((values - low) * scale, 0, 255).astype(np.uint8)
+    with np.errstate(over="ignore"):  # far beyond the percentiles is black or white
+        grey = np.clip((values - low) * scale, 0, 255).astype(np.uint8)
     target = io.BytesIO()
     Image.fromarray(grey).save(target, "PNG")
     return target.getvalue()

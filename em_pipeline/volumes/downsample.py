@@ -37,7 +37,8 @@ def mean_2x(block: NDArray[Any], factors: tuple[int, int, int]) -> NDArray[Any]:
     """Mean of each cell of `factors` (1 or 2 per axis) voxels of `block` (z, y, x), in its own dtype.
 
     Integers: exact, halves rounded towards +∞. Floats: summed in float64, rounded once; a NaN or infinity
-    makes its cell NaN or infinite. Result shape is `ceil(extent / factor)` per axis.
+    makes its cell NaN or infinite, and so does a sum beyond float64. Result shape is `ceil(extent / factor)`
+    per axis.
     """
     cells = int(np.prod(factors))
     if cells == 1:
@@ -46,7 +47,7 @@ def mean_2x(block: NDArray[Any], factors: tuple[int, int, int]) -> NDArray[Any]:
         return compiled
     shift = cells.bit_length() - 1
     if block.dtype.kind == "f":
-        # An infinity is data here, not a fault of the arithmetic; only narrowing the sum could overflow.
+        # An infinity is data here, not a fault of the arithmetic. Sums of float64 overflow to one, too.
         with np.errstate(invalid="ignore", over="ignore"):
             return (_cell_sums(block, factors, np.dtype(np.float64)) / cells).astype(block.dtype)
     if block.dtype.itemsize == 8:
@@ -76,12 +77,12 @@ def mode_2x(block: NDArray[Any], factors: tuple[int, int, int]) -> NDArray[Any]:
 
 
 def _mode(ordered: NDArray[Any]) -> NDArray[Any]:
-    """Mode of each column of values sorted downwards: the first value of the longest run."""
+    """Mode of each column, whose values ascend along axis 0: the first value of the longest run."""
     best: NDArray[Any] = ordered[0].copy()
     run = np.ones(ordered.shape[1], np.uint8)
     longest = run.copy()
-    for above, value in pairwise(ordered):
-        run = np.where(value == above, run + 1, 1).astype(np.uint8)
+    for before, value in pairwise(ordered):
+        run = np.where(value == before, run + 1, 1).astype(np.uint8)
         longer = run > longest
         best[longer] = value[longer]
         longest[longer] = run[longer]

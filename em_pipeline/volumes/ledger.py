@@ -2,7 +2,8 @@
 
 Rows are complete and in C order (level, z, y, x). The file's key-value metadata holds the SHA-256 of every
 zarr.json, the statistics and histogram of level 0, the digest of the plan and, where there are any, the
-voxels of level 0 that the source does not hold. The same volume makes the same bytes: no times, no machine.
+voxels of level 0 that the source does not hold. Parquet's checksums cover pages of rows only, so the
+SHA-256 of these facts lies beside them. The same volume makes the same bytes: no times, no machine.
 """
 
 import hashlib
@@ -12,7 +13,6 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from functools import cached_property
 from typing import Any, Final, Self
 
 import numpy as np
@@ -27,8 +27,11 @@ from em_pipeline.volumes.arrow import from_numpy, strings, to_numpy
 from em_pipeline.volumes.missing import Missing
 from em_pipeline.volumes.statistics import SUMMARY_FIELDS, Summary, VolumeStatistics, bin_count
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 _KEY: Final = b"em_pipeline.ledger"
+_SEAL: Final = b"em_pipeline.ledger.sha256"
+_UNREADABLE: Final = (OSError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError)
+"""What reading raises, besides Arrow's own, of a file or of facts that are not a ledger's."""
 _GROUP: Final = 1 << 20
 """Rows of a row group, whose columns are in memory while it is written: about 100 MiB of them."""
 _BATCH: Final = 1 << 16
@@ -88,18 +91,21 @@ class LedgerRow:
 class Ledger:
     """A ledger file, read and checked for completeness.
 
-    `rows` are all rows as one array of `ROW`, in C order. `missing` are the voxels of level 0 that the source
-    does not hold, None where it holds them all.
+    `rows` are all rows as one array of `ROW`, in C order; `grids` the chunks of each level. `documents` are
+    the SHA-256 of each zarr.json, by path below the volume. `statistics` are those of level 0, `missing` its
+    voxels that the source does not hold, None where it holds them all.
     """
 
     def __init__(self, rows: NDArray[Any], facts: Mapping[str, Any], sha256: str) -> None:
         self.rows = rows
         self.sha256 = sha256
-        self._facts = facts
         self.grids = _grids(facts)
-        self._starts = _starts(self.grids)
+        self.documents: Mapping[str, str] = dict(facts["documents"])
+        self.plan_digest = str(facts["plan"])
+        self.statistics = _statistics(facts)
         missing = facts.get("missing")
         self.missing = None if missing is None else Missing.from_json(missing)
+        self._starts = _starts(self.grids)
         self._check_complete()
 
     @classmethod
@@ -112,39 +118,18 @@ class Ledger:
         try:
             # Not read_table, which imports pandas (see `volumes.arrow`).
             with pq.ParquetFile(pa.BufferReader(payload), page_checksum_verification=True) as file:
-                facts: dict[str, Any] = json.loads(file.schema_arrow.metadata[_KEY])
+                facts = _facts_of(file.metadata.metadata or {})
                 rows = _rows_of(file, int(_starts(_grids(facts))[-1]))
             pa.default_memory_pool().release_unused()
             return cls(rows, facts, hashlib.sha256(payload).hexdigest())
-        except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
+        except (*_UNREADABLE, pa.ArrowException) as error:
             tried = f"Read the ledger {place.url}/{name}"
             raise ChunkCorrupt(tried, f"{type(error).__name__}: {error}") from error
-
-    @property
-    def documents(self) -> Mapping[str, str]:
-        """SHA-256 of each zarr.json, by path below the volume."""
-        documents: dict[str, str] = self._facts["documents"]
-        return documents
-
-    @property
-    def plan_digest(self) -> str:
-        return str(self._facts["plan"])
 
     @property
     def coverage(self) -> float:
         """Share of the voxels of level 0 that the source holds, 0–1."""
         return 1.0 if self.missing is None else 1 - self.missing.voxels / self.missing.shape.voxels
-
-    @cached_property
-    def statistics(self) -> VolumeStatistics:
-        """Statistics of level 0."""
-        dtype = np.dtype(self._facts["dtype"])
-        histogram = np.zeros(bin_count(dtype), np.int64)
-        histogram[self._facts["histogram"]["bins"]] = self._facts["histogram"]["counts"]
-        numbers: dict[str, Any] = {
-            name: math.nan if n is None else n for name, n in self._facts["statistics"].items()
-        }
-        return VolumeStatistics(**numbers, dtype=dtype, histogram=histogram)
 
     def table(self) -> pa.Table:
         """The rows as the file's columns."""
@@ -246,12 +231,15 @@ def write_ledger(
     }
     if missing is not None:
         facts["missing"] = missing.to_json()
-    schema = _schema().with_metadata({_KEY: json.dumps(facts, separators=(",", ":"))})
+    text = json.dumps(facts, separators=(",", ":")).encode()
+    schema = _schema()
     blob = place.create(name)
     try:
         with pq.ParquetWriter(
             _Appended(blob), schema, compression="zstd", version="2.6", write_page_checksum=True
         ) as file:
+            # Not as the schema's metadata, which Arrow stores twice.
+            file.add_key_value_metadata({_KEY: text, _SEAL: hashlib.sha256(text).hexdigest()})
             for first in range(0, len(rows), _GROUP):
                 file.write_table(_table(rows[first : first + _GROUP], schema), row_group_size=_GROUP)
         blob.commit()
@@ -277,6 +265,25 @@ class _Appended(io.RawIOBase):
 
     def tell(self) -> int:
         return self._size
+
+
+def _facts_of(metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
+    """The facts in a file's metadata. Raises `ValueError` where they are not those that were written."""
+    text = metadata.get(_KEY, b"")
+    if hashlib.sha256(text).hexdigest().encode() != metadata.get(_SEAL):
+        raise ValueError("its facts are not those that were written, or have no checksum")
+    facts: dict[str, Any] = json.loads(text)
+    if facts["format"] != FORMAT:
+        raise ValueError(f"it is of format {facts['format']}, not {FORMAT}")
+    return facts
+
+
+def _statistics(facts: Mapping[str, Any]) -> VolumeStatistics:
+    dtype = np.dtype(facts["dtype"])
+    histogram = np.zeros(bin_count(dtype), np.int64)
+    histogram[facts["histogram"]["bins"]] = facts["histogram"]["counts"]
+    numbers: dict[str, Any] = {name: math.nan if n is None else n for name, n in facts["statistics"].items()}
+    return VolumeStatistics(**numbers, dtype=dtype, histogram=histogram)
 
 
 def _grids(facts: Mapping[str, Any]) -> tuple[Shape, ...]:

@@ -134,13 +134,15 @@ def _hatched(size: tuple[int, int]) -> Image.Image:
 def _grey(plane: NDArray[Any], statistics: VolumeStatistics) -> NDArray[np.uint8]:
     if not statistics.count:
         return np.zeros(plane.shape, np.uint8)
-    low, high = statistics.p01, statistics.p99
-    span = high - low if high > low else 1.0
+    # A quarter of everything, for the differences of float64 to fit one.
+    low, high = statistics.p01 / 4, statistics.p99 / 4
+    span = high - low if high > low else 1.0 / 4
     grey = np.empty(plane.shape, np.uint8)
     for first in range(0, len(plane), _ROWS):
-        rows = plane[first : first + _ROWS].astype(np.float64)
+        rows = plane[first : first + _ROWS].astype(np.float64) / 4
         values = np.nan_to_num(rows, nan=low, posinf=high, neginf=low)
-        grey[first : first + _ROWS] = np.clip((values - low) / span, 0, 1) * 255 + 0.5
+        with np.errstate(over="ignore"):  # far beyond the percentiles is black or white
+            grey[first : first + _ROWS] = np.clip((values - low) / span, 0, 1) * 255 + 0.5
     return grey
 
 
@@ -187,12 +189,13 @@ def _histogram(draw: ImageDraw.ImageDraw, statistics: VolumeStatistics, top: int
     if not statistics.count:
         draw.text((_MARGIN, floor + 6), "no finite voxel", _FAINT, _font(12))
         return
-    low, high = statistics.p01, statistics.p99
-    span = max(high - low, 1.0 if high == low else 0.0)
+    # A quarter of everything, as in `_grey`.
+    low, high = statistics.p01 / 4, statistics.p99 / 4
+    span = max(high - low, 1.0 / 4 if high == low else 0.0)
     first, last = low - 0.15 * span, high + 0.15 * span
     edges = np.linspace(first, last, width + 1)
     cumulative = np.concatenate([[0], np.cumsum(statistics.histogram)])
-    counts = np.diff(np.interp(edges, statistics.bin_edges(), cumulative))
+    counts = np.diff(np.interp(edges, statistics.bin_edges() / 4, cumulative))
     heights = np.sqrt(counts / max(counts.max(), 1e-300)) * (_STRIP - 8)
     for column, height in enumerate(heights):
         if height >= 0.5:
@@ -202,7 +205,7 @@ def _histogram(draw: ImageDraw.ImageDraw, statistics: VolumeStatistics, top: int
     for value, name, anchor in ((low, "p01", "la"), (high, "p99", "ra")):
         x = _MARGIN + round((value - first) / (last - first) * width)
         draw.line((x, top, x, floor), _FAINT)
-        draw.text((x, floor + 6), f"{name}  {value:.5g}", _TEXT, _font(12), anchor=anchor)
+        draw.text((x, floor + 6), f"{name}  {value * 4:.5g}", _TEXT, _font(12), anchor=anchor)
     middle = f"mean {statistics.mean:.5g}   std {statistics.std:.5g}"
     draw.text((_MARGIN + width / 2, floor + 6), middle, _FAINT, _font(12), anchor="ma")
 

@@ -3,7 +3,8 @@
 Only true voxels count, never padding. NaN and ±infinity are counted apart (`nonfinite`) and take no part in
 any other number. 8- and 16-bit values have one histogram bin each, so everything derived from it is exact.
 Wider types are binned by the top 16 bits of their float32 value's total-order key (IEEE 754-2008, 5.10):
-about 128 bins per octave, the same for every volume, so that histograms always add up.
+about 128 bins per octave, the same for every volume, so that histograms always add up. A float64 beyond
+float32's range is counted in the outermost bin of its sign, which reaches to the volume's minimum or maximum.
 """
 
 import math
@@ -20,6 +21,7 @@ Counts = NDArray[np.int64]
 
 KEY_BINS: Final = 1 << 16
 _FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
+_UNSCALED: Final = 400  # sums of 2⁶³ squares of values below 2⁴⁰⁰ fit a double (below 2¹⁰²⁴)
 _PIECE: Final = 1 << 17  # bincount widens what it counts to 8 bytes: pieces keep that in cache
 
 
@@ -28,7 +30,8 @@ class Summary:
     """Numbers of some finite values: population standard deviation, percentiles by nearest rank.
 
     `count` is finite values, `nonfinite` NaN and infinities. Without a finite value the rest is NaN.
-    For types wider than 16 bits percentiles are interpolated inside a histogram bin.
+    For types wider than 16 bits percentiles are interpolated inside a histogram bin, which for float64 beyond
+    ±3.4e38 is as wide as from there to the minimum or maximum. All numbers of finite values are finite.
     """
 
     count: int
@@ -49,8 +52,11 @@ class VolumeStatistics(Summary):
     histogram: Counts = field(repr=False, compare=False)
 
     def bin_edges(self) -> NDArray[np.float64]:
-        """Lower edge of every bin and the upper edge of the last; bin i is `[edge[i], edge[i+1])`."""
-        return bin_edges(self.dtype)
+        """Lower edge of every bin and the upper edge of the last; bin i is `[edge[i], edge[i+1])`.
+
+        The outermost bins that float64 can fall in reach to `min` and `max` where those are beyond float32.
+        """
+        return _edges(self.dtype, self.min, self.max)
 
 
 SUMMARY_FIELDS: Final = tuple((f.name, "<i8" if f.type is int else "<f8") for f in fields(Summary))
@@ -64,7 +70,7 @@ def bin_count(dtype: np.dtype[Any]) -> int:
 
 @cache
 def bin_edges(dtype: np.dtype[Any]) -> NDArray[np.float64]:
-    """Edges of the histogram bins of `dtype`, ascending: `bin_count + 1` values."""
+    """Edges of the histogram bins of `dtype`, ascending: `bin_count + 1` values, within float32's range."""
     if _exact(dtype):
         low = np.iinfo(dtype).min
         return np.arange(low, low + bin_count(dtype) + 1, dtype=np.float64)
@@ -91,10 +97,13 @@ def measure(values: NDArray[Any]) -> tuple[Summary, Counts]:
     if not finite.size:
         return _nothing(nonfinite), counts
     wide = finite.astype(np.float64)
+    low, high = float(finite.min()), float(finite.max())
+    if scale := _scale(low, high):
+        np.ldexp(wide, -scale, out=wide)
     mean = float(wide.mean())
     wide -= mean
     std = math.sqrt(float(np.square(wide, out=wide).mean()))
-    low, high = float(finite.min()), float(finite.max())
+    mean, std = _unscaled(mean, std, low, high, scale)
     p01, p99 = (_percentile(counts, flat.dtype, q, low, high) for q in (0.01, 0.99))
     return Summary(finite.size, nonfinite, low, high, mean, std, p01, p99), counts
 
@@ -127,13 +136,35 @@ def _combined(parts: NDArray[Any], counts: Counts, dtype: np.dtype[Any]) -> Summ
     some = parts[parts["count"] > 0]
     if not some.size:
         return _nothing(nonfinite)
+    low, high = float(some["min"].min()), float(some["max"].max())
+    scale = _scale(low, high)
+    means, stds = (np.ldexp(some[name], -scale) if scale else some[name] for name in ("mean", "std"))
     # fsum rounds once, whatever the order.
     count = int(some["count"].sum())
-    mean = math.fsum(some["count"] * some["mean"]) / count
-    spread = math.fsum(some["count"] * (some["std"] ** 2 + (some["mean"] - mean) ** 2))
-    low, high = float(some["min"].min()), float(some["max"].max())
+    mean = math.fsum(some["count"] * means) / count
+    std = math.sqrt(math.fsum(some["count"] * (stds**2 + (means - mean) ** 2)) / count)
+    mean, std = _unscaled(mean, std, low, high, scale)
     p01, p99 = (_percentile(counts, dtype, q, low, high) for q in (0.01, 0.99))
-    return Summary(count, nonfinite, low, high, mean, math.sqrt(spread / count), p01, p99)
+    return Summary(count, nonfinite, low, high, mean, std, p01, p99)
+
+
+def _scale(low: float, high: float) -> int:
+    """Values from `low` to `high` times two to the minus this have sums of squares that fit a double.
+
+    0, and so nothing to do, for all but float64 of extraordinary magnitude.
+    """
+    _, exponent = math.frexp(max(-low, high))
+    return exponent if abs(exponent) > _UNSCALED else 0
+
+
+def _unscaled(mean: float, std: float, low: float, high: float, scale: int) -> tuple[float, float]:
+    """Mean and standard deviation of values from `low` to `high`, of which those scaled are given."""
+    if not scale:
+        return mean, std
+    # Held to their bounds, or rounding could take them past the largest double.
+    least, most = math.ldexp(low, -scale), math.ldexp(high, -scale)
+    mean, std = min(max(mean, least), most), min(std, (most - least) / 2)
+    return math.ldexp(mean, scale), math.ldexp(std, scale)
 
 
 def _exact(dtype: np.dtype[Any]) -> bool:
@@ -211,12 +242,22 @@ def _rank(count: int, q: float) -> int:
     return max(1, math.ceil(q * count))
 
 
+def _edges(dtype: np.dtype[Any], low: float, high: float) -> NDArray[np.float64]:
+    """`bin_edges`, the outermost moved out to values `low` to `high` that are beyond them."""
+    edges = bin_edges(dtype)
+    if low < edges[0]:
+        edges = np.where(edges == edges[0], low, edges)
+    if high > edges[-1]:
+        edges = np.where(edges == edges[-1], high, edges)
+    return edges
+
+
 def _percentile(counts: Counts, dtype: np.dtype[Any], q: float, low: float, high: float) -> float:
     """The ranked value's bin, and its place inside it as if the bin's values were evenly spread."""
     cumulative = np.cumsum(counts)
     rank = _rank(int(cumulative[-1]), q)
     index = int(np.searchsorted(cumulative, rank))
-    edges = bin_edges(dtype)
+    edges = _edges(dtype, low, high)
     within = (rank - (int(cumulative[index]) - int(counts[index]))) / int(counts[index])
     value = edges[index] + within * (edges[index + 1] - edges[index])
     return float(min(max(value, low), high))

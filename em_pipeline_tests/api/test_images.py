@@ -22,6 +22,13 @@ def test_contrast_is_the_volumes() -> None:
     )
 
 
+@pytest.mark.parametrize("unit", [2.0**-664, 2.0**664, 2.0**1022])
+def test_float64_beyond_float32_is_told_apart(unit: float) -> None:
+    plane = np.array([[-2, -1, 0, 1, 2]]) * unit
+    statistics = {"p01": -unit, "p99": unit}
+    np.testing.assert_array_equal(grey(png_of_plane(plane, statistics)), [[0, 0, 127, 255, 255]])
+
+
 def test_rows_are_y() -> None:
     assert grey(png_of_plane(np.zeros((2, 5), np.uint8), {"p01": 0, "p99": 9})).shape == (2, 5)
 

@@ -65,5 +65,11 @@ def test_large_floats_do_not_overflow_and_nan_stays_in_its_cell() -> None:
     assert mean[0, 0, 1] == 1
 
 
+def test_a_sum_beyond_float64_makes_its_cell_infinite_without_a_warning() -> None:
+    top = np.finfo(np.float64).max
+    assert mean_2x(np.array([[[-top, -top]]]), (1, 1, 2)).item() == -np.inf
+    assert mean_2x(np.array([[[top, -top]]]), (1, 1, 2)).item() == 0
+
+
 def test_infinities_of_both_signs_make_nan_without_a_warning() -> None:
     assert np.isnan(mean_2x(np.array([[[np.inf, -np.inf]]], np.float32), (1, 1, 2))).all()

@@ -1,21 +1,25 @@
 """The ledger's rows on their way into a file and out of it: in order, the same, and in little memory."""
 
+import hashlib
+import json
 import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from em_pipeline.domain.errors import ChunkCorrupt
-from em_pipeline.domain.geometry import Shape
+from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.storage.local_blobs import LocalBlobs
 from em_pipeline.volumes import ledger as ledgers
 from em_pipeline.volumes.ledger import ROW, STATES, Ledger, in_order, write_ledger
+from em_pipeline.volumes.missing import Missing
 from em_pipeline.volumes.statistics import VolumeStatistics
 
 GRIDS = (Shape(3, 4, 5), Shape(2, 2, 3), Shape(1, 1, 1))
@@ -37,15 +41,16 @@ def made_up(grids: tuple[Shape, ...]) -> NDArray[Any]:
     return rows
 
 
-def write(folder: Path, rows: NDArray[Any], grids: tuple[Shape, ...]) -> None:
+def write(folder: Path, rows: NDArray[Any], grids: tuple[Shape, ...], missing: Missing | None = None) -> None:
     write_ledger(
         LocalBlobs(folder),
         "l.parquet",
         rows,
         grids=grids,
-        documents={},
+        documents={"zarr.json": b"{}"},
         statistics=STATISTICS,
         plan_digest="p",
+        missing=missing,
     )
 
 
@@ -100,6 +105,80 @@ def test_rows_that_are_not_those_of_the_grids_are_refused(tmp_path: Path, name: 
 def test_fewer_rows_than_chunks_are_refused(tmp_path: Path) -> None:
     write(tmp_path, made_up(GRIDS)[:-1], GRIDS)
     with pytest.raises(ChunkCorrupt, match="72 rows for 73 chunks"):
+        read(tmp_path)
+
+
+def facts_of(ledger: Ledger) -> tuple[Any, ...]:
+    """All that a ledger says, to compare."""
+    missing = ledger.missing and ledger.missing.to_json()
+    numbers = (ledger.statistics, ledger.statistics.histogram.tolist())
+    return ledger.rows.tobytes(), ledger.grids, dict(ledger.documents), ledger.plan_digest, numbers, missing
+
+
+def test_no_flipped_bit_of_the_metadata_changes_what_is_read(tmp_path: Path) -> None:
+    whole = BoundingBox.of_shape(Shape(30, 40, 50))
+    lacking = Missing.of([BoundingBox.of_shape(Shape(3, 4, 5))], whole)
+    write(tmp_path, made_up(GRIDS), GRIDS, lacking)
+    path = tmp_path / "l.parquet"
+    written, expected = path.read_bytes(), facts_of(read(tmp_path))
+    first = len(written) - 8 - int.from_bytes(written[-8:-4], "little")
+    refused = 0
+    # The distance is odd, so that every bit of a byte has its turn.
+    for bit in range(8 * first, 8 * len(written), 61):
+        flipped = bytearray(written)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        try:
+            assert facts_of(read(tmp_path)) == expected
+        except ChunkCorrupt:
+            refused += 1
+    assert refused > 100
+
+
+def with_metadata(folder: Path, **changed: bytes | None) -> None:
+    """Write the ledger anew with other metadata: `facts`, `seal`; None takes it away."""
+    path = folder / "l.parquet"
+    table, metadata = pq.read_table(path), dict(pq.read_metadata(path).metadata)
+    for name, text in changed.items():
+        key = {"facts": b"em_pipeline.ledger", "seal": b"em_pipeline.ledger.sha256"}[name]
+        metadata.pop(key)
+        if text is not None:
+            metadata[key] = text
+    with pq.ParquetWriter(path, table.schema.remove_metadata(), write_page_checksum=True) as file:
+        file.write_table(table.replace_schema_metadata())
+        file.add_key_value_metadata({key: metadata[key] for key in metadata if key != b"ARROW:schema"})
+
+
+@pytest.mark.parametrize("changed", [{"seal": None}, {"facts": None}, {"facts": b"{}"}, {"seal": b"0"}])
+def test_facts_without_their_checksum_are_refused(tmp_path: Path, changed: dict[str, bytes | None]) -> None:
+    write(tmp_path, made_up(GRIDS), GRIDS)
+    with_metadata(tmp_path, **changed)
+    with pytest.raises(ChunkCorrupt, match="checksum"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"format": 1},
+        {"statistics": {}},
+        {"statistics": None},
+        {"histogram": {"bins": [256], "counts": [1]}},
+        {"dtype": "no type"},
+        {"grids": [[1, 2]]},
+        {"documents": None},
+        {"missing": {"cuts": [[0, 1]] * 2, "runs": []}},
+        {"missing": 7},
+    ],
+)
+def test_facts_that_make_no_sense_are_refused_when_the_ledger_is_read(
+    tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    write(tmp_path, made_up(GRIDS), GRIDS)
+    facts = json.loads(pq.read_metadata(tmp_path / "l.parquet").metadata[b"em_pipeline.ledger"])
+    text = json.dumps(facts | changed).encode()
+    with_metadata(tmp_path, facts=text, seal=hashlib.sha256(text).hexdigest().encode())
+    with pytest.raises(ChunkCorrupt, match="Read the ledger"):
         read(tmp_path)
 
 

@@ -51,8 +51,10 @@ def test_slices_are_in_proportion_and_the_right_way_round(tmp_path: Path) -> Non
         np.zeros((1, 1, 1), np.uint8),
         np.arange(125, dtype=np.float32).reshape(5, 5, 5) * 1e30,
         np.array([[[np.inf, 1.0, np.nan]]], np.float32),
+        np.linspace(-1, 1, 125).reshape(5, 5, 5) * np.finfo(np.float64).max,
+        np.where(np.arange(1331) == 665, 1, -1).reshape(11, 11, 11) * np.finfo(np.float64).max,
     ],
-    ids=["nan", "constant", "one voxel", "huge", "not finite"],
+    ids=["nan", "constant", "one voxel", "huge", "not finite", "as huge as can be", "huge and its opposite"],
 )
 def test_odd_volumes_have_a_picture_too(tmp_path: Path, array: Any) -> None:
     assert preview(array, tmp_path).std() > 0

@@ -191,6 +191,19 @@ def test_nan_and_infinity_survive(tmp_path: Path) -> None:
     assert (written.statistics.nonfinite, written.statistics.max) == (65, 0)
 
 
+def test_the_largest_float64_of_both_signs_have_statistics(tmp_path: Path) -> None:
+    array = np.zeros((8, 8, 12))
+    top = np.finfo(np.float64).max
+    array[0, 0, 0] = array[0, 0, 10] = -top
+    array[:4, 4:] = top
+    found = write(array, tmp_path).statistics
+    assert (found.min, found.max) == (-top, top)
+    assert top / 2 < found.p99 <= top
+    assert found.p01 == pytest.approx(0, abs=1e-40)
+    assert found.mean == pytest.approx(top * (190 / 768))
+    assert found.std == pytest.approx(top * np.sqrt(194 / 768 - (190 / 768) ** 2))
+
+
 def test_only_the_volume_and_the_ledger_remain(tmp_path: Path) -> None:
     write(random_voxels((17, 20, 33), "uint8"), tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"volume.ome.zarr", "ledger.parquet"}

@@ -393,6 +393,17 @@ def test_a_damaged_ledger_beside_finished_work_is_only_written_again(
     assert written.units_done == 0
 
 
+@pytest.mark.parametrize("fact", [b'"histogram":', b'"std":', b'"plan":"', b'"format":'])
+def test_a_ledger_whose_facts_were_altered_is_written_again(tmp_path: Path, fact: bytes) -> None:
+    write(ARRAY, tmp_path / "a", **SCARCE)
+    path = tmp_path / "a" / "ledger.parquet"
+    text = bytearray(path.read_bytes())
+    text[text.index(fact) + len(fact)] ^= 1
+    path.write_bytes(text)
+    _, notes = resumed(tmp_path / "a", tmp_path / "b")
+    assert any("completed again" in note for note in notes.notes)
+
+
 def test_a_second_process_is_told_to_wait(tmp_path: Path) -> None:
     descriptor = os.open(tmp_path, os.O_RDONLY)
     try:

@@ -1,5 +1,6 @@
 import math
 from dataclasses import astuple
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -9,14 +10,38 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from em_pipeline.volumes.statistics import SUMMARY_FIELDS, Summary, bin_edges, combine, measure
+from em_pipeline.volumes.statistics import (
+    SUMMARY_FIELDS,
+    Summary,
+    VolumeStatistics,
+    bin_edges,
+    combine,
+    measure,
+)
 from em_pipeline_tests.volumes.written import DTYPES, random_voxels
 
 EXACT = ("uint8", "int8", "uint16", "int16")
+TOP = float(np.finfo(np.float64).max)
 
 
 def rows(*parts: Summary) -> NDArray[Any]:
     return np.array([astuple(part) for part in parts], list(SUMMARY_FIELDS))
+
+
+def in_chunks(*chunks: NDArray[Any]) -> VolumeStatistics:
+    """Statistics of a volume of these chunks."""
+    measured = [measure(chunk) for chunk in chunks]
+    counts = np.sum([found for _, found in measured], axis=0)
+    return combine(rows(*(summary for summary, _ in measured)), counts, chunks[0].dtype)
+
+
+def exactly(values: NDArray[Any]) -> tuple[float, float]:
+    """Mean and standard deviation by rational numbers, rounded at the end."""
+    exact = [Fraction(float(value)) for value in values]
+    mean = sum(exact, Fraction()) / len(exact)
+    top = max(map(abs, exact)) or Fraction(1)
+    variance = sum(((value - mean) / top) ** 2 for value in exact) / len(exact)
+    return float(mean), float(Fraction(math.sqrt(variance)) * top)
 
 
 @pytest.mark.parametrize("dtype", EXACT)
@@ -98,3 +123,63 @@ def test_sums_of_a_large_volume_do_not_overflow() -> None:
     many = combine(rows(), counts * 10**15, np.dtype(np.uint16))
     assert many.mean == 65534.5
     assert many.std == 0.5
+
+
+@given(
+    values=hnp.arrays("float64", st.integers(2, 40), elements=st.floats(-TOP, TOP)),
+    cut=st.integers(0, 40),
+    exponent=st.integers(0, 1023),
+)
+def test_float64_of_any_magnitude_has_its_mean_and_deviation(
+    values: NDArray[Any], cut: int, exponent: int
+) -> None:
+    values = np.ldexp(values, -exponent)
+    chunks = [chunk for chunk in np.split(values, [cut]) if chunk.size]
+    mean, std = exactly(values)
+    near: dict[str, Any] = {"rel": 1e-9, "abs": max(float(np.abs(values).max()) * 1e-12, 1e-322)}
+    for found in (measure(values)[0], in_chunks(*chunks)):
+        assert found.mean == pytest.approx(mean, **near)
+        assert found.std == pytest.approx(std, **near)
+        assert found.min <= found.p01 <= found.p99 <= found.max
+
+
+def test_the_largest_values_of_both_signs_have_numbers() -> None:
+    volume = in_chunks(np.array([-TOP, 0.0]), np.array([-TOP, TOP]), np.array([TOP, TOP]), np.array([0.0]))
+    assert volume.mean == pytest.approx(TOP / 7)
+    assert volume.std == pytest.approx(TOP * math.sqrt(5 / 7 - 1 / 49))
+    assert (volume.min, volume.max) == (-TOP, TOP)
+
+
+@pytest.mark.parametrize("value", [TOP, -TOP, 1e200, -3.5e38, 5e-324])
+def test_float64_of_one_extreme_value_is_that_value(value: float) -> None:
+    found = in_chunks(np.full(3, value), np.full(7, value))
+    assert astuple(found)[:8] == (10, 0, value, value, value, 0, value, value)
+
+
+def test_percentiles_beyond_float32_lie_among_the_values() -> None:
+    values = np.linspace(-1e200, 1e200, 1001)
+    found = in_chunks(values[:500], values[500:])
+    assert found.p01 == pytest.approx(np.quantile(values, 0.01), rel=0.01)
+    assert found.p99 == pytest.approx(np.quantile(values, 0.99), rel=0.01)
+
+
+def test_bins_of_float64_reach_to_its_extremes() -> None:
+    values = np.array([-TOP, -1e39, 0.0, 1e200])
+    found = in_chunks(values)
+    edges = found.bin_edges()
+    assert (np.diff(edges) >= 0).all()
+    inside = [((edges[i] <= values) & (values <= edges[i + 1])).sum() for i in range(len(edges) - 1)]
+    assert (found.histogram <= inside).all()
+
+
+@pytest.mark.parametrize("magnitude", [1e-100, 1.0, 1e100])
+def test_float64_of_ordinary_magnitude_is_measured_without_scaling(magnitude: float) -> None:
+    values = random_voxels((5, 10, 10), "float64").ravel() * magnitude
+    found, _ = measure(values)
+    assert found.mean == values.mean()
+    assert found.std == math.sqrt(np.square(values - values.mean()).mean())
+    first, second = (measure(part)[0] for part in np.split(values, 2))
+    whole = in_chunks(*np.split(values, 2))
+    assert whole.mean == math.fsum([250 * first.mean, 250 * second.mean]) / 500
+    spread = [250 * (one.std**2 + (one.mean - whole.mean) ** 2) for one in (first, second)]
+    assert whole.std == math.sqrt(math.fsum(spread) / 500)
