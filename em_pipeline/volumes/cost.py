@@ -28,7 +28,7 @@ When `k` machines are lost on the way, the others share the work, and each loss 
 
 At the end, one machine reads every record, and copies every shard out of staging. The store itself is no
 bottleneck in the model: `RechunkCost.gets_per_second` is to be compared with its limits. A dozen requests
-that hold the place are not counted.
+that hold the place, or ask whether something is there, are not counted.
 """
 
 import math
@@ -229,7 +229,7 @@ def rechunk_cost(
     units = [unit for level in levels for unit in level]
     shards = sum(level.shard_grid.voxels for level in plan.levels)
     published = _publish_requests(shards + len(plan.levels) + DOCUMENTS)
-    requests = requests_of(units) + _frame_requests(plan) + published
+    requests = requests_of(units) + frame_requests(plan) + published
     count = sum(unit.count for unit in units)
     ending = math.ceil(count / RECORDS_AT_ONCE) * machine.request
     ending += math.ceil(published.copy / machine.copies) * machine.copy
@@ -386,12 +386,13 @@ def _padding(shape: Shape, level: LevelPlan) -> int:
     return grid(shape, level.chunk_shape).voxels * level.chunk_shape.voxels - shape.voxels
 
 
-def _frame_requests(plan: RechunkPlan) -> Requests:
+def frame_requests(plan: RechunkPlan) -> Requests:
     """What begins the work; documents; records and ledger read; scratch, level by level, and records removed."""
     records = sum(level.unit_count for level in plan.levels)
-    documents = DOCUMENTS + len(plan.levels)
+    documents = len(plan.levels) + DOCUMENTS
+    read = 1 + records + documents - 1  # where work begins, and all but the pointer at its end
     # Whether work was begun, what there is of it, and before and after which uploads were not completed.
-    total = Requests(get=1 + records + 1, put=1 + documents, list=2 + 2)
+    total = Requests(get=read, put=1 + documents, list=2 + 2)
     for blobs in (*(level.unit_count for level in plan.levels[:-1]), records + 1):
         pages = math.ceil(blobs / LIST_KEYS)
         total += Requests(list=pages + 1, delete=pages)
