@@ -1,9 +1,9 @@
 """What a rechunk on an object store costs: requests, bytes, time and money, before anything runs.
 
-The model. A unit of a level is work for one machine; machines take units as they become free. Units of level 0
-read the source. Every unit but those of the last level leaves its downsampled voxels, raw, in one blob, its
+The model. A unit of a level is work for one machine; machines take units as they become free. Units of level
+0 read the source. Every unit but those of the last level leaves its downsampled voxels, raw, in one blob, its
 *scratch*; a chunk of a coarser level is put together from the parts that up to eight finer chunks left, one
-ranged GET each (`scratch.ScratchReader`), so a level begins when the finer one is complete. Shards are not read.
+ranged GET each (`scratch.ScratchReader`), so a level begins when the finer one is complete. No shard is read.
 
 Within a unit, *steps* (one layer of chunks each) go through three stages that overlap: read, compute, write.
 With `r`, `c` and `w` the seconds that each stage needs for a step, a unit of `s` steps takes
@@ -16,7 +16,8 @@ and a network of `n` bytes per second take, as long as the slower of the two,
 
     max(g · b / n + request, ⌈g / k⌉ · (b / n + request))
 
-The parts of one chunk are read in turn, by one thread: `⌈chunks / k⌉` times what chunks have of them on average (and at least the most that one has) instead of `⌈g / k⌉`.
+The parts of one chunk are read in turn, by one thread: instead of `⌈g / k⌉` counts `⌈chunks / k⌉` times what
+chunks have of them on average, and at least what the fullest one has.
 The units of a level on `N` machines take, by Graham's bound for list scheduling (R. L. Graham, Bounds on
 multiprocessing timing anomalies, SIAM J. Appl. Math. 17, 1969),
 
@@ -80,8 +81,8 @@ class Machine:
     `core_rate` is voxels that a core decodes, downsamples and encodes, `padding_rate` zeros that fill up its
     chunks (zstd 1 took 0.45 ms for the 2 MiB of a chunk with one plane); `network` is each direction's;
     `request` the seconds until a request's first byte; `connections` the requests under way at once in each
-    direction (parts of scratch are read by no more threads than there are cores); `copy` the seconds of a copy within the store, of which `copies` are under way at once;
-    `noticed` the seconds until a lost machine's unit is given to another.
+    direction (parts of scratch are read by no more threads than there are cores); `copy` the seconds of a
+    copy within the store, of which `copies` are under way at once; `noticed` the seconds until a lost machine's unit is given to another.
     """
 
     cores: int = 16
@@ -170,10 +171,10 @@ class UnitCost:
 class RechunkCost:
     """What the whole costs. Seconds are bounds; dollars those of the greater.
 
-    `bytes_read` counts what comes over the network, from the source and from scratch; `bytes_written` what
-    goes there, `bytes_stored` of volume and `scratch_bytes` that are deleted again; `voxel_bytes` is the
-    finest level. `peak_bytes` are the most that lie in the store at once: shards and scratch, or at the end
-    everything twice. `storage_dollars` is to store as much for as long as the rechunk takes.
+    `bytes_read` counts what comes over the network, from the source and from scratch; `bytes_stored` is the
+    volume, `scratch_bytes` what is deleted again; `voxel_bytes` is the finest level. `peak_bytes` are the most
+    that lie in the store at once: shards and scratch, or at the end everything twice. `gets_per_second` is the
+    average over the level that asks most. `storage_dollars` is to store the peak while the rechunk lasts.
     """
 
     machines: int
@@ -184,6 +185,7 @@ class RechunkCost:
     bytes_stored: int
     scratch_bytes: int
     peak_bytes: int
+    gets_per_second: float
     seconds_least: float
     seconds_most: float
     machine_dollars: float
@@ -200,11 +202,6 @@ class RechunkCost:
     def dollars(self) -> float:
         """Once, without the storage of the result, which is `month_dollars` a month."""
         return self.machine_dollars + self.request_dollars + self.egress_dollars + self.storage_dollars
-
-    @property
-    def gets_per_second(self) -> float:
-        """At most, on average over the run."""
-        return self.requests.get / self.seconds_least
 
 
 def rechunk_cost(
@@ -246,6 +243,7 @@ def rechunk_cost(
         bytes_stored=stored,
         scratch_bytes=sum(u.scratch_bytes * u.count for u in units),
         peak_bytes=peak,
+        gets_per_second=max(requests_of(level).get / least_seconds(level, machines) for level in levels),
         seconds_least=least,
         seconds_most=most,
         machine_dollars=machines * most / 3600 * prices.machine_hour,
@@ -257,7 +255,7 @@ def rechunk_cost(
 
 
 def bytes_held(levels: list[list[UnitCost]]) -> list[int]:
-    """What lies in the store when each level is complete, and the scratch that it was made from is still there."""
+    """Bytes in the store when each level is complete, and what it was made from not yet removed."""
     held, stored, before = [], 0, 0
     for level in levels:
         stored += sum(unit.bytes_stored * unit.count for unit in level)
@@ -310,7 +308,8 @@ def _unit(
     read, gets, waits = _reads(plan, level, shape, machine, ratios)
     scratch = 0 if plan.is_last(level) else grid(shape, level.factors).voxels * itemsize
     shards = [
-        (ratios.of_chunks(shard, level, itemsize), alike) for shard, alike in _shapes(shape, level.shard_shape)
+        (ratios.of_chunks(shard, level, itemsize), alike)
+        for shard, alike in _shapes(shape, level.shard_shape)
     ]
     writes = _Writes()
     for nbytes, alike in [*shards, (scratch, 1)]:
@@ -387,7 +386,7 @@ def _padding(shape: Shape, level: LevelPlan) -> int:
 
 
 def frame_requests(plan: RechunkPlan) -> Requests:
-    """What begins the work; documents; records and ledger read; scratch, level by level, and records removed."""
+    """To begin the work, read records, write and read documents, and remove scratch and records."""
     records = sum(level.unit_count for level in plan.levels)
     documents = len(plan.levels) + DOCUMENTS
     read = 1 + records + documents - 1  # where work begins, and all but the pointer at its end

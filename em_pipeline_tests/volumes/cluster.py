@@ -108,7 +108,7 @@ class Cluster:
     ratios: Ratios
     deaths: tuple[float, ...] = ()
     seed: int = 0
-    asked: Requests = Requests()
+    asked: Requests = field(default_factory=Requests)
     store: dict[tuple[int, int], int] = field(default_factory=dict)
     shards: dict[tuple[int, int], int] = field(default_factory=dict)
     held: list[int] = field(default_factory=list)
@@ -190,7 +190,7 @@ class Cluster:
         return self.machine.connections if level.index == 0 else self.machine.cores
 
     def _layers(self, level: LevelPlan, unit: Unit) -> list[list[list[int]]]:
-        """For each layer of chunks the chains of requests, which run side by side, each one request by another."""
+        """For each layer of chunks its chains of requests, which run side by side, each in turn."""
         if level.index == 0:
             amplification = level.bytes_to_read / self._bytes(level.shape)
             requests = deque(_cut(round(self._bytes(unit.box.shape) * self.ratios.source * amplification)))

@@ -28,7 +28,7 @@ MACHINES = {
     "slow cores": replace(USUAL, cores=2, core_rate=200e6),
     "far away": replace(USUAL, connections=4, request=0.2),
 }
-# Simulated latencies vary by half, and a layer waits for the slowest of its chunks; computing varies by a fifth.
+# Simulated latencies vary by half, computing by a fifth, and a layer waits for the slowest of its chunks.
 BELOW, ABOVE = 0.9, 1.15
 
 
@@ -165,6 +165,16 @@ def test_padding_takes_time_and_where_it_is_stored_bytes() -> None:
     assert thin.bytes_stored == 512 * 512
     (stored,) = unit_costs(plan(1, 512, 512), USUAL, Ratios(stored=1.0, padding=1.0))[0]
     assert stored.bytes_stored == whole.bytes_stored
+
+
+def test_the_level_that_asks_most_says_how_many_requests_a_second_the_store_must_take() -> None:
+    """Level 1 asks for parts of 256 KiB, level 0 for 16 MiB of the source."""
+    work = plan(4096, 4096, 4096)
+    cost = rechunk_cost(work, USUAL, 8)
+    level = unit_costs(work, USUAL, Ratios())[1]
+    assert requests_of(level).get == 32**3 + sum(unit.count for unit in level)
+    assert cost.gets_per_second == requests_of(level).get / least_seconds(level, 8)
+    assert cost.gets_per_second > cost.requests.get / cost.seconds_least
 
 
 def test_no_machine_is_no_estimate() -> None:

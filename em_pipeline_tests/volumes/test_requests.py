@@ -30,7 +30,9 @@ def test_a_rechunk_makes_the_requests_that_are_counted(s3_bucket: StoreInBucket,
     source, pointer = plan.levels[0].unit_count, 1  # the source is no store here, and nothing is published
     made = requests_made(s3_bucket.proxy.requests)
     assert made == replace(counted, get=counted.get - source, put=counted.put - pointer)
-    scratch = sum("/scratch-" in each for each in s3_bucket.proxy.requests if each.startswith("GET /em-tests/"))
+    scratch = sum(
+        "/scratch-" in each for each in s3_bucket.proxy.requests if each.startswith("GET /em-tests/")
+    )
     assert scratch == sum(level.chunk_grid.voxels for level in plan.levels[:-1])
 
 
