@@ -34,44 +34,38 @@ that hold the place, or ask whether something is there, are not counted.
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from itertools import product
 from typing import Final, Self
 
 from em_pipeline.domain.errors import InputRefused
 from em_pipeline.domain.geometry import Shape
 from em_pipeline.volumes.plan import LevelPlan, RechunkPlan
+from em_pipeline.volumes.store_requests import DOCUMENTS, Prices, Requests, frame_requests, publish_requests
 from em_pipeline.volumes.tiling import grid
+
+__all__ = [
+    "PART_BYTES",
+    "Machine",
+    "Prices",
+    "Ratios",
+    "RechunkCost",
+    "Requests",
+    "UnitCost",
+    "bytes_held",
+    "least_seconds",
+    "most_seconds",
+    "rechunk_cost",
+    "requests_of",
+    "unit_costs",
+]
 
 PART_BYTES: Final = 16 << 20
 """Of a multipart upload (`object_client.Policy`), and of one GET of the source."""
-LIST_KEYS: Final = 1000
-"""Keys in one page of a listing, or deleted at once (S3 API Reference, ListObjectsV2 and DeleteObjects)."""
-DOCUMENTS: Final = 3
-"""Written once per volume besides one document per level: the group's, the ledger, the pointer."""
 RECORDS_AT_ONCE: Final = 8
 """Records that are read at once when all units are done (`rechunk.py`)."""
 MONTH_HOURS: Final = 730
 """Of a year's twelfth."""
-
-
-@dataclass(frozen=True)
-class Prices:
-    """US dollars. The defaults are list prices of AWS us-east-1 for Linux on demand and S3 Standard.
-
-    `machine_hour` is 16 vCPU of m7g: 8 × $0.0816 (June 2026,
-    https://www.factualminds.com/blog/amazon-ec2-on-demand-pricing-instance-families-2026/). Requests and
-    storage are as on https://aws.amazon.com/s3/pricing/ and as quoted in 2026: PUT, COPY, POST and LIST per
-    thousand, every request of a multipart upload among them; GET per thousand; a gigabyte for a month. DELETE
-    is free, and so is traffic between machines and buckets of one region; `egress_gb` is for a source that
-    charges for it. Prices change: give your own.
-    """
-
-    machine_hour: float = 0.6528
-    put_thousand: float = 0.005
-    get_thousand: float = 0.0004
-    storage_gb_month: float = 0.023
-    egress_gb: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -82,7 +76,8 @@ class Machine:
     chunks (zstd 1 took 0.45 ms for the 2 MiB of a chunk with one plane); `network` is each direction's;
     `request` the seconds until a request's first byte; `connections` the requests under way at once in each
     direction (parts of scratch are read by no more threads than there are cores); `copy` the seconds of a
-    copy within the store, of which `copies` are under way at once; `noticed` the seconds until a lost machine's unit is given to another.
+    copy within the store, of which `copies` are under way at once; `noticed` the seconds
+    until a lost machine's unit is given to another.
     """
 
     cores: int = 16
@@ -129,29 +124,6 @@ class Ratios:
 
 
 @dataclass(frozen=True)
-class Requests:
-    """Requests of one kind each. `part` are PUTs of parts; `upload` those that begin and complete uploads.
-
-    A `delete` removes up to `LIST_KEYS` objects, a `list` names as many, or uploads that were not completed.
-    """
-
-    get: int = 0
-    put: int = 0
-    upload: int = 0
-    part: int = 0
-    copy: int = 0
-    list: int = 0
-    delete: int = 0
-
-    def __add__(self, other: Self) -> "Requests":
-        return Requests(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
-
-    def dollars(self, prices: Prices) -> float:
-        written = self.put + self.upload + self.part + self.copy + self.list
-        return (written * prices.put_thousand + self.get * prices.get_thousand) / 1000
-
-
-@dataclass(frozen=True)
 class UnitCost:
     """`count` units that are alike: bytes, steps, requests and seconds of each.
 
@@ -172,9 +144,9 @@ class RechunkCost:
     """What the whole costs. Seconds are bounds; dollars those of the greater.
 
     `bytes_read` counts what comes over the network, from the source and from scratch; `bytes_stored` is the
-    volume, `scratch_bytes` what is deleted again; `voxel_bytes` is the finest level. `peak_bytes` are the most
-    that lie in the store at once: shards and scratch, or at the end everything twice. `gets_per_second` is the
-    average over the level that asks most. `storage_dollars` is to store the peak while the rechunk lasts.
+    volume, `scratch_bytes` what is deleted again; `voxel_bytes` is the finest level. `peak_bytes` are the
+    most that lie in the store at once: shards and scratch, or at the end everything twice. `gets_per_second`
+    is the average over the level that asks most; `storage_dollars` store the peak while the rechunk lasts.
     """
 
     machines: int
@@ -225,7 +197,7 @@ def rechunk_cost(
     levels = unit_costs(plan, machine, ratios or Ratios())
     units = [unit for level in levels for unit in level]
     shards = sum(level.shard_grid.voxels for level in plan.levels)
-    published = _publish_requests(shards + len(plan.levels) + DOCUMENTS)
+    published = publish_requests(shards + len(plan.levels) + DOCUMENTS)
     requests = requests_of(units) + frame_requests(plan) + published
     count = sum(unit.count for unit in units)
     ending = math.ceil(count / RECORDS_AT_ONCE) * machine.request
@@ -348,7 +320,8 @@ def _reads(
         return read, gets, math.ceil(gets / layers.z / machine.connections)
     finer = plan.levels[level.index - 1]
     # Up to a voxel more than the finer level has at its end, which is never a chunk more: chunks are even.
-    parts = grid([n * f for n, f in zip(shape, finer.factors, strict=True)], finer.chunk_shape)
+    doubled = Shape(*(n * f for n, f in zip(shape, finer.factors, strict=True)))
+    parts = grid(doubled, finer.chunk_shape)
     # Chunks at the end of a level have fewer parts than others.
     rounds = math.ceil(layers.y * layers.x / machine.readers)
     in_turn = max(math.prod(map(min, parts, finer.factors)), rounds * parts.voxels / layers.voxels)
@@ -359,7 +332,7 @@ def _reads(
 class _Writes:
     """Blobs of a unit: requests; and of these what is sent meanwhile (`early`) and in turn at the end."""
 
-    requests: Requests = Requests()
+    requests: Requests = field(default_factory=Requests)
     early: int = 0
     early_bytes: int = 0
     late: int = 0
@@ -383,30 +356,6 @@ class _Writes:
 def _padding(shape: Shape, level: LevelPlan) -> int:
     """Voxels past `shape` of the chunks that cover it."""
     return grid(shape, level.chunk_shape).voxels * level.chunk_shape.voxels - shape.voxels
-
-
-def frame_requests(plan: RechunkPlan) -> Requests:
-    """To begin the work, read records, write and read documents, and remove scratch and records."""
-    records = sum(level.unit_count for level in plan.levels)
-    documents = len(plan.levels) + DOCUMENTS
-    read = 1 + records + documents - 1  # where work begins, and all but the pointer at its end
-    # Whether work was begun, what there is of it, and before and after which uploads were not completed.
-    total = Requests(get=read, put=1 + documents, list=2 + 2)
-    for blobs in (*(level.unit_count for level in plan.levels[:-1]), records + 1):
-        pages = math.ceil(blobs / LIST_KEYS)
-        total += Requests(list=pages + 1, delete=pages)
-    return total
-
-
-def _publish_requests(objects: int) -> Requests:
-    """Everything is copied out of staging and deleted there: object stores cannot rename.
-
-    Staging is listed before and after, the copies once they are made, and what was there before; the pointer
-    is deleted before all others.
-    """
-    pages = math.ceil(objects / LIST_KEYS)
-    deletes = 1 + math.ceil((objects - 1) / LIST_KEYS)
-    return Requests(copy=objects, list=3 * pages + 2, delete=deletes)
 
 
 def _shapes(whole: Shape, tile: Shape) -> Iterator[tuple[Shape, int]]:

@@ -8,8 +8,9 @@ from em_pipeline.domain.geometry import BoundingBox, VoxelSize
 from em_pipeline.domain.progress import Silent
 from em_pipeline.storage.object_blobs import ObjectBlobs
 from em_pipeline.storage.object_client import ObjectAccess
-from em_pipeline.volumes.cost import Machine, Ratios, Requests, frame_requests, requests_of, unit_costs
+from em_pipeline.volumes.cost import Machine, Ratios, requests_of, unit_costs
 from em_pipeline.volumes.rechunk import rechunk
+from em_pipeline.volumes.store_requests import Requests, frame_requests
 from em_pipeline_tests.buckets import BUCKET, POLICY
 from em_pipeline_tests.object_stores import StoreInBucket
 from em_pipeline_tests.volumes.arrays import ArrayVolume
