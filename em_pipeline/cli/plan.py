@@ -101,8 +101,8 @@ def _print_totals(image: "PlanReport", memory_budget: int) -> None:
         )
     sent = (
         f"{requests.put + requests.upload + requests.part:,} to write (parts of {size(PART_BYTES)}), "
-        f"{requests.get:,} to read, {requests.copy + requests.list + requests.delete:,} to publish, "
-        "if source and volume lie in an object store"
+        f"{requests.get:,} to read, {requests.copy + requests.list + requests.delete:,} to publish "
+        "and clear away, if source and volume lie in an object store"
     )
     rows = [
         ("read", f"{size(image.read_bytes)} decoded, {image.amplification:.2f} times the voxels wanted"),

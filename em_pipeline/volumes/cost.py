@@ -1,14 +1,23 @@
 """What a rechunk on an object store costs: requests, bytes, time and money, before anything runs.
 
-The model. A unit of a level is work for one machine; machines take units as they become free, and a level
-begins when the one below is complete, from whose shards it is read. Within a unit, *steps* (one layer of
-chunks each) go through three stages that overlap: read, compute, write. With `r`, `c` and `w` the seconds
-that each stage needs for a step, a unit of `s` steps takes
+The model. A unit of a level is work for one machine; machines take units as they become free. Units of level
+0 read the source. Every unit but those of the last level leaves its downsampled voxels, raw, in one blob, its
+*scratch*; a chunk of a coarser level is put together from the parts that up to eight finer chunks left, one
+ranged GET each (`scratch.ScratchReader`), so a level begins when the finer one is complete. No shard is read.
 
-    t = r + c + w + (s − 1) · max(r, c, w) + 2 · request
+Within a unit, *steps* (one layer of chunks each) go through three stages that overlap: read, compute, write.
+With `r`, `c` and `w` the seconds that each stage needs for a step, a unit of `s` steps takes
 
-(the fill of a linear pipeline, and the requests that nothing hides: complete the upload, say that the unit
-is done). `g` requests over `k` connections take `⌈g / k⌉ · request` besides their bytes' time on the network.
+    t = r + c + w + (s − 1) · max(r, c, w) + closing
+
+(the fill of a linear pipeline, and what is done in turn at the end: see that the place is still ours, send
+the last part of each blob and complete it, write the record). `g` requests of `b` bytes over `k` connections
+and a network of `n` bytes per second take, as long as the slower of the two,
+
+    max(g · b / n + request, ⌈g / k⌉ · (b / n + request))
+
+The parts of one chunk are read in turn, by one thread: instead of `⌈g / k⌉` counts `⌈chunks / k⌉` times what
+chunks have of them on average, and at least what the fullest one has.
 The units of a level on `N` machines take, by Graham's bound for list scheduling (R. L. Graham, Bounds on
 multiprocessing timing anomalies, SIAM J. Appl. Math. 17, 1969),
 
@@ -18,46 +27,45 @@ When `k` machines are lost on the way, the others share the work, and each loss 
 
     seconds  ≤  Σt / (N − k) + t_max + k · (t_max + noticed)
 
-At the end, one machine copies every shard out of staging. The store itself is no bottleneck in the model:
-`RechunkCost.gets_per_second` is to be compared with its limits.
+At the end, one machine reads every record, and copies every shard out of staging. The store itself is no
+bottleneck in the model: `RechunkCost.gets_per_second` is to be compared with its limits. A dozen requests
+that hold the place, or ask whether something is there, are not counted.
 """
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from itertools import product
 from typing import Final, Self
 
 from em_pipeline.domain.errors import InputRefused
 from em_pipeline.domain.geometry import Shape
 from em_pipeline.volumes.plan import LevelPlan, RechunkPlan
+from em_pipeline.volumes.store_requests import DOCUMENTS, Prices, Requests, frame_requests, publish_requests
 from em_pipeline.volumes.tiling import grid
 
+__all__ = [
+    "PART_BYTES",
+    "Machine",
+    "Prices",
+    "Ratios",
+    "RechunkCost",
+    "Requests",
+    "UnitCost",
+    "bytes_held",
+    "least_seconds",
+    "most_seconds",
+    "rechunk_cost",
+    "requests_of",
+    "unit_costs",
+]
+
 PART_BYTES: Final = 16 << 20
-"""Of a multipart upload, and of one GET."""
-LIST_KEYS: Final = 1000
-"""Keys in one page of a listing (S3 API Reference, ListObjectsV2)."""
-DOCUMENTS: Final = 3
-"""Written once per volume besides one document per level: the group's, the ledger, the pointer."""
-
-
-@dataclass(frozen=True)
-class Prices:
-    """US dollars. The defaults are list prices of AWS us-east-1 for Linux on demand and S3 Standard.
-
-    `machine_hour` is 16 vCPU of m7g: 8 × $0.0816 (June 2026,
-    https://www.factualminds.com/blog/amazon-ec2-on-demand-pricing-instance-families-2026/). Requests and
-    storage are as on https://aws.amazon.com/s3/pricing/ and as quoted in 2026: PUT, COPY, POST and LIST per
-    thousand, every request of a multipart upload among them; GET per thousand; a gigabyte for a month. DELETE
-    is free, and so is traffic between machines and buckets of one region; `egress_gb` is for a source that
-    charges for it. Prices change: give your own.
-    """
-
-    machine_hour: float = 0.6528
-    put_thousand: float = 0.005
-    get_thousand: float = 0.0004
-    storage_gb_month: float = 0.023
-    egress_gb: float = 0.0
+"""Of a multipart upload (`object_client.Policy`), and of one GET of the source."""
+RECORDS_AT_ONCE: Final = 8
+"""Records that are read at once when all units are done (`rechunk.py`)."""
+MONTH_HOURS: Final = 730
+"""Of a year's twelfth."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +75,9 @@ class Machine:
     `core_rate` is voxels that a core decodes, downsamples and encodes, `padding_rate` zeros that fill up its
     chunks (zstd 1 took 0.45 ms for the 2 MiB of a chunk with one plane); `network` is each direction's;
     `request` the seconds until a request's first byte; `connections` the requests under way at once in each
-    direction; `copy` the seconds of a copy within the store, of which `copies` are under way at once;
-    `noticed` the seconds until a lost machine's unit is given to another.
+    direction (parts of scratch are read by no more threads than there are cores); `copy` the seconds of a
+    copy within the store, of which `copies` are under way at once; `noticed` the seconds
+    until a lost machine's unit is given to another.
     """
 
     cores: int = 16
@@ -81,9 +90,21 @@ class Machine:
     copies: int = 64
     noticed: float = 60.0
 
+    def transfer(self, nbytes: float, count: float, in_turn: float) -> float:
+        """What `count` requests of `nbytes` together take, of which so many wait for one another."""
+        if not count:
+            return 0.0
+        each = nbytes / count / self.network
+        return max(nbytes / self.network + self.request, in_turn * (each + self.request))
+
     def seconds(self, voxel_bytes: int, padding_bytes: int) -> float:
         """What all cores take to decode, downsample and encode so many bytes."""
         return (voxel_bytes / self.core_rate + padding_bytes / self.padding_rate) / self.cores
+
+    @property
+    def readers(self) -> int:
+        """Chunks that are put together at once."""
+        return min(self.cores, self.connections)
 
 
 @dataclass(frozen=True)
@@ -103,32 +124,16 @@ class Ratios:
 
 
 @dataclass(frozen=True)
-class Requests:
-    """Requests of one kind each. `part` are PUTs of parts; `upload` those that begin and complete uploads."""
-
-    get: int = 0
-    put: int = 0
-    upload: int = 0
-    part: int = 0
-    copy: int = 0
-    list: int = 0
-    delete: int = 0
-
-    def __add__(self, other: Self) -> "Requests":
-        return Requests(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
-
-    def dollars(self, prices: Prices) -> float:
-        written = self.put + self.upload + self.part + self.copy + self.list
-        return (written * prices.put_thousand + self.get * prices.get_thousand) / 1000
-
-
-@dataclass(frozen=True)
 class UnitCost:
-    """`count` units that are alike: bytes read and written, steps, requests and seconds of each."""
+    """`count` units that are alike: bytes, steps, requests and seconds of each.
+
+    `bytes_stored` are its shards, `scratch_bytes` what it leaves for the next coarser level.
+    """
 
     count: int
     bytes_read: int
-    bytes_written: int
+    bytes_stored: int
+    scratch_bytes: int
     steps: int
     requests: Requests
     seconds: float
@@ -138,8 +143,10 @@ class UnitCost:
 class RechunkCost:
     """What the whole costs. Seconds are bounds; dollars those of the greater.
 
-    `bytes_read` counts what comes over the network, from the source and from levels below; `voxel_bytes` is
-    the finest level.
+    `bytes_read` counts what comes over the network, from the source and from scratch; `bytes_stored` is the
+    volume, `scratch_bytes` what is deleted again; `voxel_bytes` is the finest level. `peak_bytes` are the
+    most that lie in the store at once: shards and scratch, or at the end everything twice. `gets_per_second`
+    is the average over the level that asks most; `storage_dollars` store the peak while the rechunk lasts.
     """
 
     machines: int
@@ -147,23 +154,26 @@ class RechunkCost:
     units: int
     requests: Requests
     bytes_read: int
-    bytes_written: int
+    bytes_stored: int
+    scratch_bytes: int
+    peak_bytes: int
+    gets_per_second: float
     seconds_least: float
     seconds_most: float
     machine_dollars: float
     request_dollars: float
     egress_dollars: float
+    storage_dollars: float
     month_dollars: float
+
+    @property
+    def bytes_written(self) -> int:
+        return self.bytes_stored + self.scratch_bytes
 
     @property
     def dollars(self) -> float:
         """Once, without the storage of the result, which is `month_dollars` a month."""
-        return self.machine_dollars + self.request_dollars + self.egress_dollars
-
-    @property
-    def gets_per_second(self) -> float:
-        """At most, on average over the run."""
-        return self.requests.get / self.seconds_least
+        return self.machine_dollars + self.request_dollars + self.egress_dollars + self.storage_dollars
 
 
 def rechunk_cost(
@@ -187,27 +197,44 @@ def rechunk_cost(
     levels = unit_costs(plan, machine, ratios or Ratios())
     units = [unit for level in levels for unit in level]
     shards = sum(level.shard_grid.voxels for level in plan.levels)
-    published = _publish_requests(shards + len(plan.levels) + DOCUMENTS)
-    requests = requests_of(units) + published
-    publishing = math.ceil(published.copy / machine.copies) * machine.copy
-    least = sum(least_seconds(level, machines) for level in levels) + publishing
-    most = most_seconds(levels, machine, machines, losses) + publishing
-    written = sum(u.bytes_written * u.count for u in units)
-    voxel_bytes = plan.shape.voxels * plan.dtype.itemsize
+    published = publish_requests(shards + len(plan.levels) + DOCUMENTS)
+    requests = requests_of(units) + frame_requests(plan) + published
+    count = sum(unit.count for unit in units)
+    ending = math.ceil(count / RECORDS_AT_ONCE) * machine.request
+    ending += math.ceil(published.copy / machine.copies) * machine.copy
+    least = sum(least_seconds(level, machines) for level in levels) + ending
+    most = most_seconds(levels, machine, machines, losses) + ending
+    stored = sum(u.bytes_stored * u.count for u in units)
+    peak = max(2 * stored, *bytes_held(levels))
     return RechunkCost(
         machines=machines,
-        voxel_bytes=voxel_bytes,
-        units=sum(unit.count for unit in units),
+        voxel_bytes=plan.shape.voxels * plan.dtype.itemsize,
+        units=count,
         requests=requests,
         bytes_read=sum(u.bytes_read * u.count for u in units),
-        bytes_written=written,
+        bytes_stored=stored,
+        scratch_bytes=sum(u.scratch_bytes * u.count for u in units),
+        peak_bytes=peak,
+        gets_per_second=max(requests_of(level).get / least_seconds(level, machines) for level in levels),
         seconds_least=least,
         seconds_most=most,
         machine_dollars=machines * most / 3600 * prices.machine_hour,
         request_dollars=requests.dollars(prices),
         egress_dollars=sum(u.bytes_read * u.count for u in levels[0]) / 1e9 * prices.egress_gb,
-        month_dollars=written / 1e9 * prices.storage_gb_month,
+        storage_dollars=peak / 1e9 * prices.storage_gb_month * most / 3600 / MONTH_HOURS,
+        month_dollars=stored / 1e9 * prices.storage_gb_month,
     )
+
+
+def bytes_held(levels: list[list[UnitCost]]) -> list[int]:
+    """Bytes in the store when each level is complete, and what it was made from not yet removed."""
+    held, stored, before = [], 0, 0
+    for level in levels:
+        stored += sum(unit.bytes_stored * unit.count for unit in level)
+        left = sum(unit.scratch_bytes * unit.count for unit in level)
+        held.append(stored + before + left)
+        before = left
+    return held
 
 
 def least_seconds(level: list[UnitCost], machines: int) -> float:
@@ -249,68 +276,86 @@ def _unit(
     plan: RechunkPlan, level: LevelPlan, shape: Shape, count: int, machine: Machine, ratios: Ratios
 ) -> UnitCost:
     itemsize = plan.dtype.itemsize
-    read, gets = _reads(plan, level, shape, ratios)
-    written, requests = _uploads(shape, level, itemsize, ratios)
-    requests += Requests(get=gets, put=1)
     steps = math.ceil(shape.z / level.chunk_shape.z)
+    read, gets, waits = _reads(plan, level, shape, machine, ratios)
+    scratch = 0 if plan.is_last(level) else grid(shape, level.factors).voxels * itemsize
+    shards = [
+        (ratios.of_chunks(shard, level, itemsize), alike)
+        for shard, alike in _shapes(shape, level.shard_shape)
+    ]
+    writes = _Writes()
+    for nbytes, alike in [*shards, (scratch, 1)]:
+        writes += _Writes.of(nbytes, alike)
+    ours = Requests(get=1, put=1)  # the place is still ours; the record
     compute = machine.seconds(shape.voxels * itemsize, _padding(shape, level) * itemsize)
-    seconds = _unit_seconds(machine, steps, compute, read, written, requests)
-    return UnitCost(count, read, written, steps, requests, seconds)
+    sends = math.ceil(writes.early / steps / machine.connections)
+    stages = (
+        machine.transfer(read / steps, gets / steps, waits),
+        compute / steps,
+        machine.transfer(writes.early_bytes / steps, writes.early / steps, sends),
+    )
+    closing = (writes.late + 2) * machine.request + writes.late_bytes / machine.network
+    return UnitCost(
+        count=count,
+        bytes_read=read,
+        bytes_stored=sum(nbytes * alike for nbytes, alike in shards),
+        scratch_bytes=scratch,
+        steps=steps,
+        requests=writes.requests + Requests(get=gets) + ours,
+        seconds=sum(stages) + (steps - 1) * max(stages) + closing,
+    )
 
 
-def _reads(plan: RechunkPlan, level: LevelPlan, shape: Shape, ratios: Ratios) -> tuple[int, int]:
-    """Bytes and requests that read what a unit is made from."""
+def _reads(
+    plan: RechunkPlan, level: LevelPlan, shape: Shape, machine: Machine, ratios: Ratios
+) -> tuple[int, int, float]:
+    """What a unit is made from: bytes, requests, and how many of these a step waits for in turn."""
     itemsize = plan.dtype.itemsize
+    layers = grid(shape, level.chunk_shape)
     if level.index == 0:
         # As much more than the unit's own voxels as the plan's reads decode on the whole.
         amplification = level.bytes_to_read / (level.shape.voxels * itemsize)
         read = round(shape.voxels * itemsize * ratios.source * amplification)
-        return read, math.ceil(read / PART_BYTES)
-    below = plan.levels[level.index - 1]
-    # The last unit along an axis may reach half a voxel further than the level below does.
-    finer = Shape(*(n * f for n, f in zip(shape, below.factors, strict=True)))
-    read = gets = 0
-    for shard, count in _shapes(finer, below.shard_shape):
-        stored = ratios.of_chunks(shard, below, itemsize)
-        read += stored * count
-        gets += (1 + math.ceil(stored / PART_BYTES)) * count  # its index, then its chunks
-    return read, gets
+        gets = math.ceil(read / PART_BYTES)
+        return read, gets, math.ceil(gets / layers.z / machine.connections)
+    finer = plan.levels[level.index - 1]
+    # Up to a voxel more than the finer level has at its end, which is never a chunk more: chunks are even.
+    doubled = Shape(*(n * f for n, f in zip(shape, finer.factors, strict=True)))
+    parts = grid(doubled, finer.chunk_shape)
+    # Chunks at the end of a level have fewer parts than others.
+    rounds = math.ceil(layers.y * layers.x / machine.readers)
+    in_turn = max(math.prod(map(min, parts, finer.factors)), rounds * parts.voxels / layers.voxels)
+    return shape.voxels * itemsize, parts.voxels, in_turn
 
 
-def _unit_seconds(
-    machine: Machine, steps: int, compute: float, read: int, written: int, requests: Requests
-) -> float:
-    def stage(nbytes: int, count: int) -> float:
-        waits = math.ceil(count / steps / machine.connections) * machine.request
-        return nbytes / steps / machine.network + waits
+@dataclass(frozen=True)
+class _Writes:
+    """Blobs of a unit: requests; and of these what is sent meanwhile (`early`) and in turn at the end."""
 
-    stages = (
-        stage(read, requests.get),
-        compute / steps,
-        stage(written, requests.part + requests.put - 1),
-    )
-    return sum(stages) + (steps - 1) * max(stages) + 2 * machine.request
+    requests: Requests = field(default_factory=Requests)
+    early: int = 0
+    early_bytes: int = 0
+    late: int = 0
+    late_bytes: int = 0
+
+    @classmethod
+    def of(cls, nbytes: int, count: int) -> "_Writes":
+        """`count` blobs: small ones are one PUT, others are sent in parts (`storage.object_sink`)."""
+        parts = math.ceil(nbytes / PART_BYTES)
+        if parts <= 1:
+            sent = min(nbytes, 1) * count
+            return cls(Requests(put=sent), late=sent, late_bytes=nbytes * count)
+        last = nbytes - (parts - 1) * PART_BYTES
+        requests = Requests(upload=2 * count, part=parts * count)
+        return cls(requests, parts * count, (nbytes - last) * count, 2 * count, last * count)
+
+    def __add__(self, other: Self) -> "_Writes":
+        return _Writes(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
 def _padding(shape: Shape, level: LevelPlan) -> int:
     """Voxels past `shape` of the chunks that cover it."""
     return grid(shape, level.chunk_shape).voxels * level.chunk_shape.voxels - shape.voxels
-
-
-def _uploads(shape: Shape, level: LevelPlan, itemsize: int, ratios: Ratios) -> tuple[int, Requests]:
-    """Bytes and requests that write a unit's shards: small ones are one PUT, others are sent in parts."""
-    written, requests = 0, Requests()
-    for shard, count in _shapes(shape, level.shard_shape):
-        stored = ratios.of_chunks(shard, level, itemsize)
-        parts = math.ceil(stored / PART_BYTES)
-        written += stored * count
-        requests += Requests(put=count) if parts == 1 else Requests(upload=2 * count, part=parts * count)
-    return written, requests
-
-
-def _publish_requests(objects: int) -> Requests:
-    """Everything is listed, copied out of staging and deleted there: object stores cannot rename."""
-    return Requests(put=DOCUMENTS, copy=objects, list=math.ceil(objects / LIST_KEYS), delete=objects)
 
 
 def _shapes(whole: Shape, tile: Shape) -> Iterator[tuple[Shape, int]]:

@@ -1,20 +1,45 @@
 """A cluster that rechunks, simulated request by request.
 
 Machines take units from a queue. A unit streams in through the machine's connections and its link, is
-computed layer by layer of chunks, and streams out shard by shard as parts of a multipart upload; two layers
-are in memory at most. A machine that is killed does nothing more, and its unit is given away again once that
-was noticed.
+computed layer by layer of chunks, and streams out blob by blob as parts of a multipart upload; two layers
+are in memory at most. What is read of scratch are the parts that `parts_of` finds in the blobs of the plan's
+finer units, of which the cluster's store must hold every byte. A machine that is killed does nothing more,
+and its unit is given away again once that was noticed.
 """
 
 import heapq
 import math
 import random
-from collections import deque
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import groupby
 
-from em_pipeline.domain.geometry import BoundingBox, Shape
-from em_pipeline.volumes.cost import PART_BYTES, Machine, Ratios
-from em_pipeline.volumes.plan import LevelPlan, RechunkPlan
+from em_pipeline.domain.geometry import Shape
+from em_pipeline.volumes.cost import PART_BYTES, Machine, Ratios, Requests
+from em_pipeline.volumes.plan import LevelPlan, RechunkPlan, Unit
+from em_pipeline.volumes.scratch import parts_of
+
+
+@dataclass(frozen=True)
+class Range:
+    """Bytes of the scratch blob of a unit."""
+
+    unit: int
+    start: int
+    nbytes: int
+
+
+@cache
+def ranges_of(finer: LevelPlan, itemsize: int) -> Mapping[Shape, Sequence[Range]]:
+    """What each chunk of the next coarser level is put together from, in the order in which it is read."""
+    found: dict[Shape, list[tuple[Shape, Range]]] = defaultdict(list)
+    for unit in finer.units():
+        for chunk, (start, shape) in parts_of(finer, unit, itemsize).items():
+            coarser = Shape(*(i // f for i, f in zip(chunk, finer.factors, strict=True)))
+            found[coarser].append((chunk, Range(unit.index, start, shape.voxels * itemsize)))
+    return {chunk: [part for _, part in sorted(parts)] for chunk, parts in found.items()}
 
 
 @dataclass
@@ -38,10 +63,44 @@ class Pipe:
         heapq.heappush(self.free, self.link_free)
         return self.link_free
 
+    def send_chains(self, now: float, chains: Sequence[Sequence[int]], at_once: int) -> float:
+        """When requests of these sizes are done; of a chain one begins when the one before is done."""
+        waiting = deque(deque(chain) for chain in chains if chain)
+        events: list[tuple[float, int, deque[int]]] = []
+        done = now
+        while events or waiting:
+            if waiting and len(events) < at_once:
+                heapq.heappush(events, (now, len(waiting), waiting.popleft()))
+                continue
+            now, tie, chain = heapq.heappop(events)
+            done = max(done, ended := self.send(now, chain.popleft()))
+            if chain:
+                heapq.heappush(events, (ended, tie, chain))
+            elif waiting:
+                heapq.heappush(events, (ended, len(waiting), waiting.popleft()))
+        return done
+
+
+@dataclass
+class Blob:
+    """One that is being written: its bytes, those sent, and when the last of these had landed."""
+
+    size: int
+    sent: int = 0
+    landed: float = 0.0
+
+    def parts_full_at(self, share: float) -> int:
+        """Parts that can be sent once that share is there; the last one waits until the blob is complete."""
+        return (min(int(self.size * share), self.size - 1) - self.sent) // PART_BYTES
+
 
 @dataclass
 class Cluster:
-    """Runs a plan, machine `n` dying at `deaths[n]`; counts the requests, and the units done again."""
+    """Runs a plan, machine `n` dying at `deaths[n]`; counts the requests, and the units done again.
+
+    `store` holds the bytes of each scratch blob, by level and unit, `shards` those of each unit's shards;
+    `held` is what there was of both when each level was complete.
+    """
 
     plan: RechunkPlan
     machine: Machine
@@ -49,9 +108,10 @@ class Cluster:
     ratios: Ratios
     deaths: tuple[float, ...] = ()
     seed: int = 0
-    gets: int = 0
-    parts: int = 0
-    uploads: int = 0
+    asked: Requests = field(default_factory=Requests)
+    store: dict[tuple[int, int], int] = field(default_factory=dict)
+    shards: dict[tuple[int, int], int] = field(default_factory=dict)
+    held: list[int] = field(default_factory=list)
     repeated: int = 0
 
     def __post_init__(self) -> None:
@@ -63,13 +123,15 @@ class Cluster:
         now = 0.0
         for level in self.plan.levels:
             now = self._level(level, now)
+            self.held.append(sum(self.store.values()) + sum(self.shards.values()))
+            self.store = {at: size for at, size in self.store.items() if at[0] == level.index}
         return now
 
     def _level(self, level: LevelPlan, begun: float) -> float:
-        waiting = deque(unit.box for unit in level.units())
+        waiting = deque(level.units())
         left, end = len(waiting), begun
-        # Free machines, and units that come back: (time, tie-breaker, machine or box).
-        events: list[tuple[float, int, int | BoundingBox]] = [
+        # Free machines, and units that come back: (time, tie-breaker, machine or unit).
+        events: list[tuple[float, int, int | Unit]] = [
             (begun, n, n) for n in range(self.machines) if self.dies.get(n, math.inf) > begun
         ]
         heapq.heapify(events)
@@ -82,67 +144,91 @@ class Cluster:
             else:
                 waiting.append(what)
             while waiting and idle:
-                number, box = idle.pop(), waiting.popleft()
+                number, unit = idle.pop(), waiting.popleft()
                 ties += 1
                 death = self.dies.get(number, math.inf)
                 if death <= now:
-                    waiting.appendleft(box)
+                    waiting.appendleft(unit)
                     continue
-                done = self._unit(level, box, now)
+                done = self._unit(level, unit, now)
                 if death < done:
                     self.repeated += 1
-                    heapq.heappush(events, (death + self.machine.noticed, ties, box))
+                    heapq.heappush(events, (death + self.machine.noticed, ties, unit))
                     continue
                 left, end = left - 1, max(end, done)
                 heapq.heappush(events, (done, ties, number))
         return end
 
-    def _unit(self, level: LevelPlan, box: BoundingBox, begun: float) -> float:
+    def _unit(self, level: LevelPlan, unit: Unit, begun: float) -> float:
         """When a machine that takes the unit at `begun` is done with it."""
         incoming, outgoing = Pipe(self.machine, self.dice), Pipe(self.machine, self.dice)
-        steps = math.ceil(box.shape.z / level.chunk_shape.z)
-        ranges = deque(self._ranges(level, box))
-        total, asked = sum(ranges), 0.0
-        shards = [tile.shape for tile in box.tiles(level.shard_shape)]
-        stored = [round(self._bytes(shard) * self.ratios.stored) for shard in shards]
-        sent = [0.0] * len(shards)
+        layers = self._layers(level, unit)
+        blobs = [Blob(size) for size in self._sizes(level, unit)]
         read, computed = [begun], [begun, begun]
-        compute = self._bytes(box.shape) / steps / (self.machine.cores * self.machine.core_rate)
-        uploaded = begun + self.machine.request  # the uploads begin
-        for step in range(1, steps + 1):
-            start = done = max(read[-1], computed[-2])
-            while ranges and asked < total * step / steps - 1e-6:
-                asked += ranges[0]
-                done = max(done, incoming.send(start, ranges.popleft()))
-            read.append(done)
-            computed.append(max(done, computed[-1]) + compute * self.dice.uniform(0.8, 1.2))
-            for n, size in enumerate(stored):
-                ready = size * step / steps
-                while sent[n] < size and (ready - sent[n] >= PART_BYTES or step == steps):
-                    part = min(PART_BYTES, size - sent[n])
-                    uploaded = max(uploaded, outgoing.send(computed[-1], part))
-                    sent[n] += part
-        multipart = [size for size in stored if size > PART_BYTES]
-        self.gets += incoming.requests
-        self.parts += outgoing.requests - (len(stored) - len(multipart))
-        self.uploads += 2 * len(multipart)
-        return max(uploaded, computed[-1]) + 2 * self.machine.request  # complete them, and say so
+        compute = self._bytes(unit.box.shape) / len(layers) / (self.machine.cores * self.machine.core_rate)
+        for step, chains in enumerate(layers, 1):
+            read.append(incoming.send_chains(max(read[-1], computed[-2]), chains, self._readers(level)))
+            computed.append(max(read[-1], computed[-1]) + compute * self.dice.uniform(0.8, 1.2))
+            for blob in blobs:
+                for _ in range(blob.parts_full_at(step / len(layers))):
+                    blob.sent += PART_BYTES
+                    blob.landed = outgoing.send(computed[-1], PART_BYTES)
+        now = incoming.send(computed[-1], 0)  # is the place still ours?
+        for blob in blobs:
+            now = outgoing.send(max(now, blob.landed), blob.size - blob.sent)
+            if blob.sent:
+                now += self.machine.request  # complete it
+        now = outgoing.send(now, 0)  # the record
+        multipart = sum(blob.sent > 0 for blob in blobs)
+        put = len(blobs) - multipart + 1
+        part = outgoing.requests - put
+        self.asked += Requests(get=incoming.requests, put=put, part=part, upload=2 * multipart)
+        return now
 
-    def _ranges(self, level: LevelPlan, box: BoundingBox) -> list[float]:
-        """Bytes of each request for what a unit is made from, in the order in which it is needed."""
+    def _readers(self, level: LevelPlan) -> int:
+        """The source is asked over all connections; parts of scratch by a thread for each core."""
+        return self.machine.connections if level.index == 0 else self.machine.cores
+
+    def _layers(self, level: LevelPlan, unit: Unit) -> list[list[list[int]]]:
+        """For each layer of chunks its chains of requests, which run side by side, each in turn."""
         if level.index == 0:
             amplification = level.bytes_to_read / self._bytes(level.shape)
-            return _cut(round(self._bytes(box.shape) * self.ratios.source * amplification))
-        below = self.plan.levels[level.index - 1]
-        shape = Shape(*(n * f for n, f in zip(box.shape, below.factors, strict=True)))
-        shards = BoundingBox.of_shape(shape).tiles(below.shard_shape)
-        sizes = [round(self._bytes(shard.shape) * self.ratios.stored) for shard in shards]
-        return [nbytes for size in sizes for nbytes in (0.0, *_cut(size))]
+            requests = deque(_cut(round(self._bytes(unit.box.shape) * self.ratios.source * amplification)))
+            steps = math.ceil(unit.box.shape.z / level.chunk_shape.z)
+            total, asked = sum(requests), 0
+            layers: list[list[list[int]]] = []
+            for step in range(1, steps + 1):
+                layers.append([])
+                while requests and asked < total * step / steps - 1e-6:
+                    asked += requests[0]
+                    layers[-1].append([requests.popleft()])
+            return layers
+        ranges = ranges_of(self.plan.levels[level.index - 1], self.plan.dtype.itemsize)
+        chunks = sorted(chunk for chunk, _ in unit.chunks(level.chunk_shape))
+        for chunk in chunks:
+            for part in ranges[chunk]:
+                assert part.start + part.nbytes <= self.store[level.index - 1, part.unit]
+        return [
+            [[part.nbytes for part in ranges[chunk]] for chunk in layer]
+            for _, layer in groupby(chunks, lambda chunk: chunk.z)
+        ]
+
+    def _sizes(self, level: LevelPlan, unit: Unit) -> list[int]:
+        """Of the unit's blobs: its shards, and what it leaves for the next coarser level."""
+        shards = [tile.shape for tile in unit.box.tiles(level.shard_shape)]
+        sizes = [round(self._bytes(shard) * self.ratios.stored) for shard in shards]
+        self.store[level.index, unit.index] = 0
+        self.shards[level.index, unit.index] = sum(sizes)
+        if not self.plan.is_last(level):
+            parts = parts_of(level, unit, self.plan.dtype.itemsize).values()
+            sizes.append(sum(shape.voxels for _, shape in parts) * self.plan.dtype.itemsize)
+            self.store[level.index, unit.index] = sizes[-1]
+        return sizes
 
     def _bytes(self, shape: Shape) -> int:
         return shape.voxels * self.plan.dtype.itemsize
 
 
-def _cut(nbytes: int) -> list[float]:
+def _cut(nbytes: int) -> list[int]:
     whole, rest = divmod(nbytes, PART_BYTES)
-    return [float(PART_BYTES)] * whole + ([float(rest)] if rest else [])
+    return [PART_BYTES] * whole + ([rest] if rest else [])
