@@ -64,7 +64,7 @@ def run_ingest(workspace: Workspace, spec: DatasetSpec, settings: Settings) -> L
             tags=process_tags(),
         )
         if not result.success:
-            raise _failure(result, spec, workspace)
+            raise _refused(result, spec, workspace) or _failure(result, spec)
     entry = result.asset_materializations_for_node(f"{spec.source}__catalog_entry")[0].metadata
     return Launched(
         result.run_id,
@@ -98,11 +98,7 @@ def _refused(
     )
 
 
-def _failure(
-    result: dg.ExecuteInProcessResult, spec: DatasetSpec, workspace: Workspace
-) -> EmError | KeyboardInterrupt:
-    if (refused := _refused(result, spec, workspace)) is not None:
-        return refused
+def _failure(result: dg.ExecuteInProcessResult, spec: DatasetSpec) -> EmError | KeyboardInterrupt:
     kinds = {kind.slug: kind for kind in EmError.__subclasses__()}
     for event in result.all_events:
         if _is_interrupt(event):
