@@ -4,6 +4,7 @@ Each unit leaves one blob: the downsampled part of each of its chunks, one after
 which it writes them. Nothing else is needed to find a part, and units never share a blob.
 """
 
+import threading
 from collections.abc import Mapping
 from functools import lru_cache
 from itertools import product
@@ -43,6 +44,7 @@ class ScratchReader:
         self._workspace = workspace
         self._parts = lru_cache(maxsize=_MAPS_HELD)(self._find_parts)
         self._checksums = lru_cache(maxsize=_CHECKSUMS_HELD)(self._read_checksums)
+        self._reading = threading.Lock()
 
     def read_chunk(self, index: Shape, out: NDArray[Any]) -> None:
         """The voxels of chunk `index` (z, y, x) of the coarser level into `out`, of its level's `tile_shape`.
@@ -66,7 +68,8 @@ class ScratchReader:
             target[...] = self._read(unit, part)
 
     def _read(self, unit: int, part: Part) -> NDArray[Any]:
-        checksums = self._checksums(unit)
+        with self._reading:  # once, and not by every thread that comes meanwhile
+            checksums = self._checksums(unit)
         name = self._workspace.scratch(self.finer.index, unit)
         nbytes = part.shape.voxels * self._dtype.itemsize
         try:

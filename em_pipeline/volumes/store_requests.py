@@ -58,7 +58,8 @@ def frame_requests(plan: RechunkPlan) -> Requests:
     """To begin the work, read records, write and read documents, and remove scratch and records."""
     records = sum(level.unit_count for level in plan.levels)
     documents = len(plan.levels) + DOCUMENTS
-    read = 1 + records + documents - 1  # where work begins, and all but the pointer at its end
+    # Where work begins; records, those of scratch also by its reader; all documents but the pointer.
+    read = 1 + records + sum(level.unit_count for level in plan.levels[:-1]) + documents - 1
     # Whether work was begun, what there is of it, and before and after which uploads were not completed.
     total = Requests(get=read, put=1 + documents, list=2 + 2)
     for blobs in (*(level.unit_count for level in plan.levels[:-1]), records + 1):

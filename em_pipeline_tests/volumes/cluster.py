@@ -36,9 +36,9 @@ def ranges_of(finer: LevelPlan, itemsize: int) -> Mapping[Shape, Sequence[Range]
     """What each chunk of the next coarser level is put together from, in the order in which it is read."""
     found: dict[Shape, list[tuple[Shape, Range]]] = defaultdict(list)
     for unit in finer.units():
-        for chunk, (start, shape) in parts_of(finer, unit, itemsize).items():
+        for chunk, part in parts_of(finer, unit, itemsize).items():
             coarser = Shape(*(i // f for i, f in zip(chunk, finer.factors, strict=True)))
-            found[coarser].append((chunk, Range(unit.index, start, shape.voxels * itemsize)))
+            found[coarser].append((chunk, Range(unit.index, part.offset, part.shape.voxels * itemsize)))
     return {chunk: [part for _, part in sorted(parts)] for chunk, parts in found.items()}
 
 
@@ -221,7 +221,7 @@ class Cluster:
         self.shards[level.index, unit.index] = sum(sizes)
         if not self.plan.is_last(level):
             parts = parts_of(level, unit, self.plan.dtype.itemsize).values()
-            sizes.append(sum(shape.voxels for _, shape in parts) * self.plan.dtype.itemsize)
+            sizes.append(sum(part.shape.voxels for part in parts) * self.plan.dtype.itemsize)
             self.store[level.index, unit.index] = sizes[-1]
         return sizes
 

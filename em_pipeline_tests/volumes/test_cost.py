@@ -101,8 +101,8 @@ def test_the_requests_of_one_shard_are_what_one_counts() -> None:
     parts = math.ceil(stored[0] / (16 << 20))
     assert cost.requests == Requests(
         # The source's 128 MiB; a part of each of 64, then 8 chunks; each unit's look at the place; the
-        # place's at the beginning; the records, the documents and the ledger.
-        get=8 + 64 + 8 + 3 + 1 + 3 + 4 + 1,
+        # place's at the beginning; the records, those of scratch twice, the documents and the ledger.
+        get=8 + 64 + 8 + 3 + 1 + 3 + 2 + 4 + 1,
         # Two small shards, two scratch blobs, three records; where the work begins; a document per level, and
         # three of the volume.
         put=2 + 2 + 3 + 1 + 3 + 3,
