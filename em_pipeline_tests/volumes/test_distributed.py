@@ -73,10 +73,17 @@ class StoppingVolume(ArrayVolume):
         self.folder, self.limit = folder, reads
 
     def read(self, box: BoundingBox, out: NDArray[Any] | None = None) -> NDArray[Any]:
-        if len(self.reads) >= self.limit and not list(self.folder.glob("stopped-*")):
-            (self.folder / f"stopped-{os.getpid()}").touch()
+        if len(self.reads) >= self.limit and self._is_first():
             os.kill(os.getpid(), signal.SIGSTOP)
         return super().read(box, out)
+
+    def _is_first(self) -> bool:
+        try:
+            with (self.folder / "stopped").open("x") as file:
+                file.write(str(os.getpid()))
+        except FileExistsError:
+            return False
+        return True
 
 
 class HereOnly(ArrayVolume):
@@ -265,7 +272,7 @@ def test_a_worker_that_hangs_holds_nobody_and_may_come_back(
     impatient = Bounds(late_s=1.0)
     with DaskCluster(cluster.scheduler_address, bounds=impatient) as dask:
         rechunked(dask, LocalBlobs(tmp_path / "v"), StoppingVolume(ARRAY, tmp_path, reads=4), notes)
-        (stopped,) = (int(path.name.split("-")[1]) for path in tmp_path.glob("stopped-*"))
+        stopped = int((tmp_path / "stopped").read_text())
         assert psutil.Process(stopped).status() == psutil.STATUS_STOPPED
         assert hashes(tmp_path / "v") == clean
         assert notes.left == 0
