@@ -2,7 +2,6 @@
 
 import os
 import re
-import secrets
 import shutil
 import socket
 from collections.abc import Iterator
@@ -38,7 +37,7 @@ def is_temporary(name: str) -> bool:
 
 def temporary_beside(path: Path) -> Path:
     """A fresh temporary name in the folder of `path`, that tells who its writer is."""
-    return path.parent / f"{TEMPORARY}{_HOST}-{os.getpid()}-{secrets.token_hex(6)}"
+    return path.parent / f"{TEMPORARY}{_HOST}-{os.getpid()}-{os.urandom(6).hex()}"
 
 
 def stale_temporaries(folder: Path) -> list[Path]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from em_pipeline.domain.errors import ChunkCorrupt
 from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.storage.local_blobs import LocalBlobs
-from em_pipeline.volumes import ledger as ledgers
+from em_pipeline.volumes import ledger_file
 from em_pipeline.volumes.ledger import ROW, STATES, Ledger, in_order, write_ledger
 from em_pipeline.volumes.missing import Missing
 from em_pipeline.volumes.statistics import VolumeStatistics
@@ -62,8 +62,8 @@ def read(folder: Path) -> Ledger:
 def test_rows_come_back_as_they_were_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: int, batch: int
 ) -> None:
-    monkeypatch.setattr(ledgers, "_GROUP", group)
-    monkeypatch.setattr(ledgers, "_BATCH", batch)
+    monkeypatch.setattr(ledger_file, "_GROUP", group)
+    monkeypatch.setattr(ledger_file, "_BATCH", batch)
     rows = made_up(GRIDS)
     write(tmp_path, rows, GRIDS)
     found = read(tmp_path)
