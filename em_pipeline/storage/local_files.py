@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from urllib.parse import unquote
 from em_pipeline.domain.errors import InputRefused, StorageFailed
 
 TEMPORARY = ".em-tmp-"
-_HOST = re.sub(r"[^a-z0-9]+", "_", socket.gethostname().lower())[:40]
+_HOST = re.sub(r"[^a-z0-9]+", "_", os.uname().nodename.lower())[:40]
 _TEMPORARY_NAME = re.compile(rf"{re.escape(TEMPORARY)}(?P<host>[a-z0-9_]*)-(?P<pid>\d+)-[0-9a-f]+")
 
 

@@ -201,7 +201,7 @@ def in_order(parts: Iterable[NDArray[Any]], grids: Sequence[Shape]) -> NDArray[A
     rows = np.empty(starts[-1], ROW)
     rows["level"] = -1
     for part in parts:
-        for level in np.unique(part["level"]):
+        for level in sorted(set(part["level"].tolist())):  # np.unique loads numpy.ma
             of = part[part["level"] == level]
             try:
                 rows[starts[level] + np.ravel_multi_index((of["z"], of["y"], of["x"]), grids[level])] = of

@@ -182,6 +182,35 @@ def test_facts_that_make_no_sense_are_refused_when_the_ledger_is_read(
         read(tmp_path)
 
 
+def with_states(folder: Path, states: pa.Array) -> None:
+    """Write the ledger anew with other states."""
+    path = folder / "l.parquet"
+    table, metadata = pq.read_table(path), pq.read_metadata(path).metadata
+    changed = table.set_column(table.column_names.index("state"), "state", states)
+    with pq.ParquetWriter(path, changed.schema, write_page_checksum=True) as file:
+        file.write_table(changed)
+        file.add_key_value_metadata({k: v for k, v in metadata.items() if k != b"ARROW:schema"})
+
+
+def test_states_in_another_order_or_as_plain_text_are_the_same(tmp_path: Path) -> None:
+    rows = made_up(GRIDS)
+    write(tmp_path, rows, GRIDS)
+    texts = pa.array([str(STATES[n]) for n in rows["state"]])
+    for states in (texts, texts.dictionary_encode()):
+        with_states(tmp_path, states)
+        assert read(tmp_path).rows.tobytes() == rows.tobytes()
+
+
+@pytest.mark.parametrize("wrong", ["lost", None])
+def test_unknown_and_lacking_states_are_refused(tmp_path: Path, wrong: str | None) -> None:
+    write(tmp_path, made_up(GRIDS), GRIDS)
+    texts = pa.array([wrong, *["data"] * 72])
+    for states in (texts, texts.dictionary_encode()):
+        with_states(tmp_path, states)
+        with pytest.raises(ChunkCorrupt, match=r"unknown state|missing"):
+            read(tmp_path)
+
+
 def test_rows_take_few_times_their_size(tmp_path: Path) -> None:
     grids = (Shape(46, 46, 47),)
     rows = made_up(grids)
