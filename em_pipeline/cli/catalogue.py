@@ -1,6 +1,5 @@
 """`em ls`, `em show`: what is in the catalogue."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,7 +38,7 @@ def ls(
 
         with open_catalog(load_settings().settings) as catalog:
             found = catalog.all_datasets() if every else catalog.published()
-            rows = [dataclasses.asdict(summary) for summary in found]
+            rows = [dict(vars(summary)) for summary in found]
             if every:
                 begun = {row["dataset_id"] for row in rows}
                 rows += [
@@ -98,6 +97,8 @@ def _sizes(value: Any) -> list[float] | None:
 def show(dataset_id: DatasetId, as_json: Json = False) -> None:
     """Show a dataset's record with its evidence and conflicts, how its portal was read, and its checks."""
     with answering(as_json):
+        from pydantic_core import to_jsonable_python
+
         from em_pipeline.ingest.specs import dataset_detail
         from em_pipeline.ingest.workspace import open_catalog
 
@@ -106,13 +107,11 @@ def show(dataset_id: DatasetId, as_json: Json = False) -> None:
             detail = dataset_detail(catalog, dataset_id)
         portal = _portal(detail, settings)
         if as_json:
-            document = dataclasses.asdict(
-                dataclasses.replace(detail, record=None, conflicts=(), spec=None, checks=())
-            )
+            document = dict(vars(detail))
             for name in ("spec", "record"):
                 model = getattr(detail, name)
                 document[name] = model.model_dump(mode="json") if model else None
-            document["conflicts"] = [conflict.model_dump(mode="json") for conflict in detail.conflicts]
+            document["conflicts"] = to_jsonable_python(detail.conflicts)
             document["checks"] = [check.model_dump(mode="json") for check in detail.checks]
             document["raw_files"] = [file.model_dump(mode="json") for file in detail.raw_files]
             document["portal"] = (

@@ -57,6 +57,8 @@ def inspect(
 
 def document(found: "Inspection", notes: list[str]) -> dict[str, Any]:
     """The JSON answer: axes z-y-x, lengths in nm, None for what is not known."""
+    from pydantic_core import to_jsonable_python
+
     from em_pipeline.ingest.inspection import voxel_size_of
 
     return {
@@ -76,7 +78,7 @@ def document(found: "Inspection", notes: list[str]) -> dict[str, Any]:
                 "byte_order": BYTE_ORDERS.get(image.byte_order or ""),
                 "format": image.file_format,
                 "notes": list(image.notes),
-                "evidence": [claim.model_dump(mode="json") for claim in image.claims],
+                "evidence": to_jsonable_python(image.claims),
                 "headers": image.metadata,
             }
             for image in found.images
@@ -118,6 +120,7 @@ def _print(
 
 
 def _print_images(images: "tuple[ImageHeaders, ...]") -> None:
+
     from em_pipeline.ingest.inspection import voxel_size_of
 
     rows = [

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from typing import Annotated, Any
 
 import typer
@@ -85,24 +86,23 @@ errors = Screen(stderr=True, highlight=False)
 def print_json(document: Any) -> None:
     """One JSON document (RFC 8259) on standard output.
 
-    Voxel sizes are `[z, y, x]`, paths and dates text, numbers that are not finite `null`.
+    Dataclasses are their fields, voxel sizes `[z, y, x]`, paths and dates text, numbers that are not finite
+    `null`.
     """
-    text = json.dumps(_finite(document), indent=2, default=_jsonable, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(_plain(document), indent=2, default=str, ensure_ascii=False, allow_nan=False)
     sys.stdout.write(printable(text) + "\n")
 
 
-def _finite(value: Any) -> Any:
+def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple | VoxelSize):
+        return [_plain(part) for part in value]
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
     return value
-
-
-def _jsonable(value: object) -> object:
-    return list(value) if isinstance(value, VoxelSize) else str(value)
 
 
 def table(

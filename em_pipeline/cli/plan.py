@@ -1,6 +1,5 @@
 """`em plan`: what an ingest would take, before it writes anything."""
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from em_pipeline.cli.bars import Bars
@@ -45,7 +44,7 @@ def document(found: "Outlook") -> dict[str, Any]:
         "memory_budget": found.memory_budget,
         "images": [
             {
-                **asdict(image),
+                **vars(image),
                 "name": name,
                 "amplification": image.amplification,
                 "ratio": image.sample.ratio if image.sample else None,

@@ -1,9 +1,11 @@
-"""Claims: a value for one field of a record, with the evidence it rests on."""
+"""Claims: a value for one field of a record, with the evidence it rests on.
 
+Dataclasses of the standard library, for whoever reads files without records (see `domain.geometry`).
+"""
+
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
-
-from pydantic import BaseModel, ConfigDict
+from typing import Any, ClassVar
 
 
 class Origin(StrEnum):
@@ -19,10 +21,20 @@ class Origin(StrEnum):
 RANK = {origin: rank for rank, origin in enumerate(Origin)}
 
 
-class Evidence(BaseModel):
-    """Where a value was read: URL or file, field path inside it, the extractor, the raw value found."""
+def _config(docstring: str | None) -> dict[str, Any]:
+    """What pydantic makes of a class in a model: no other keys, and described by its first paragraph."""
+    description, _, _ = (docstring or "").partition("\n\n")
+    return {"extra": "forbid", "json_schema_extra": {"description": description}}
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """Where a value was read: URL or file, field path inside it, the extractor, the raw value found.
+
+    Raises `ValueError` for an origin that is none, and where anything but `raw` is no text.
+    """
+
+    __pydantic_config__: ClassVar = _config(__doc__)
 
     origin: Origin
     where: str
@@ -31,21 +43,39 @@ class Evidence(BaseModel):
     raw: Any = None
     reason: str = ""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "origin", Origin(self.origin))
+        if not all(isinstance(said, str) for said in (self.where, self.field, self.extractor, self.reason)):
+            raise ValueError(f"{self} says something that is no text")
 
-class Claim(BaseModel):
-    """`value` for the record field `field` (dotted, such as `core.voxel_size_nm.z`), and its evidence."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """`value` for the record field `field` (dotted, such as `core.voxel_size_nm.z`), and its evidence.
+
+    Raises `ValueError` where `field` is no text.
+    """
+
+    __pydantic_config__: ClassVar = _config(__doc__)
 
     field: str
     value: Any
     evidence: Evidence
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.field, str):
+            raise ValueError(f"a claim for {self.field!r}, which is no name")  # noqa: TRY004
 
-class Conflict(BaseModel):
+    def told_by(self, origin: Origin, where: str) -> "Claim":
+        """The same, as `origin` says it at `where`."""
+        return replace(self, evidence=replace(self.evidence, origin=origin, where=where))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conflict:
     """Two claims for one field that disagree, and which of them the record kept."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    __pydantic_config__: ClassVar = _config(__doc__)
 
     field: str
     kept: Claim

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import date
 from enum import StrEnum
 from typing import Any, Self
@@ -225,8 +226,7 @@ def _in_one_vocabulary(claim: Claim) -> Claim:
     if name == claim.value:
         return claim
     raw = claim.value if claim.evidence.raw is None else claim.evidence.raw
-    evidence = claim.evidence.model_copy(update={"raw": raw})
-    return claim.model_copy(update={"value": name, "evidence": evidence})
+    return replace(claim, value=name, evidence=replace(claim.evidence, raw=raw))
 
 
 def _fields(dataset_id: str, kept: dict[str, Claim]) -> Fields:

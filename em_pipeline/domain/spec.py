@@ -1,12 +1,13 @@
 """What to ingest: one spec is one dataset, and one Dagster partition."""
 
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize, Shape
+from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize
 from em_pipeline.domain.identity import check_dataset_id, dataset_id
 from em_pipeline.domain.lazy_volume import Kind
+from em_pipeline.domain.raw_layout import RawLayout
 from em_pipeline.domain.record import FIELD_NAMES
 
 UNCOMPRESSED: Final = "none"
@@ -32,29 +33,6 @@ class Curated(BaseModel):
     page: str
     read_on: str
     quote: str = ""
-
-
-class RawLayout(BaseModel):
-    """How the voxels of a file without a header lie, which only a person can say.
-
-    `shape` is z-y-x. `dtype` is numpy's name, with `<` or `>` where it matters (`>u2`; little-endian if
-    neither). `offset` are bytes before the first voxel. `order` is C where x runs fastest in the file, F
-    where z does. Raises a pydantic `ValidationError` for types that are not real numbers and empty shapes.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    shape: Shape
-    dtype: str = Field(pattern=r"^([<>|]?[iu][1248]|[<>]?f[48]|u?int(8|16|32|64)|float(32|64))$")
-    offset: int = Field(default=0, ge=0)
-    order: Literal["C", "F"] = "C"
-
-    @field_validator("shape")
-    @classmethod
-    def _not_empty(cls, shape: Shape) -> Shape:
-        if min(shape) < 1:
-            raise ValueError(f"shape {tuple(shape)} (z-y-x) is empty or negative")
-        return shape
 
 
 class DatasetSpec(BaseModel):

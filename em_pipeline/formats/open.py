@@ -11,7 +11,7 @@ from pathlib import Path
 
 from em_pipeline.domain.errors import InputRefused, NotFound, UnsupportedFormat
 from em_pipeline.domain.lazy_volume import LazyVolume
-from em_pipeline.domain.spec import RawLayout
+from em_pipeline.domain.raw_layout import RawLayout
 from em_pipeline.formats.base import FileVolume, head_of
 from em_pipeline.formats.stack import open_stack
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from em_pipeline.domain.errors import InputRefused, NotFound, UnsupportedFormat
 from em_pipeline.domain.evidence import Claim
 from em_pipeline.domain.geometry import BoundingBox, Shape
-from em_pipeline.domain.spec import RawLayout
+from em_pipeline.domain.raw_layout import RawLayout
 from em_pipeline.formats.base import ClaimSheet, FileVolume, RawVoxels, Voxels, head_of
 
 EXTRACTOR = "formats.raw"
@@ -50,7 +50,7 @@ def open_raw(path: Path, layout: RawLayout | None) -> FileVolume:
     sheet = ClaimSheet(path, EXTRACTOR)
     sheet.layout(layout.shape, dtype, plane, "raw", "gzip" if zipped else "none", "file size")
     sheet.axes("zyx" if layout.order == "C" else "xyz", "raw layout", layout.order)
-    metadata: dict[str, Any] = {"raw_layout": layout.model_dump(mode="json"), "notes": []}
+    metadata: dict[str, Any] = {"raw_layout": layout.document(), "notes": []}
     claims: tuple[Claim, ...] = tuple(sheet.claims)
     return FileVolume(layout.shape, dtype, plane, voxels, claims, metadata)
 

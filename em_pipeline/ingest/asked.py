@@ -9,7 +9,8 @@ from em_pipeline.domain.errors import InputRefused
 from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize
 from em_pipeline.domain.identity import dataset_id
 from em_pipeline.domain.lazy_volume import Kind
-from em_pipeline.domain.spec import DatasetSpec, RawLayout
+from em_pipeline.domain.raw_layout import RawLayout
+from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.ingest.regions import AUTO, RandomCrop, part_name, portal_shape, written
 from em_pipeline.ingest.specs import spec_from_id, unknown
 from em_pipeline.sources.base import Source

@@ -1,6 +1,7 @@
 """Claims that come from the spec and from what an ingest itself measured."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from em_pipeline import __version__
 from em_pipeline.domain.errors import InputRefused
@@ -105,10 +106,7 @@ def volume_record(
         for axis, size in zip("zyx", box.shape, strict=True)
     ]
     whole = DatasetRecord.resolve(spec.dataset_id, manifest.revision, of_whole)
-    conflicts = [
-        conflict.model_copy(update={"field": f"{conflict.field}{OF_THE_WHOLE}"})
-        for conflict in whole.conflicts
-    ]
+    conflicts = [replace(conflict, field=f"{conflict.field}{OF_THE_WHOLE}") for conflict in whole.conflicts]
     return _with_conflicts(DatasetRecord.resolve(spec.dataset_id, manifest.revision, claims), conflicts)
 
 

@@ -7,13 +7,12 @@ import hashlib
 import re
 from dataclasses import dataclass
 
-from pydantic import ValidationError
-
 from em_pipeline.domain.errors import InputRefused
 from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.domain.identity import short_hash
+from em_pipeline.domain.raw_layout import RawLayout
 from em_pipeline.domain.record import DatasetRecord
-from em_pipeline.domain.spec import CODECS, DatasetSpec, RawLayout
+from em_pipeline.domain.spec import CODECS, DatasetSpec
 from em_pipeline.ingest.claims import spec_claims
 from em_pipeline.sources.base import Source
 
@@ -83,7 +82,7 @@ def parse_roi(text: str) -> BoundingBox:
         z0, z1, y0, y1, x0, x1 = map(int, match.groups())
         try:
             return BoundingBox(start=Shape(z0, y0, x0), stop=Shape(z1, y1, x1))
-        except ValidationError:
+        except ValueError:
             found = "each start must be 0 or more, and below its stop"
     raise InputRefused(
         f"Read the region {text!r}",
@@ -126,7 +125,7 @@ def parse_raw_layout(shape: str | None, dtype: str | None) -> RawLayout | None:
         raise InputRefused("Read a file without a header", f"{missing} is missing", "Give both")
     try:
         return RawLayout(shape=parse_shape(shape, "--raw-shape"), dtype=dtype)
-    except ValidationError as error:
+    except ValueError as error:
         raise InputRefused(
             f"Read --raw-dtype {dtype!r}", "it is no type of real numbers", "Write it like uint8, >u2 or <f4"
         ) from error

@@ -158,16 +158,8 @@ def files_at(
 
 def layout_claims(image: HeldImage) -> list[Claim]:
     """What the image's documents say, as the portal's word: each document by its address."""
-    return [
-        claim.model_copy(
-            update={
-                "evidence": claim.evidence.model_copy(
-                    update={"origin": Origin.PORTAL, "where": image.container.url(claim.evidence.where)}
-                )
-            }
-        )
-        for claim in image.layout.claims
-    ]
+    url = image.container.url
+    return [claim.told_by(Origin.PORTAL, url(claim.evidence.where)) for claim in image.layout.claims]
 
 
 def open_image(files: Sequence[HeldFile], at: Mapping[str, int] | None = None) -> LazyVolume:

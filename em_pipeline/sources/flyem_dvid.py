@@ -97,11 +97,8 @@ def sized_claims(instance: DvidInstance, url: str) -> list[Claim]:
 
 
 def _claims(instance: DvidInstance, url: str) -> list[Claim]:
-    said = {"origin": Origin.PORTAL, "where": url}
-    return [
-        claim.model_copy(update={"evidence": claim.evidence.model_copy(update=said)})
-        for claim in instance.claims(ClaimSheet(Path(INFO_NAME), EXTRACTOR))
-    ]
+    claims = instance.claims(ClaimSheet(Path(INFO_NAME), EXTRACTOR))
+    return [claim.told_by(Origin.PORTAL, url) for claim in claims]
 
 
 def _region(instance: DvidInstance, box: BoundingBox) -> Region:

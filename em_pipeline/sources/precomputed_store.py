@@ -256,14 +256,8 @@ class Wanted:
     def claims(self) -> list[Claim]:
         """What `info` says, as the portal's word."""
         where = f"{self.store.url}/info"
-        return [
-            claim.model_copy(
-                update={
-                    "evidence": claim.evidence.model_copy(update={"origin": Origin.PORTAL, "where": where})
-                }
-            )
-            for claim in claims_of(self.info, self.scale, Path("info"))
-        ]
+        claims = claims_of(self.info, self.scale, Path("info"))
+        return [claim.told_by(Origin.PORTAL, where) for claim in claims]
 
 
 def image_at(store: Store, spec: DatasetSpec) -> Wanted:

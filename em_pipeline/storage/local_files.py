@@ -2,9 +2,7 @@
 
 import os
 import re
-import secrets
 import shutil
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +11,7 @@ from urllib.parse import unquote
 from em_pipeline.domain.errors import InputRefused, StorageFailed
 
 TEMPORARY = ".em-tmp-"
-_HOST = re.sub(r"[^a-z0-9]+", "_", socket.gethostname().lower())[:40]
+_HOST = re.sub(r"[^a-z0-9]+", "_", os.uname().nodename.lower())[:40]
 _TEMPORARY_NAME = re.compile(rf"{re.escape(TEMPORARY)}(?P<host>[a-z0-9_]*)-(?P<pid>\d+)-[0-9a-f]+")
 
 
@@ -38,7 +36,7 @@ def is_temporary(name: str) -> bool:
 
 def temporary_beside(path: Path) -> Path:
     """A fresh temporary name in the folder of `path`, that tells who its writer is."""
-    return path.parent / f"{TEMPORARY}{_HOST}-{os.getpid()}-{secrets.token_hex(6)}"
+    return path.parent / f"{TEMPORARY}{_HOST}-{os.getpid()}-{os.urandom(6).hex()}"
 
 
 def stale_temporaries(folder: Path) -> list[Path]:

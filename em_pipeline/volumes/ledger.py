@@ -7,35 +7,31 @@ SHA-256 of these facts lies beside them. The same volume makes the same bytes: n
 """
 
 import hashlib
-import io
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Any, Final, Self
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from em_pipeline.domain.blobs import Blobs, BlobSink
+from em_pipeline.domain.blobs import Blobs
 from em_pipeline.domain.errors import ChunkCorrupt, NotFound
 from em_pipeline.domain.geometry import Shape
-from em_pipeline.volumes.arrow import from_numpy, strings, to_numpy
 from em_pipeline.volumes.missing import Missing
 from em_pipeline.volumes.statistics import SUMMARY_FIELDS, Summary, VolumeStatistics, bin_count
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 FORMAT: Final = 2
 _KEY: Final = b"em_pipeline.ledger"
 _SEAL: Final = b"em_pipeline.ledger.sha256"
 _UNREADABLE: Final = (OSError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError)
 """What reading raises, besides Arrow's own, of a file or of facts that are not a ledger's."""
-_GROUP: Final = 1 << 20
-"""Rows of a row group, whose columns are in memory while it is written: about 100 MiB of them."""
-_BATCH: Final = 1 << 16
-"""Rows that are read at once."""
 
 
 class ChunkState(StrEnum):
@@ -73,6 +69,8 @@ ROW: Final = np.dtype(
     ]
 )
 """One chunk; `state` indexes `STATES`; `nbytes` and `crc32c` are of the encoded chunk, 0 where none is."""
+
+_TEXTS: Final = {"state": STATES}
 
 
 @dataclass(frozen=True)
@@ -114,15 +112,15 @@ class Ledger:
 
         Takes the file's bytes and its rows of memory, and little else.
         """
+        from em_pipeline.volumes.ledger_file import REFUSALS, RowsFile
+
         payload = place.read(name)
         try:
-            # Not read_table, which imports pandas (see `volumes.arrow`).
-            with pq.ParquetFile(pa.BufferReader(payload), page_checksum_verification=True) as file:
-                facts = _facts_of(file.metadata.metadata or {})
-                rows = _rows_of(file, int(_starts(_grids(facts))[-1]))
-            pa.default_memory_pool().release_unused()
+            with RowsFile(payload) as file:
+                facts = _facts_of(file.metadata)
+                rows = file.rows(ROW, _TEXTS, int(_starts(_grids(facts))[-1]))
             return cls(rows, facts, hashlib.sha256(payload).hexdigest())
-        except (*_UNREADABLE, pa.ArrowException) as error:
+        except (*_UNREADABLE, *REFUSALS) as error:
             tried = f"Read the ledger {place.url}/{name}"
             raise ChunkCorrupt(tried, f"{type(error).__name__}: {error}") from error
 
@@ -131,9 +129,11 @@ class Ledger:
         """Share of the voxels of level 0 that the source holds, 0–1."""
         return 1.0 if self.missing is None else 1 - self.missing.voxels / self.missing.shape.voxels
 
-    def table(self) -> pa.Table:
+    def table(self) -> "pa.Table":
         """The rows as the file's columns."""
-        return _table(self.rows, _schema())
+        from em_pipeline.volumes.ledger_file import table_of
+
+        return table_of(self.rows, _TEXTS)
 
     @property
     def stored_bytes(self) -> int:
@@ -183,6 +183,14 @@ class Ledger:
             raise ValueError("a chunk has a negative length")
 
 
+def load_ahead() -> None:
+    """Load what reads and writes the file, so that it is there when the rows are.
+
+    Raises `ImportError`, as reading and writing do then.
+    """
+    import_module("em_pipeline.volumes.ledger_file")
+
+
 def in_order(parts: Iterable[NDArray[Any]], grids: Sequence[Shape]) -> NDArray[Any]:
     """All rows of `parts` (`ROW`, in any order) as one array in C order; each part may go once it is taken.
 
@@ -193,7 +201,7 @@ def in_order(parts: Iterable[NDArray[Any]], grids: Sequence[Shape]) -> NDArray[A
     rows = np.empty(starts[-1], ROW)
     rows["level"] = -1
     for part in parts:
-        for level in np.unique(part["level"]):
+        for level in sorted(set(part["level"].tolist())):  # np.unique loads numpy.ma
             of = part[part["level"] == level]
             try:
                 rows[starts[level] + np.ravel_multi_index((of["z"], of["y"], of["x"]), grids[level])] = of
@@ -217,8 +225,10 @@ def write_ledger(
 ) -> None:
     """Write `rows` (`ROW`, C order) and the facts beside them as a blob. Raises `StorageFailed`.
 
-    Takes memory for the columns of `_GROUP` rows besides.
+    Takes memory for the columns of a million rows besides.
     """
+    from em_pipeline.volumes.ledger_file import write_rows
+
     bins = np.flatnonzero(statistics.histogram)
     facts: dict[str, Any] = {
         "format": FORMAT,
@@ -232,39 +242,13 @@ def write_ledger(
     if missing is not None:
         facts["missing"] = missing.to_json()
     text = json.dumps(facts, separators=(",", ":")).encode()
-    schema = _schema()
+    seal = hashlib.sha256(text).hexdigest().encode()
     blob = place.create(name)
     try:
-        with pq.ParquetWriter(
-            _Appended(blob), schema, compression="zstd", version="2.6", write_page_checksum=True
-        ) as file:
-            # Not as the schema's metadata, which Arrow stores twice.
-            file.add_key_value_metadata({_KEY: text, _SEAL: hashlib.sha256(text).hexdigest()})
-            for first in range(0, len(rows), _GROUP):
-                file.write_table(_table(rows[first : first + _GROUP], schema), row_group_size=_GROUP)
+        write_rows(blob, rows, _TEXTS, {_KEY: text, _SEAL: seal})
         blob.commit()
     finally:
         blob.abandon()
-
-
-class _Appended(io.RawIOBase):
-    """A blob that is being written, as a file."""
-
-    def __init__(self, blob: BlobSink) -> None:
-        super().__init__()
-        self._blob = blob
-        self._size = 0
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, payload: Any) -> int:
-        self._blob.append(payload)
-        self._size += len(payload)
-        return len(payload)
-
-    def tell(self) -> int:
-        return self._size
 
 
 def _facts_of(metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
@@ -295,53 +279,7 @@ def _starts(grids: Sequence[Shape]) -> NDArray[np.int64]:
     return np.cumsum([0, *(grid.voxels for grid in grids)])
 
 
-def _rows_of(file: pq.ParquetFile, count: int) -> NDArray[Any]:
-    """The file's rows. Raises `ValueError` unless there are `count`, and what reading raises."""
-    if file.metadata.num_rows != count:
-        raise ValueError(f"{file.metadata.num_rows} rows for {count} chunks")
-    rows = np.empty(count, ROW)
-    first = 0
-    # In this thread alone: Arrow's own each keep what they decoded with.
-    for batch in file.iter_batches(_BATCH, use_threads=False):
-        part = rows[first : first + batch.num_rows]
-        for name in ROW.names or ():
-            column = batch.column(name)
-            part[name] = to_numpy(_state_index(column) if name == "state" else column)
-        first += batch.num_rows
-    return rows
-
-
-def _state_index(column: pa.Array) -> pa.Array:
-    """Index in `STATES` of every chunk's state."""
-    import pyarrow.compute as pc
-
-    index = pc.index_in(column.cast(pa.string()), value_set=strings(STATES))
-    if index.null_count:
-        raise ValueError("it has chunks in an unknown state")
-    return index
-
-
-def _table(rows: NDArray[Any], schema: pa.Schema) -> pa.Table:
-    return pa.Table.from_arrays([_column(name, rows[name]) for name in schema.names], schema=schema)
-
-
-def _schema() -> pa.Schema:
-    return pa.schema([_field(name) for name in ROW.names or ()])
-
-
 def _json_numbers(statistics: VolumeStatistics) -> Iterator[tuple[str, float | None]]:
     for f in fields(Summary):
         value = getattr(statistics, f.name)
         yield f.name, value if math.isfinite(value) else None
-
-
-def _field(name: str) -> pa.Field:
-    if name == "state":
-        return pa.field(name, pa.dictionary(pa.int8(), pa.string()), nullable=False)
-    return pa.field(name, pa.from_numpy_dtype(ROW[name]), nullable=ROW[name].kind == "f")
-
-
-def _column(name: str, values: NDArray[Any]) -> pa.Array:
-    if name == "state":
-        return pa.DictionaryArray.from_arrays(from_numpy(values.astype(np.int8)), strings(STATES))
-    return from_numpy(values)

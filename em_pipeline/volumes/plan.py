@@ -181,7 +181,15 @@ class RechunkPlan:
             ]
             for lv in self.levels
         ]
-        content = [WRITER, name, box.model_dump(mode="json"), self.dtype.str, self.kind, self.codec, levels]
+        content = [
+            WRITER,
+            name,
+            {"start": box.start, "stop": box.stop},
+            self.dtype.str,
+            self.kind,
+            self.codec,
+            levels,
+        ]
         if self.labels:
             content.append({"labels": self.labels})
         if missing is not None:

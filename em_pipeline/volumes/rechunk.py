@@ -22,7 +22,7 @@ from em_pipeline.domain.lazy_volume import LazyVolume
 from em_pipeline.domain.progress import Progress
 from em_pipeline.volumes.allocator import give_freed_memory_back
 from em_pipeline.volumes.compute import Compute, Job, ThisProcess
-from em_pipeline.volumes.ledger import ChunkState, Ledger, in_order, write_ledger
+from em_pipeline.volumes.ledger import ChunkState, Ledger, in_order, load_ahead, write_ledger
 from em_pipeline.volumes.metadata import GROUP, OF_ITS_IMAGE, LevelInfo, documents, parse, read_documents
 from em_pipeline.volumes.missing import Missing
 from em_pipeline.volumes.passes import STEP
@@ -92,8 +92,11 @@ def rechunk(
         shapes = [lv.shape for lv in plan.levels]
         holes = missing.pyramid(shapes) if missing else (None,) * len(shapes)
         job = Job(source, box, plan, workspace, holes)
-        for level, todo in zip(plan.levels, unfinished(plan, workspace, progress), strict=True):
-            _write_level(job, level, todo, compute or ThisProcess(), progress, tally)
+        levels = zip(plan.levels, unfinished(plan, workspace, progress), strict=True)
+        with ThreadPoolExecutor(1, "ledger") as meanwhile:
+            meanwhile.submit(load_ahead)  # where it fails, so does writing the ledger
+            for level, todo in levels:
+                _write_level(job, level, todo, compute or ThisProcess(), progress, tally)
         give_freed_memory_back()
         ledger = _complete(plan, workspace, name, digest, missing)
         tally.seconds = time.monotonic() - started

@@ -14,6 +14,7 @@ from rich.console import Console
 from em_pipeline.cli import catalogue, output
 from em_pipeline.cli.output import print_json, printable, table
 from em_pipeline.domain.errors import StorageFailed
+from em_pipeline.domain.geometry import BoundingBox, VoxelSize
 from em_pipeline_tests.commands import run
 
 
@@ -52,6 +53,13 @@ def test_data_do_not_command_the_terminal(capfd: pytest.CaptureFixture[str], con
     assert found.out.count(escaped) == 3
     assert escaped in found.err
     assert printable(json.dumps(said, ensure_ascii=False)) == json.dumps(said, ensure_ascii=True)
+
+
+def test_dataclasses_are_printed_as_their_fields(capfd: pytest.CaptureFixture[str]) -> None:
+    box = BoundingBox.at((0, 1, 2), (3, 3, 3))
+    print_json({"boxes": [box], "size": VoxelSize(z=8, y=4, x=4)})
+    document = {"boxes": [{"start": [0, 1, 2], "stop": [3, 4, 5]}], "size": [8.0, 4.0, 4.0]}
+    assert json.loads(capfd.readouterr().out) == document
 
 
 ROW = {

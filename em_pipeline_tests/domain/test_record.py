@@ -1,5 +1,8 @@
 """Claims become a record: who wins, what is a conflict, what is refused."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from em_pipeline.domain.errors import RecordInvalid
@@ -106,3 +109,18 @@ def test_ranks_follow_the_declared_order() -> None:
 
 def test_field_names_are_dotted_paths() -> None:
     assert {"core.voxel_size_nm.z", "rights.licence", "acquisition.dwell_time_us"} <= FIELD_NAMES
+
+
+@pytest.mark.parametrize("wrong", [{"origin": "hearsay"}, {"where": Path("a.tif")}, {"reason": None}])
+def test_evidence_that_is_none_is_refused(wrong: dict[str, Any]) -> None:
+    given = {"origin": "file", "where": "a.tif", "field": "tag", "extractor": "test"}
+    assert Evidence(**given).origin is Origin.FILE
+    with pytest.raises(ValueError, match=r"hearsay|no text"):
+        Evidence(**{**given, **wrong})
+
+
+def test_a_claim_retold_keeps_what_it_says() -> None:
+    made = claim("core.title", "t", Origin.FILE)
+    told = made.told_by(Origin.PORTAL, "https://portal.example/info")
+    assert (told.field, told.value, told.evidence.raw) == ("core.title", "t", "t")
+    assert (told.evidence.origin, told.evidence.where) == (Origin.PORTAL, "https://portal.example/info")

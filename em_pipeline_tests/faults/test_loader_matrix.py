@@ -25,7 +25,7 @@ from em_pipeline.demo.portal import EBI_SEARCH, DemoPortal
 from em_pipeline.demo.portal_entries import rest_answer, xml_header
 from em_pipeline.demo.replay import MAINTENANCE, Replay, Reply, Request, Trouble
 from em_pipeline.domain.errors import InputRefused, RecordInvalid, SourceUnavailable, UnsupportedFormat
-from em_pipeline.domain.geometry import BoundingBox, VoxelSize
+from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.domain.lazy_volume import LazyVolume
 from em_pipeline.domain.progress import Silent
 from em_pipeline.domain.record import DatasetRecord
@@ -132,7 +132,8 @@ def opened(portal: Replay, spec: DatasetSpec, folder: Path, **limits: Any) -> La
 
 def written(volume: LazyVolume, box: BoundingBox, folder: Path) -> WrittenVolume:
     """The box of the volume as it would be published."""
-    voxel_size = VoxelSize.model_validate(volume.voxel_size_nm.model_dump())
+    voxel_size = volume.voxel_size_nm.complete()
+    assert voxel_size is not None
     plan = plan_rechunk(
         box.shape, volume.dtype, voxel_size, translation_nm=volume.translation_nm,
         source_chunk=volume.decode_shape, means=Means(256 << 20, threads=2),

@@ -12,7 +12,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from em_pipeline.domain.lazy_volume import LazyVolume
-from em_pipeline.domain.spec import RawLayout
+from em_pipeline.domain.raw_layout import RawLayout
 from em_pipeline.formats.dm import DTYPES as DM_DTYPES
 from em_pipeline.formats.open import open_volume
 from em_pipeline_tests.formats import test_dm, test_mrc, test_precomputed

@@ -12,7 +12,7 @@ import zarr
 from numpy.typing import NDArray
 
 from em_pipeline.domain.errors import EmError, InputRefused, NotFound, UnsupportedFormat
-from em_pipeline.domain.spec import RawLayout
+from em_pipeline.domain.raw_layout import RawLayout
 from em_pipeline.formats.mirror import images_in
 from em_pipeline.formats.open import open_volume
 from em_pipeline_tests.formats.helpers import check_volume

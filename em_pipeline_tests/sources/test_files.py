@@ -26,7 +26,8 @@ from em_pipeline.domain.errors import (
 )
 from em_pipeline.domain.files import RawFile
 from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize, Shape
-from em_pipeline.domain.spec import DatasetSpec, RawLayout
+from em_pipeline.domain.raw_layout import RawLayout
+from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.sources.base import HeldFile
 from em_pipeline.sources.files import FilesSource, spec_for
 from em_pipeline_tests.sources.arrays import Served, held_files

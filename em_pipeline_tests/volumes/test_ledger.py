@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from em_pipeline.domain.errors import ChunkCorrupt
 from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.storage.local_blobs import LocalBlobs
-from em_pipeline.volumes import ledger as ledgers
+from em_pipeline.volumes import ledger_file
 from em_pipeline.volumes.ledger import ROW, STATES, Ledger, in_order, write_ledger
 from em_pipeline.volumes.missing import Missing
 from em_pipeline.volumes.statistics import VolumeStatistics
@@ -62,8 +62,8 @@ def read(folder: Path) -> Ledger:
 def test_rows_come_back_as_they_were_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: int, batch: int
 ) -> None:
-    monkeypatch.setattr(ledgers, "_GROUP", group)
-    monkeypatch.setattr(ledgers, "_BATCH", batch)
+    monkeypatch.setattr(ledger_file, "_GROUP", group)
+    monkeypatch.setattr(ledger_file, "_BATCH", batch)
     rows = made_up(GRIDS)
     write(tmp_path, rows, GRIDS)
     found = read(tmp_path)
@@ -180,6 +180,35 @@ def test_facts_that_make_no_sense_are_refused_when_the_ledger_is_read(
     with_metadata(tmp_path, facts=text, seal=hashlib.sha256(text).hexdigest().encode())
     with pytest.raises(ChunkCorrupt, match="Read the ledger"):
         read(tmp_path)
+
+
+def with_states(folder: Path, states: pa.Array) -> None:
+    """Write the ledger anew with other states."""
+    path = folder / "l.parquet"
+    table, metadata = pq.read_table(path), pq.read_metadata(path).metadata
+    changed = table.set_column(table.column_names.index("state"), "state", states)
+    with pq.ParquetWriter(path, changed.schema, write_page_checksum=True) as file:
+        file.write_table(changed)
+        file.add_key_value_metadata({k: v for k, v in metadata.items() if k != b"ARROW:schema"})
+
+
+def test_states_in_another_order_or_as_plain_text_are_the_same(tmp_path: Path) -> None:
+    rows = made_up(GRIDS)
+    write(tmp_path, rows, GRIDS)
+    texts = pa.array([str(STATES[n]) for n in rows["state"]])
+    for states in (texts, texts.dictionary_encode()):
+        with_states(tmp_path, states)
+        assert read(tmp_path).rows.tobytes() == rows.tobytes()
+
+
+@pytest.mark.parametrize("wrong", ["lost", None])
+def test_unknown_and_lacking_states_are_refused(tmp_path: Path, wrong: str | None) -> None:
+    write(tmp_path, made_up(GRIDS), GRIDS)
+    texts = pa.array([wrong, *["data"] * 72])
+    for states in (texts, texts.dictionary_encode()):
+        with_states(tmp_path, states)
+        with pytest.raises(ChunkCorrupt, match=r"unknown state|missing"):
+            read(tmp_path)
 
 
 def test_rows_take_few_times_their_size(tmp_path: Path) -> None:

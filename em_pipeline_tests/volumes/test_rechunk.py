@@ -1,5 +1,6 @@
 import json
 import os
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -268,3 +269,15 @@ def test_a_plan_that_does_not_fit_the_source_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputRefused):
             rechunk(source, asked, small_plan(array), LocalBlobs(tmp_path), name="x", progress=Silent())
+
+
+def test_what_fails_to_load_meanwhile_is_told_when_the_ledger_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array = random_voxels((8, 9, 10), "uint8")
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "em_pipeline.volumes.ledger_file", None)
+        with pytest.raises(ImportError, match="ledger_file"):
+            write(array, tmp_path)
+    assert not (tmp_path / "ledger.parquet").exists()
+    assert write(array, tmp_path).units_done == 0
