@@ -1,7 +1,8 @@
 """The contract between whatever reads files and whatever rechunks them."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 from em_pipeline.domain.evidence import Claim
 from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize, Shape
@@ -78,4 +79,24 @@ class Fetching(Protocol):
 
     def lacks(self, box: BoundingBox) -> bool:
         """Whether reading `box` (z-y-x) would fetch something first."""
+        ...
+
+
+class PlainRows(NamedTuple):
+    """Where in the file `path` the voxels of a box lie just as an array of the volume's type holds them.
+
+    `starts` is the byte of the first of them in each plane; `row_voxels` is from row to row, in voxels.
+    """
+
+    path: Path
+    starts: "NDArray[np.int64]"
+    row_voxels: int
+
+
+@runtime_checkable
+class Plain(Protocol):
+    """What a `LazyVolume` has besides whose rows may lie plainly in a file."""
+
+    def plain_rows(self, box: BoundingBox) -> PlainRows | None:
+        """Where the voxels of `box` (z-y-x, inside the volume) lie; None where they have to be decoded."""
         ...

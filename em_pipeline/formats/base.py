@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from em_pipeline.domain.errors import InputRefused, NotFound, UnsupportedFormat
 from em_pipeline.domain.evidence import Claim, Evidence, Origin
 from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize, Shape
-from em_pipeline.domain.lazy_volume import LazyVolume
+from em_pipeline.domain.lazy_volume import LazyVolume, PlainRows
 from em_pipeline.formats.scratch import scratch_array
 
 # Text of a header longer than this is cut in `metadata`; the file itself stays the full record.
@@ -128,6 +128,12 @@ class FileVolume:
             )
         self.voxels.fill(box, out)
         return out
+
+    def plain_rows(self, box: BoundingBox) -> PlainRows | None:
+        """See `Plain`."""
+        if isinstance(self.voxels, RawVoxels) and self.voxels.dtype == self.dtype:
+            return self.voxels.rows(box)
+        return None
 
     def close(self) -> None:
         """Nothing to do: files are open only while they are read."""
@@ -289,6 +295,11 @@ class RawVoxels:
     def scratch_bytes(self) -> int:
         """Some rows, where they are not read straight into the array asked for."""
         return max(ROWS_BYTES, self.shape.x * self.dtype.itemsize)
+
+    def rows(self, box: BoundingBox) -> PlainRows:
+        """Where the rows of `box` (z-y-x) begin."""
+        within = (box.start.y * self.shape.x + box.start.x) * self.dtype.itemsize
+        return PlainRows(self.path, self.plane_offsets[box.start.z : box.stop.z] + within, self.shape.x)
 
     def fill(self, box: BoundingBox, out: NDArray[Any]) -> None:
         with opened(self.path) as descriptor:

@@ -4,21 +4,24 @@ Voxels are handed over chunk by chunk: a *slab buffer* has the shape (chunks in 
 is held of each, `LevelPlan.tile_shape`), so that whatever follows works on memory of its own, without gaps.
 """
 
+import os
 import threading
 from collections.abc import Callable
 from itertools import pairwise, product
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from em_pipeline.domain.geometry import BoundingBox, Shape
-from em_pipeline.domain.lazy_volume import LazyVolume
+from em_pipeline.domain.lazy_volume import LazyVolume, Plain
 from em_pipeline.volumes.kernels import COMPILED
 from em_pipeline.volumes.memory import granule, spans
 from em_pipeline.volumes.plan import LevelPlan
 from em_pipeline.volumes.scratch import ScratchReader
 from em_pipeline.volumes.tiling import chunks_of
+
+_BAND_BYTES: Final = 256 << 10  # of rows read from a file before they are dealt out: half of a core's cache
 
 Piece = Callable[[NDArray[Any]], None]
 """Fills its part of a slab buffer. Pieces of a slab share no voxel and may run in several threads."""
@@ -58,6 +61,8 @@ class SourceFeed:
         step = granule(slab.shape, self._source.decode_shape, self._source.dtype.itemsize)
 
         def fill(tiles: NDArray[Any]) -> None:
+            if self._dealt_from_file(part, slab.start, tiles):
+                return
             cuts = map(spans, part.start, part.stop, step, self._source.decode_shape, self._origin)
             for z, y, x in product(*cuts):
                 box = BoundingBox(start=Shape(z[0], y[0], x[0]), stop=Shape(z[1], y[1], x[1]))
@@ -65,6 +70,30 @@ class SourceFeed:
                 self._deal(self._read(box), first, tiles)
 
         return fill
+
+    def _dealt_from_file(self, part: BoundingBox, origin: Shape, tiles: NDArray[Any]) -> bool:
+        """Fill it without an array in between, where the voxels lie in a file as they do in memory.
+
+        False also where that fails: the source itself can say why.
+        """
+        plain = (
+            self._source.plain_rows(part.shifted(self._origin)) if isinstance(self._source, Plain) else None
+        )
+        if plain is None or not COMPILED:
+            return False
+        _, count, width = part.shape
+        band = self._buffer(max(width, _BAND_BYTES // tiles.itemsize)).view(np.uint8)
+        first = Shape(*(a - b for a, b in zip(part.start, origin, strict=True)))
+        try:
+            descriptor = os.open(plain.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            return COMPILED.deal_file(
+                descriptor, plain.starts, (count, width, plain.row_voxels), band, first, tiles
+            )
+        finally:
+            os.close(descriptor)
 
     def _read(self, box: BoundingBox) -> NDArray[Any]:
         buffer = self._buffer(box.shape.voxels)[: box.shape.voxels].reshape(box.shape)

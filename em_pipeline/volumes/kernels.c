@@ -4,8 +4,12 @@
    voxel stands in for the partner that it lacks. Every result equals, bit by bit, what downsample.py and
    statistics.py compute with numpy. */
 
+#define _XOPEN_SOURCE 700
+#define _FILE_OFFSET_BITS 64
+#include <errno.h>
 #include <stdint.h>
 #include <string.h>
+#include <unistd.h>
 
 /* SHA-256 of this file, as it was when it was compiled. */
 const char *version(void)
@@ -172,26 +176,72 @@ MODE(i4, int32_t)
 MODE(u8, uint64_t)
 MODE(i8, int64_t)
 
-/* Copies a block to the chunks that its voxels belong to. `chunks` has `count` chunks of `shape` voxels of
-   `nbytes` bytes each, all along z, y, x and without gaps; `first` is where in them the block begins. */
-void deal(const char *block, const extent *e, int64_t nbytes, const int64_t first[3], const int64_t count[3],
-          const int64_t shape[3], char *chunks)
+/* Chunks side by side: `count` of them, each of `shape` voxels of `nbytes` bytes, all along z, y, x and
+   without gaps. */
+typedef struct {
+    int64_t count[3], shape[3], nbytes;
+} tiling;
+
+/* Copies a row that begins at voxel (z, y, x) of all chunks to those that it crosses. */
+static inline void deal_row(const char *from, int64_t z, int64_t y, int64_t x, int64_t nx, const tiling *t,
+                            char *chunks)
 {
-    const int64_t row_bytes = shape[2] * nbytes, chunk_bytes = shape[0] * shape[1] * row_bytes;
+    const int64_t row_bytes = t->shape[2] * t->nbytes, chunk_bytes = t->shape[0] * t->shape[1] * row_bytes;
+    const int64_t chunk = (z / t->shape[0] * t->count[1] + y / t->shape[1]) * t->count[2];
+    char *row = chunks + chunk * chunk_bytes + (z % t->shape[0] * t->shape[1] + y % t->shape[1]) * row_bytes;
+    const int64_t end = x + nx;
+    while (x < end) {
+        const int64_t within = x % t->shape[2];
+        const int64_t some = end - x < t->shape[2] - within ? end - x : t->shape[2] - within;
+        char *to = row + x / t->shape[2] * chunk_bytes + within * t->nbytes;
+        if (some * t->nbytes == 128)
+            memcpy(to, from, 128); /* of a known length, without a call */
+        else
+            memcpy(to, from, some * t->nbytes);
+        from += some * t->nbytes;
+        x += some;
+    }
+}
+
+/* Copies a block to the chunks that its voxels belong to; `first` is where in them the block begins. */
+void deal(const char *block, const extent *e, const int64_t first[3], const tiling *t, char *chunks)
+{
     for (int64_t z = 0; z < e->nz; z++)
-        for (int64_t y = 0; y < e->ny; y++) {
-            const int64_t to_z = first[0] + z, to_y = first[1] + y;
-            const int64_t chunk = (to_z / shape[0] * count[1] + to_y / shape[1]) * count[2];
-            char *row = chunks + chunk * chunk_bytes + (to_z % shape[0] * shape[1] + to_y % shape[1]) * row_bytes;
-            const char *from = block + (z * e->dz + y * e->dy) * nbytes;
-            int64_t x = first[2];
-            const int64_t end = x + e->nx;
-            while (x < end) {
-                const int64_t within = x % shape[2];
-                const int64_t some = end - x < shape[2] - within ? end - x : shape[2] - within;
-                memcpy(row + x / shape[2] * chunk_bytes + within * nbytes, from, some * nbytes);
-                from += some * nbytes;
-                x += some;
-            }
+        for (int64_t y = 0; y < e->ny; y++)
+            deal_row(block + (z * e->dz + y * e->dy) * t->nbytes, first[0] + z, first[1] + y, first[2], e->nx, t,
+                     chunks);
+}
+
+static int read_fully(int descriptor, char *to, int64_t nbytes, int64_t at)
+{
+    while (nbytes > 0) {
+        const ssize_t some = pread(descriptor, to, nbytes, at);
+        if (some < 0 && errno == EINTR)
+            continue;
+        if (some <= 0)
+            return 0;
+        to += some;
+        at += some;
+        nbytes -= some;
+    }
+    return 1;
+}
+
+/* Reads a box from a file and copies it to the chunks that its voxels belong to; 0 where the file ends or
+   fails before its last voxel. Plane z begins at byte `starts[z]`; `dy` of `e` is from row to row in the file.
+   Through `band`, of whole rows but for the end of the last: it stays in the core's cache. */
+int deal_file(int descriptor, const int64_t *starts, const extent *e, char *band, int64_t band_rows,
+              const int64_t first[3], const tiling *t, char *chunks)
+{
+    const int64_t row_bytes = e->dy * t->nbytes;
+    for (int64_t z = 0; z < e->nz; z++)
+        for (int64_t y = 0; y < e->ny; y += band_rows) {
+            const int64_t rows = e->ny - y < band_rows ? e->ny - y : band_rows;
+            const int64_t nbytes = (rows - 1) * row_bytes + e->nx * t->nbytes;
+            if (!read_fully(descriptor, band, nbytes, starts[z] + y * row_bytes))
+                return 0;
+            for (int64_t row = 0; row < rows; row++)
+                deal_row(band + row * row_bytes, first[0] + z, first[1] + y + row, first[2], e->nx, t, chunks);
         }
+    return 1;
 }

@@ -27,6 +27,16 @@ class _Extent(ctypes.Structure):
 _Triple = ctypes.c_int64 * 3
 
 
+class _Tiling(ctypes.Structure):
+    """`tiling` of kernels.c: chunks and voxels of each along z, y, x; bytes of a voxel."""
+
+    _fields_ = [("count", _Triple), ("shape", _Triple), ("nbytes", ctypes.c_int64)]
+
+    @classmethod
+    def of(cls, chunks: NDArray[Any]) -> "_Tiling":
+        return cls(_Triple(*chunks.shape[:3]), _Triple(*chunks.shape[3:]), chunks.itemsize)
+
+
 class Kernels:
     """The functions of kernels.c, for blocks (z, y, x) in native byte order. Thread-safe."""
 
@@ -40,10 +50,13 @@ class Kernels:
         self._counts |= {f"keys_{name}": _function(library, f"count_keys_{name}", 3) for name in _KEYED}
         self._means = {name: _function(library, f"mean_{name}", 6) for name in _INTEGERS}
         self._modes = {name: _function(library, f"mode_{name}", 6) for name in _INTEGERS}
+        pointer = ctypes.c_void_p
         self._deal = library["deal"]
-        triple = ctypes.POINTER(ctypes.c_int64)
-        self._deal.argtypes = [*[ctypes.c_void_p] * 2, ctypes.c_int64, *[triple] * 3, ctypes.c_void_p]
+        self._deal.argtypes = [pointer] * 5
         self._deal.restype = None
+        self._deal_file = library["deal_file"]
+        self._deal_file.argtypes = [ctypes.c_int, *[pointer] * 3, ctypes.c_int64, *[pointer] * 3]
+        self._deal_file.restype = ctypes.c_int
 
     def count_values(self, block: NDArray[Any], counts: NDArray[np.int64]) -> bool:
         """Add one to `counts[value]` for each 8- or 16-bit unsigned value; False where it cannot.
@@ -80,18 +93,50 @@ class Kernels:
         extent = _extent(block)
         if extent is None or block.dtype != chunks.dtype or not chunks.flags.c_contiguous:
             return False
-        count, shape = chunks.shape[:3], chunks.shape[3:]
-        places = zip(first, block.shape, count, shape, strict=True)
-        if any(at < 0 or at + length > number * edge for at, length, number, edge in places):
-            raise ValueError(f"a block {block.shape} at {first} reaches past chunks {chunks.shape}")
+        _check_place(first, block.shape, chunks)
         self._deal(
             block.ctypes.data,
             ctypes.byref(extent),
-            block.itemsize,
-            *(_Triple(*numbers) for numbers in (first, count, shape)),
+            ctypes.byref(_Triple(*first)),
+            ctypes.byref(_Tiling.of(chunks)),
             chunks.ctypes.data,
         )
         return True
+
+    def deal_file(
+        self,
+        descriptor: int,
+        starts: NDArray[np.int64],
+        rows: tuple[int, int, int],
+        band: NDArray[np.uint8],
+        first: tuple[int, int, int],
+        chunks: NDArray[Any],
+    ) -> bool:
+        """Read a box from a file and copy it to its chunks, as `deal` does; False where the file ends first.
+
+        Each plane begins at a byte of `starts` and has `rows`: how many, the voxels of each that are wanted,
+        and the voxels from one to the next in the file. They are read through `band`, which has room for one
+        at least. `chunks` is C-contiguous and of the file's type. Raises `ValueError` for a box that does not
+        fit there.
+        """
+        count, width, distance = rows
+        _check_place(first, (len(starts), count, width), chunks)
+        row_bytes, wanted = distance * chunks.itemsize, width * chunks.itemsize
+        # Rows of which less than half is wanted are read one by one.
+        together = 1 if 2 * wanted < row_bytes else 1 + (band.size - wanted) // row_bytes
+        if band.size < wanted or not chunks.flags.c_contiguous or not starts.flags.c_contiguous:
+            raise ValueError(f"a band of {band.size} bytes for rows of {wanted}")
+        read: int = self._deal_file(
+            descriptor,
+            starts.ctypes.data,
+            ctypes.byref(_Extent(len(starts), count, width, 0, distance)),
+            band.ctypes.data,
+            together,
+            ctypes.byref(_Triple(*first)),
+            ctypes.byref(_Tiling.of(chunks)),
+            chunks.ctypes.data,
+        )
+        return bool(read)
 
     def _count(self, name: str, block: NDArray[Any], counts: NDArray[np.int64]) -> bool:
         function, extent = self._counts.get(name), _extent(block)
@@ -101,6 +146,12 @@ class Kernels:
         function(block.ctypes.data, ctypes.byref(extent), found.ctypes.data)
         counts += found
         return True
+
+
+def _check_place(first: tuple[int, ...], shape: tuple[int, ...], chunks: NDArray[Any]) -> None:
+    places = zip(first, shape, chunks.shape[:3], chunks.shape[3:], strict=True)
+    if any(at < 0 or at + length > number * edge for at, length, number, edge in places):
+        raise ValueError(f"a block {tuple(shape)} at {tuple(first)} reaches past chunks {chunks.shape}")
 
 
 def _reduced(

@@ -116,6 +116,51 @@ def test_a_block_that_reaches_past_its_chunks_is_refused(compiled: Kernels) -> N
         compiled.deal(np.zeros((4, 5, 4), np.uint8), (0, 4, 0), chunks)
 
 
+@given(data=st.data(), dtype=st.sampled_from(["uint8", "int16", "float64"]), band_rows=st.integers(1, 5))
+def test_a_box_of_a_file_is_dealt_to_its_chunks(
+    compiled: Kernels,
+    tmp_path_factory: pytest.TempPathFactory,
+    data: st.DataObject,
+    dtype: str,
+    band_rows: int,
+) -> None:
+    stored = data.draw(hnp.arrays(dtype, st.tuples(*[st.integers(1, 11)] * 3)))
+    start = [data.draw(st.integers(0, n - 1)) for n in stored.shape]
+    box = tuple(slice(a, data.draw(st.integers(a + 1, n))) for a, n in zip(start, stored.shape, strict=True))
+    shape, first = (data.draw(st.tuples(*[st.integers(low, 6)] * 3)) for low in (1, 0))
+    block = stored[box]
+    count = [-(-(at + n) // edge) for at, n, edge in zip(first, block.shape, shape, strict=True)]
+    file = tmp_path_factory.mktemp("plain") / "voxels.raw"
+    file.write_bytes(b"header" + stored.tobytes())
+    starts = 6 + stored.itemsize * np.ravel_multi_index(
+        (np.arange(box[0].start, box[0].stop), box[1].start, box[2].start), stored.shape
+    ).astype(np.int64)
+    band = np.empty(band_rows * stored.shape[2] * stored.itemsize, np.uint8)
+    chunks, expected = (np.full((*count, *shape), 7, dtype) for _ in range(2))
+    with file.open("rb") as opened:
+        rows = (block.shape[1], block.shape[2], stored.shape[2])
+        assert compiled.deal_file(opened.fileno(), starts, rows, band, first, chunks)
+    assert compiled.deal(block, first, expected)
+    np.testing.assert_array_equal(chunks, expected)
+
+
+def test_a_file_that_ends_before_the_box_is_said(compiled: Kernels, tmp_path: Path) -> None:
+    (tmp_path / "voxels.raw").write_bytes(bytes(63))
+    chunks, band = np.zeros((1, 1, 1, 4, 4, 4), np.uint8), np.empty(16, np.uint8)
+    starts = np.arange(0, 64, 16)
+    with (tmp_path / "voxels.raw").open("rb") as opened:
+        assert compiled.deal_file(opened.fileno(), starts[:3], (4, 4, 4), band, (0, 0, 0), chunks)
+        assert not compiled.deal_file(opened.fileno(), starts, (4, 4, 4), band, (0, 0, 0), chunks)
+
+
+def test_a_box_of_a_file_that_reaches_past_its_chunks_is_refused(compiled: Kernels) -> None:
+    chunks, starts = np.zeros((1, 1, 1, 4, 4, 4), np.uint8), np.zeros(4, np.int64)
+    with pytest.raises(ValueError, match="reaches past"):
+        compiled.deal_file(-1, starts, (5, 4, 4), np.empty(16, np.uint8), (0, 0, 0), chunks)
+    with pytest.raises(ValueError, match="a band of 3 bytes"):
+        compiled.deal_file(-1, starts, (4, 4, 4), np.empty(3, np.uint8), (0, 0, 0), chunks)
+
+
 @pytest.mark.parametrize("kind", ["image", "labels"])
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint64", "float32"])
 def test_volumes_are_the_same_bytes_without_a_compiler(
