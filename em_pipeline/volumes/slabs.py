@@ -16,7 +16,7 @@ _CHUNKS_PER_THREAD: Final = 4
 
 _CHUNKS_PER_THREAD_ALONE: Final = 16
 """The same of a slab held alone, at whose end threads wait for the last chunk, then for the last granule of
-the next slab: about half a chunk's time each, a sixteenth of what they do in between."""
+the next slab: if half a chunk's time each, then a sixteenth of what they do in between."""
 
 _MODEST: Final = 128 << 20
 """Bytes of slabs that are held without a second thought: 64 planes of 1024² bytes that are encoded while 64
