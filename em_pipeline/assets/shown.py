@@ -117,11 +117,12 @@ def plan_metadata(plan: PlanReport) -> dict[str, dg.MetadataValue]:
                 "shards": level.shards,
                 "units": level.units,
                 "read at once": " × ".join(map(str, level.slab_shape)),
+                "held": level.slabs_held,
             }
         )
         for level in plan.levels
     ]
-    numbers = ("level", "shards", "units")
+    numbers = ("level", "shards", "units", "held")
     columns = [dg.TableColumn(name, type="int" if name in numbers else "string") for name in rows[0].data]
     return {
         "planned_read_bytes": dg.MetadataValue.int(plan.read_bytes),

@@ -75,13 +75,14 @@ def _print_levels(name: str, image: "PlanReport") -> None:
             level.shards,
             level.units,
             by_axis(level.slab_shape),
+            level.slabs_held,
         ]
         for level in image.levels
     ]
     console.print()
     table(
         f"{name}: {image.kind} of {image.dtype}, {image.codec}",
-        ["level", "shape z×y×x", "voxel nm", "halved", "chunks", "shards", "units", "read at once"],
+        ["level", "shape z×y×x", "voxel nm", "halved", "chunks", "shards", "units", "read at once", "held"],
         rows,
         whole={"shape z×y×x", "voxel nm", "read at once"},
     )

@@ -11,8 +11,9 @@ With `r`, `c` and `w` the seconds that each stage needs for a step, a unit of `s
     t = r + c + w + (s − 1) · max(r, c, w) + closing
 
 (the fill of a linear pipeline, and what is done in turn at the end: see that the place is still ours, send
-the last part of each blob and complete it, write the record). `g` requests of `b` bytes over `k` connections
-and a network of `n` bytes per second take, as long as the slower of the two,
+the last part of each blob and complete it, write the record). Where one slab is held at a time
+(`LevelPlan.slabs_held`), read and compute are one stage of `r + c`. `g` requests of `b` bytes over `k`
+connections and a network of `n` bytes per second take, as long as the slower of the two,
 
     max(g · b / n + request, ⌈g / k⌉ · (b / n + request))
 
@@ -289,11 +290,9 @@ def _unit(
     ours = Requests(get=1, put=1)  # the place is still ours; the record
     compute = machine.seconds(shape.voxels * itemsize, _padding(shape, level) * itemsize)
     sends = math.ceil(writes.early / steps / machine.connections)
-    stages = (
-        machine.transfer(read / steps, gets / steps, waits),
-        compute / steps,
-        machine.transfer(writes.early_bytes / steps, writes.early / steps, sends),
-    )
+    reading = machine.transfer(read / steps, gets / steps, waits)
+    filling = (reading + compute / steps,) if level.slabs_held == 1 else (reading, compute / steps)
+    stages = (*filling, machine.transfer(writes.early_bytes / steps, writes.early / steps, sends))
     closing = (writes.late + 2) * machine.request + writes.late_bytes / machine.network
     return UnitCost(
         count=count,

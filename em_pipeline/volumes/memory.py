@@ -5,7 +5,8 @@ A process that rechunks holds, of a budget,
 - `PROCESS_BYTES`: the interpreter with its libraries, and what a unit leaves (rows of the ledger);
 - `THREAD_BYTES` for each thread: what compressors and the allocator keep, whatever the voxels are;
 - *voxels in flight*, all the rest, which is what a plan divides (`Footprint`):
-  - slabs: `SLABS_HELD` buffers of chunks, without their padding where a level is thin;
+  - slabs: up to `MOST_SLABS` buffers of chunks (`slabs.Cut.choose`), without their padding where a level is
+    thin;
   - of each reading thread a granule, and what the source's reader needs to decode it;
   - of each encoding thread `CHUNKS_IN_FLIGHT` chunks, encoded and downsampled, its temporaries, and the chunk
     in which it pads those of a thin level;
@@ -46,8 +47,8 @@ THREAD_BYTES: Final = 6 << 20
 bins (`statistics.KEY_BINS`) of 8 bytes, slack of three encoded chunks (`ChunkCodec.bound`), stacks, and pages
 that the allocator has not handed out again."""
 
-SLABS_HELD: Final = 3
-"""Slabs in memory: one being encoded, one that is read and one being read."""
+MOST_SLABS: Final = 3
+"""Slabs in memory at most: one being encoded, one that is read and one being read."""
 
 CHUNKS_IN_FLIGHT: Final = 3
 """Chunks of each encoding thread that are being encoded or wait to be stored in their order."""
@@ -125,10 +126,15 @@ class Footprint:
         """Of one pair of threads that reads and encodes, whatever the slabs."""
         return self.encoder + self.read_scratch
 
-    def held(self, slab: Shape, shards: int, shard: Shape, stored: Shape | None) -> Held:
-        """Of a pass with slabs of whole tiles in units of so many shards (`slab`, `shard`: voxels z-y-x).
+    def slab_bytes(self, slab: Shape) -> int:
+        """Of one slab of whole tiles (voxels z-y-x)."""
+        return slab.voxels * self.dtype.itemsize
 
-        `stored` is what the source decodes whole (z-y-x voxels), None where the level below gives the voxels.
+    def held(self, slab: Shape, count: int, shards: int, shard: Shape, stored: Shape | None) -> Held:
+        """Of a pass with `count` slabs of whole tiles in units of so many shards.
+
+        `slab` and `shard` are voxels z-y-x. `stored` is what the source decodes whole (z-y-x voxels), None
+        where the level below gives the voxels.
         """
         if stored is None:
             reader = self._part_bytes
@@ -136,7 +142,7 @@ class Footprint:
             reader = (
                 granule(slab, stored, self.dtype.itemsize).voxels * self.dtype.itemsize + self.read_scratch
             )
-        slabs = SLABS_HELD * slab.voxels * self.dtype.itemsize
+        slabs = count * self.slab_bytes(slab)
         # Besides a unit's shards, the voxels that it leaves for the next level.
         sinks = 2 * (shards + 1) * min(self.sink_bytes, shard.voxels * self.dtype.itemsize)
         return Held(slabs + sinks, reader + self.encoder)

@@ -20,7 +20,7 @@ from em_pipeline.domain.progress import Progress
 from em_pipeline.volumes.allocator import keep_freed_memory
 from em_pipeline.volumes.encode import ChunkEncoder, Encoded, Slot
 from em_pipeline.volumes.feed import Feed
-from em_pipeline.volumes.memory import CHUNKS_IN_FLIGHT, SLABS_HELD
+from em_pipeline.volumes.memory import CHUNKS_IN_FLIGHT
 from em_pipeline.volumes.missing import Missing
 from em_pipeline.volumes.output import UnitOutput
 from em_pipeline.volumes.plan import LevelPlan, RechunkPlan, Unit
@@ -179,7 +179,7 @@ class _Run(AbstractContextManager["_Run"]):
 def _slab_buffers(plan: RechunkPlan, level: LevelPlan, units: Sequence[Unit]) -> list[NDArray[Any]]:
     """As many as go round, each with room for the largest slab."""
     most = max(grid(box.shape, level.chunk_shape).voxels for unit in units for box in unit.slabs)
-    count = min(SLABS_HELD, sum(len(unit.slabs) for unit in units))
+    count = min(level.slabs_held, sum(len(unit.slabs) for unit in units))
     return [np.empty(most * level.tile_shape.voxels, plan.dtype) for _ in range(count)]
 
 

@@ -51,8 +51,9 @@ class LevelPlan:
     """One pyramid level. `factors` lead to the next coarser level: 1 or 2 per axis, all 1 at the last.
 
     Shapes are voxels, z-y-x. `translation_nm` is the centre of the first voxel.
-    `slab_shape` is what is read at once; `bytes_to_read` what the source must decode for it, or what the
-    level below gives; `held` the voxels in flight while the level is written.
+    `slab_shape` is what is read at once, `slabs_held` how many of these are in memory; `bytes_to_read` what
+    the source must decode for them, or what the level below gives; `held` the voxels in flight while the
+    level is written.
     """
 
     index: int
@@ -63,6 +64,7 @@ class LevelPlan:
     voxel_size: VoxelSize
     translation_nm: tuple[float, float, float]
     slab_shape: Shape
+    slabs_held: int
     bytes_to_read: int
     held: Held
 
@@ -161,7 +163,8 @@ class RechunkPlan:
     def work_digest(self, *, name: str, box: BoundingBox, missing: Missing | None = None) -> str:
         """SHA-256 of that and of the division into units, which a resumed run must share.
 
-        Slabs do not count: whatever they are, a unit's chunks are worked through in C order.
+        Slabs do not count: whatever they are, and however many are held, a unit's chunks are worked through
+        in C order.
         """
         units = [list(level.unit_shape) for level in self.levels]
         return _sha256([self._content(name, box, missing), units])
@@ -319,6 +322,7 @@ def _level_plan(index: int, scale: _Scale, cut: Cut, means: Means) -> LevelPlan:
         voxel_size=scale.voxel_size,
         translation_nm=scale.translation_nm,
         slab_shape=slab.shape,
+        slabs_held=slab.count,
         bytes_to_read=slab.decoded * cut.footprint.dtype.itemsize,
         held=slab.held,
     )

@@ -13,7 +13,10 @@ from em_pipeline.volumes.sampling import Sample
 
 @dataclass(frozen=True)
 class LevelReport:
-    """One level: shapes in voxels z-y-x, counts of what covers it, the factors to the next coarser level."""
+    """One level: shapes in voxels z-y-x, counts of what covers it, the factors to the next coarser level.
+
+    `slabs_held` slabs of `slab_shape` are in memory at once.
+    """
 
     index: int
     shape: Shape
@@ -24,6 +27,7 @@ class LevelReport:
     units: int
     unit_shape: Shape
     slab_shape: Shape
+    slabs_held: int
 
     @property
     def halved(self) -> str:
@@ -115,6 +119,7 @@ def _level(level: LevelPlan) -> LevelReport:
         units=level.unit_count,
         unit_shape=level.unit_shape,
         slab_shape=level.slab_shape,
+        slabs_held=level.slabs_held,
     )
 
 

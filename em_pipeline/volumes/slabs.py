@@ -1,4 +1,4 @@
-"""Which part of a level is read at once: of the slabs that fit the memory, the one that costs least."""
+"""Which part of a level is read at once, and how many such slabs are held: what costs least of what fits."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -8,21 +8,32 @@ from typing import Final
 
 from em_pipeline.domain.errors import InputRefused
 from em_pipeline.domain.geometry import Shape
-from em_pipeline.volumes.memory import SHARDS_OF_A_UNIT, Footprint, Held, Means
+from em_pipeline.volumes.memory import MOST_SLABS, SHARDS_OF_A_UNIT, Footprint, Held, Means
 from em_pipeline.volumes.tiling import clipped, grid, padded
 
 _CHUNKS_PER_THREAD: Final = 4
-"""Chunks' worth of voxels in a slab that leave no thread idle for long at its end."""
+"""Chunks' worth of voxels in a slab that leave no thread idle for long at its end, while the next is read."""
+
+_CHUNKS_PER_THREAD_ALONE: Final = 16
+"""The same of a slab held alone, at whose end threads wait for the last chunk, then for the last granule of
+the next slab: if half a chunk's time each, then a sixteenth of what they do in between."""
+
+_MODEST: Final = 128 << 20
+"""Bytes of slabs that are held without a second thought: 64 planes of 1024² bytes that are encoded while 64
+are read, or one slab of 128 such planes that the source compressed whole."""
 
 
 @dataclass(frozen=True)
 class Slab:
-    """A slab weighed: its shape, what a pass with it holds, and the voxels that the source decodes for it.
+    """A slab weighed: its shape, how many are held, what these and what a pass then take, what is decoded.
 
-    Shape in voxels z-y-x; it may reach past the level. `decoded` is of all slabs of the level together.
+    Shape in voxels z-y-x; it may reach past the level. `bytes` are those of all `count` slabs; `decoded` is
+    voxels that the source decodes, of all slabs of the level together.
     """
 
     shape: Shape
+    count: int
+    bytes: int
     held: Held
     decoded: int
 
@@ -41,36 +52,42 @@ class Cut:
     footprint: Footprint
 
     def least_bytes(self, threads: int) -> int:
-        """What a pass holds with the slab that holds least."""
-        return min(slab.held.on(threads) for slab in self._all())
+        """What a pass holds with the slab that holds least, held by threes: alone would save little."""
+        return min(slab.held.on(threads) for slab in self._all() if slab.count == MOST_SLABS)
 
     def choose(self, means: Means) -> Slab:
-        """The slab that makes the source decode least, keeps all threads busy and is small.
+        """The slab that makes the source decode least, keeps all threads busy, and is modest.
 
-        The memory must be enough for the smallest (`check_memory`).
+        Of modest ones as many are held as may be, and the smallest. The memory must be enough for the
+        smallest (`check_memory`).
         """
         chunk, tile = self.footprint.chunk, self.footprint.tile
         fitting = [slab for slab in self._all() if slab.held.on(means.threads) <= means.memory_budget]
-        enough = _CHUNKS_PER_THREAD * means.threads * chunk.voxels
 
-        def score(slab: Slab) -> tuple[int, int, int, Shape]:
+        def score(slab: Slab) -> tuple[int, float, int, int, int, Shape]:
             extent = clipped(slab.shape, self.level)
             # Many thin chunks are as much to do as a few whole ones.
             work = grid(extent, chunk).voxels * tile.voxels
-            return slab.decoded, max(0, enough - work), extent.voxels, slab.shape
+            each = _CHUNKS_PER_THREAD_ALONE if slab.count == 1 else _CHUNKS_PER_THREAD
+            idle = max(0.0, 1 - work / (each * means.threads * chunk.voxels))
+            immodest = max(0, slab.bytes - _MODEST)
+            return slab.decoded, idle, immodest, -slab.count, extent.voxels, slab.shape
 
         return min(fitting, key=score)
 
     def _all(self) -> Iterator[Slab]:
-        return map(self._weighed, _slabs(self.level, self.footprint.chunk, self.shard))
+        for shape in _slabs(self.level, self.footprint.chunk, self.shard):
+            yield from self._weighed(shape)
 
-    def _weighed(self, slab: Shape) -> Slab:
+    def _weighed(self, slab: Shape) -> Iterator[Slab]:
+        """A slab held alone, and with others of its kind."""
         shards = grid(clipped(padded(slab, self.shard), self.level), self.shard).voxels
         whole = padded(clipped(slab, self.level), self.footprint.tile)
-        held = self.footprint.held(whole, shards, self.shard, self.stored)
         pieces = self.stored or Shape(1, 1, 1)
         decoded = math.prod(_decoded(n, s, c) for n, s, c in zip(self.level, slab, pieces, strict=True))
-        return Slab(slab, held, decoded)
+        for count in range(1, MOST_SLABS + 1):
+            held = self.footprint.held(whole, count, shards, self.shard, self.stored)
+            yield Slab(slab, count, count * self.footprint.slab_bytes(whole), held, decoded)
 
 
 def check_memory(cuts: Sequence[Cut], means: Means) -> None:

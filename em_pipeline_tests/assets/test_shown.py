@@ -44,3 +44,4 @@ def test_a_plan_is_shown_with_its_levels() -> None:
     table = shown["plan"]
     assert isinstance(table, dg.TableMetadataValue)
     assert [record.data["halved"] for record in table.records] == ["yx", "yx", ""]
+    assert [record.data["held"] for record in table.records] == [3, 3, 3]

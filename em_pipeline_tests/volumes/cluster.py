@@ -2,9 +2,9 @@
 
 Machines take units from a queue. A unit streams in through the machine's connections and its link, is
 computed layer by layer of chunks, and streams out blob by blob as parts of a multipart upload; two layers
-are in memory at most. What is read of scratch are the parts that `parts_of` finds in the blobs of the plan's
-finer units, of which the cluster's store must hold every byte. A machine that is killed does nothing more,
-and its unit is given away again once that was noticed.
+are in memory at most, or one where the plan holds a single slab. What is read of scratch are the parts that
+`parts_of` finds in the blobs of the plan's finer units, of which the cluster's store must hold every byte. A
+machine that is killed does nothing more, and its unit is given away again once that was noticed.
 """
 
 import heapq
@@ -166,8 +166,9 @@ class Cluster:
         blobs = [Blob(size) for size in self._sizes(level, unit)]
         read, computed = [begun], [begun, begun]
         compute = self._bytes(unit.box.shape) / len(layers) / (self.machine.cores * self.machine.core_rate)
+        room = -1 if level.slabs_held == 1 else -2
         for step, chains in enumerate(layers, 1):
-            read.append(incoming.send_chains(max(read[-1], computed[-2]), chains, self._readers(level)))
+            read.append(incoming.send_chains(max(read[-1], computed[room]), chains, self._readers(level)))
             computed.append(max(read[-1], computed[-1]) + compute * self.dice.uniform(0.8, 1.2))
             for blob in blobs:
                 for _ in range(blob.parts_full_at(step / len(layers))):

@@ -32,13 +32,19 @@ MACHINES = {
 BELOW, ABOVE = 0.9, 1.15
 
 
-def plan(*shape: int, dtype: str = "uint8", nm: tuple[int, int, int] = (8, 8, 8)) -> RechunkPlan:
+def plan(
+    *shape: int,
+    dtype: str = "uint8",
+    nm: tuple[int, int, int] = (8, 8, 8),
+    stored: tuple[int, int, int] = (64, 64, 64),
+    threads: int = 8,
+) -> RechunkPlan:
     return plan_rechunk(
         Shape(*shape),
         dtype,
         VoxelSize(z=nm[0], y=nm[1], x=nm[2]),
-        source_chunk=Shape(64, 64, 64),
-        means=Means(1 << 30, threads=8),
+        source_chunk=Shape(*stored),
+        means=Means(1 << 30, threads=threads),
     )
 
 
@@ -47,6 +53,7 @@ PLANS = (
     plan(1000, 3000, 5000),
     plan(300, 2000, 3000, dtype="uint16", nm=(40, 8, 8)),
     plan(4096, 2048, 2048),
+    plan(1500, 1024, 1024, stored=(1, 1024, 1024), threads=2),
 )
 
 
@@ -67,7 +74,7 @@ def test_a_simulated_cluster_takes_what_the_formula_says(work: RechunkPlan, mach
 @pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
 @pytest.mark.parametrize("losses", [1, 5])
 def test_a_cluster_that_loses_machines_stays_below_the_bound(machine: Machine, losses: int) -> None:
-    work = PLANS[-1]
+    work = PLANS[3]
     levels = unit_costs(work, machine, Ratios())
     for machines in (6, 17):
         whole = Cluster(work, machine, machines, Ratios()).run()
@@ -83,6 +90,15 @@ def test_a_machine_that_dies_at_work_makes_its_unit_be_done_again() -> None:
     cluster = Cluster(plan(1024, 512, 512), USUAL, 2, Ratios(), deaths=(0.2,))
     assert cluster.run() > USUAL.noticed
     assert cluster.repeated == 1
+
+
+def test_a_slab_held_alone_is_read_and_computed_in_turn() -> None:
+    alone = PLANS[-1]
+    assert alone.levels[0].slabs_held == 1
+    pairs = replace(alone, levels=tuple(replace(level, slabs_held=2) for level in alone.levels))
+    slow = replace(USUAL, cores=2, core_rate=200e6, network=400e6)  # as slow to read as to compute
+    (first, *_), (second, *_) = (unit_costs(work, slow, Ratios())[0] for work in (alone, pairs))
+    assert 1.3 * second.seconds < first.seconds < 2 * second.seconds
 
 
 def test_more_machines_cost_time_but_hardly_money() -> None:

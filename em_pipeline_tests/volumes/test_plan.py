@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from em_pipeline.domain.errors import InputRefused
 from em_pipeline.domain.geometry import BoundingBox, Shape, VoxelSize
-from em_pipeline.volumes.memory import SLABS_HELD
+from em_pipeline.volumes.memory import for_voxels
 from em_pipeline.volumes.plan import CHUNK, LevelPlan, RechunkPlan
-from em_pipeline.volumes.tiling import grid
+from em_pipeline.volumes.tiling import clipped, grid
 from em_pipeline_tests.volumes.planned import plan_with
 
 SHAPES = st.builds(Shape, *[st.integers(1, 70)] * 3)
@@ -97,7 +97,7 @@ def test_units_and_slabs_tile_every_level_in_the_order_of_the_shards(
             assert all(a % s == 0 for a, s in zip(unit.box.start, level.shard_shape, strict=True))
             for slab in unit.slabs:
                 held = grid(slab.shape, level.chunk_shape).voxels * level.tile_shape.voxels
-                assert SLABS_HELD * held < level.held.on(1) <= budget
+                assert level.slabs_held * held < level.held.on(1) <= budget
                 for tile in slab.tiles(level.chunk_shape):
                     seen[tile.slices] += 1
                     shard = tuple(a // s for a, s in zip(tile.start, level.shard_shape, strict=True))
@@ -124,11 +124,68 @@ def test_planes_that_fit_are_decoded_once() -> None:
     assert decoded_per_voxel(level) == 1
 
 
+@pytest.mark.parametrize("threads", [1, 2, 8])
+def test_compressed_planes_of_2048_voxels_are_decoded_once_by_default(threads: int) -> None:
+    shape = Shape(512, 2048, 2048)
+    voxels, threads = for_voxels(1 << 30, threads)
+    stored = Shape(1, 2048, 2048)
+    made = plan(shape, source_chunk=stored, memory_budget=voxels, threads=threads, read_scratch=8 << 20)
+    level = made.levels[0]
+    assert decoded_per_voxel(level) == 1
+    assert (level.slab_shape, level.slabs_held) == ((128, 2048, 2048), 1)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "extent", "stored", "threads", "slab", "held"),
+    [
+        ("uint8", 1024, (1, 1, 1024), 2, (128, 128, 1024), 3),
+        ("uint8", 1024, (64, 64, 64), 2, (128, 128, 1024), 3),
+        ("uint8", 1024, (1, 1024, 1024), 2, (128, 1024, 1024), 1),
+        # Few chunks for each thread: better twice the memory than threads that wait.
+        ("uint8", 1024, (1, 1024, 1024), 8, (128, 1024, 1024), 2),
+        ("int16", 1024, (1, 1024, 1024), 2, (128, 1024, 1024), 1),
+        ("int16", 2560, (1, 1, 2560), 2, (128, 128, 2560), 2),
+        ("float32", 512, (64, 64, 64), 2, (128, 256, 512), 2),
+        ("uint64", 512, (64, 64, 64), 2, (128, 256, 512), 2),
+    ],
+)
+def test_small_slabs_are_held_by_threes_and_large_ones_alone(
+    dtype: str, extent: int, stored: tuple[int, int, int], threads: int, slab: tuple[int, int, int], held: int
+) -> None:
+    level = plan(
+        Shape(512, extent, extent), dtype=dtype, source_chunk=Shape(*stored), threads=threads
+    ).levels[0]
+    assert (clipped(level.slab_shape, level.shape), level.slabs_held) == (slab, held)
+
+
+@given(
+    shape=st.builds(Shape, *[st.integers(1, 3000)] * 3),
+    stored=st.builds(Shape, *[st.integers(1, 3000)] * 3),
+    dtype=st.sampled_from(["uint8", "int16", "float32"]),
+    budget=st.integers(150, 3000),
+    threads=st.integers(1, 16),
+)
+def test_a_slab_more_is_held_only_where_it_is_modest_or_one_is_not_work_enough(
+    shape: Shape, stored: Shape, dtype: str, budget: int, threads: int
+) -> None:
+    try:
+        made = plan(shape, dtype=dtype, source_chunk=stored, memory_budget=budget << 20, threads=threads)
+    except InputRefused:
+        return
+    for level in made.levels:
+        chunks = grid(clipped(level.slab_shape, level.shape), CHUNK).voxels
+        slab = chunks * level.tile_shape.voxels
+        enough = 16 * made.threads * CHUNK.voxels
+        modest = level.slabs_held * slab * made.dtype.itemsize <= 128 << 20
+        assert level.slabs_held == 1 or modest or slab < enough
+        assert level.slabs_held < 3 or modest
+
+
 def test_planes_that_do_not_fit_are_decoded_as_seldom_as_memory_allows() -> None:
     shape = Shape(512, 5000, 5000)
     scarce = plan(shape, source_chunk=Shape(1, 5000, 5000), memory_budget=900 << 20).levels[0]
-    ample = plan(shape, source_chunk=Shape(1, 5000, 5000), memory_budget=5 << 30).levels[0]
-    assert 1 < decoded_per_voxel(ample) < decoded_per_voxel(scarce) <= 20
+    ample = plan(shape, source_chunk=Shape(1, 5000, 5000), memory_budget=2 << 30).levels[0]
+    assert 1 < decoded_per_voxel(ample) < decoded_per_voxel(scarce) <= 5
 
 
 def test_too_little_memory_is_refused_with_what_is_needed() -> None:
@@ -191,5 +248,8 @@ def test_work_goes_on_with_other_threads_and_memory_where_units_are_the_same() -
     assert alone.levels[0].slab_shape != many.levels[0].slab_shape
     assert alone.work_digest(name="a", box=box) == many.work_digest(name="a", box=box)
     planes = plan(shape, source_chunk=Shape(1, 1000, 1000))
+    ample = plan(shape, source_chunk=Shape(1, 1000, 1000), threads=8)
+    assert (planes.levels[0].slabs_held, ample.levels[0].slabs_held) == (1, 2)
+    assert ample.work_digest(name="a", box=box) == planes.work_digest(name="a", box=box)
     assert planes.levels[0].unit_shape != alone.levels[0].unit_shape
     assert planes.work_digest(name="a", box=box) != alone.work_digest(name="a", box=box)

@@ -1,6 +1,7 @@
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -128,6 +129,21 @@ def test_statistics_do_not_depend_on_threads_either(tmp_path: Path, dtype: str) 
     write(array, tmp_path / "one", threads=1, memory_budget=8_000)
     write(array, tmp_path / "other", threads=3)
     assert hashes(tmp_path / "one") == hashes(tmp_path / "other")
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_bytes_do_not_depend_on_how_many_slabs_are_held(tmp_path: Path, threads: int) -> None:
+    array = random_voxels((19, 22, 35), "uint16")
+    plan = small_plan(array, memory_budget=20_000, threads=threads)
+    assert plan.levels[0].unit_count > 1
+    written = []
+    for held in (1, 2, 3):
+        levels = tuple(replace(level, slabs_held=held) for level in plan.levels)
+        place = LocalBlobs(tmp_path / str(held))
+        box = BoundingBox.of_shape(array.shape)
+        rechunk(ArrayVolume(array), box, replace(plan, levels=levels), place, name="test", progress=Silent())
+        written.append(hashes(tmp_path / str(held)))
+    assert written[0] == written[1] == written[2]
 
 
 def test_a_box_of_the_source_is_written(tmp_path: Path) -> None:
