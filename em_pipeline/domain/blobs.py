@@ -12,7 +12,10 @@ class BlobSink(Protocol):
     """
 
     def append(self, payload: "bytes | memoryview") -> None:
-        """Add bytes at the end. `payload` may be used again as soon as this returns."""
+        """Add bytes at the end. `payload` may be used again as soon as this returns.
+
+        They may be written later: what goes wrong then is raised by the next call, at the latest by `commit`.
+        """
         ...
 
     def commit(self) -> None:
