@@ -25,6 +25,19 @@ class _Extent(ctypes.Structure):
 
 
 _Triple = ctypes.c_int64 * 3
+_Ranks = ctypes.c_int64 * 2
+
+
+class _Moments(ctypes.Structure):
+    """`moments` of kernels.c."""
+
+    _fields_ = [
+        ("first", ctypes.c_int64),
+        ("second", ctypes.c_uint64),
+        ("low", ctypes.c_int64),
+        ("high", ctypes.c_int64),
+        ("at_rank", _Ranks),
+    ]
 
 
 class _Tiling(ctypes.Structure):
@@ -46,11 +59,14 @@ class Kernels:
         library.version.restype = ctypes.c_char_p
         if library.version().decode() != hashlib.sha256(SOURCE.read_bytes()).hexdigest():
             raise OSError(f"{path} was compiled from another version of {SOURCE.name}")
-        self._counts = {name: _function(library, f"count_{name}", 3) for name in ("u1", "u2")}
-        self._counts |= {f"keys_{name}": _function(library, f"count_keys_{name}", 3) for name in _KEYED}
+        pointer = ctypes.c_void_p
+        self._measures = {nbytes: library[f"measure_{nbytes}"] for nbytes in "12"}
+        for measure in self._measures.values():
+            measure.argtypes = [pointer, pointer, ctypes.c_int, *[pointer] * 4]
+            measure.restype = None
+        self._keys = {name: _function(library, f"count_keys_{name}", 3) for name in _KEYED}
         self._means = {name: _function(library, f"mean_{name}", 6) for name in _INTEGERS}
         self._modes = {name: _function(library, f"mode_{name}", 6) for name in _INTEGERS}
-        pointer = ctypes.c_void_p
         self._deal = library["deal"]
         self._deal.argtypes = [pointer] * 5
         self._deal.restype = None
@@ -58,14 +74,31 @@ class Kernels:
         self._deal_file.argtypes = [ctypes.c_int, *[pointer] * 3, ctypes.c_int64, *[pointer] * 3]
         self._deal_file.restype = ctypes.c_int
 
-    def count_values(self, block: NDArray[Any], counts: NDArray[np.int64]) -> bool:
-        """Add one to `counts[value]` for each 8- or 16-bit unsigned value; False where it cannot.
+    def measure(
+        self, block: NDArray[Any], ranks: tuple[int, int]
+    ) -> tuple[NDArray[np.int64], tuple[int, ...]] | None:
+        """Counts and moments of 8- or 16-bit integers; None where it cannot.
 
-        `counts` has 256 or 65536 bins; the block has less than 2³² voxels. Raises `ValueError` for others.
+        Counts are in the order of the values. Moments are the sum of the values, that of their squares, the
+        least and the greatest, and the values at the two ranks, which are counted from 1. The block has at
+        least one voxel and less than 2³².
         """
-        if counts.shape != (1 << 8 * block.itemsize,):
-            raise ValueError(f"{counts.shape} bins for values of {block.itemsize} bytes")
-        return self._count(_name(block), block, counts)
+        bins, extent = 1 << 8 * min(block.itemsize, 4), _extent(block)
+        function = self._measures.get(_name(block)[1:]) if block.dtype.kind in "iu" else None
+        if function is None or extent is None or not 0 < block.size < 1 << 32:
+            return None
+        found, counts, moments = np.zeros(bins, np.uint32), np.empty(bins, np.int64), _Moments()
+        function(
+            block.ctypes.data,
+            ctypes.byref(extent),
+            block.dtype.kind == "i",
+            ctypes.byref(_Ranks(*ranks)),
+            found.ctypes.data,
+            counts.ctypes.data,
+            ctypes.byref(moments),
+        )
+        low, high = moments.at_rank
+        return counts, (moments.first, moments.second, moments.low, moments.high, low, high)
 
     def count_keys(self, block: NDArray[Any], counts: NDArray[np.int64]) -> bool:
         """Add to `counts` (65536) one for the key of each finite value; False where it cannot.
@@ -74,7 +107,13 @@ class Kernels:
         """
         if counts.shape != (1 << 16,):
             raise ValueError(f"{counts.shape} bins for keys of 16 bits")
-        return self._count(f"keys_{_name(block)}", block, counts)
+        function, extent = self._keys.get(_name(block)), _extent(block)
+        if function is None or extent is None or block.size >= 1 << 32:
+            return False
+        found = np.zeros(counts.size, np.uint32)
+        function(block.ctypes.data, ctypes.byref(extent), found.ctypes.data)
+        counts += found
+        return True
 
     def mean(self, block: NDArray[Any], factors: tuple[int, int, int]) -> NDArray[Any] | None:
         """`downsample.mean_2x` of a block of integers; None where it cannot. Factors are 1 or 2."""
@@ -137,15 +176,6 @@ class Kernels:
             chunks.ctypes.data,
         )
         return bool(read)
-
-    def _count(self, name: str, block: NDArray[Any], counts: NDArray[np.int64]) -> bool:
-        function, extent = self._counts.get(name), _extent(block)
-        if function is None or extent is None or block.size >= 1 << 32:
-            return False
-        found = np.zeros(counts.size, np.uint32)
-        function(block.ctypes.data, ctypes.byref(extent), found.ctypes.data)
-        counts += found
-        return True
 
 
 def _check_place(first: tuple[int, ...], shape: tuple[int, ...], chunks: NDArray[Any]) -> None:

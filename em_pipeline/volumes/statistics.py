@@ -88,6 +88,10 @@ def measure(values: NDArray[Any]) -> tuple[Summary, Counts]:
     if not values.size:
         return _nothing(0), np.zeros(bin_count(values.dtype), np.int64)
     if _exact(values.dtype):
+        ranks = _rank(values.size, 0.01), _rank(values.size, 0.99)
+        if COMPILED and (measured := COMPILED.measure(_block(values), ranks)):
+            counts, moments = measured
+            return _from_moments(values.size, *moments), counts
         counts = _value_counts(values)
         return _from_counts(counts, values.dtype), counts
     flat = np.ascontiguousarray(values).reshape(-1)
@@ -177,11 +181,8 @@ def _nothing(nonfinite: int) -> Summary:
 
 
 def _value_counts(values: NDArray[Any]) -> Counts:
-    counts = np.zeros(bin_count(values.dtype), np.int64)
-    words = values.view(f"u{values.itemsize}")
-    if not (COMPILED and COMPILED.count_values(_block(words), counts)):
-        flat = np.ascontiguousarray(words).reshape(-1)
-        counts = _byte_counts(flat) if flat.itemsize == 1 else _word_counts(flat)
+    flat = np.ascontiguousarray(values.view(f"u{values.itemsize}")).reshape(-1)
+    counts = _byte_counts(flat) if flat.itemsize == 1 else _word_counts(flat)
     # Two's complement: the negative half is the upper one, and belongs first.
     return np.roll(counts, counts.size // 2) if values.dtype.kind == "i" else counts
 
@@ -232,9 +233,14 @@ def _from_counts(counts: Counts, dtype: np.dtype[Any]) -> Summary:
         # The squares of a large 16-bit volume sum up to more than 64 bits: Python integers.
         number, value = number.astype(object), value.astype(object)
     first, second = int(number @ value), int(number @ (value * value))
+    p01, p99 = (int(value[int(np.searchsorted(rank, _rank(count, q)))]) for q in (0.01, 0.99))
+    return _from_moments(count, first, second, int(value[0]), int(value[-1]), p01, p99)
+
+
+def _from_moments(count: int, first: int, second: int, low: int, high: int, p01: int, p99: int) -> Summary:
+    """Of integers whose sum is `first` and the sum of whose squares is `second`."""
     std = math.sqrt((count * second - first * first) / (count * count))
-    p01, p99 = (float(value[int(np.searchsorted(rank, _rank(count, q)))]) for q in (0.01, 0.99))
-    return Summary(count, 0, float(value[0]), float(value[-1]), first / count, std, p01, p99)
+    return Summary(count, 0, float(low), float(high), first / count, std, float(p01), float(p99))
 
 
 def _rank(count: int, q: float) -> int:

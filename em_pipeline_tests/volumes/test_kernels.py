@@ -65,13 +65,18 @@ def test_means_and_modes_are_numpys(compiled: Kernels, dtype: str, data: st.Data
         np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16"])
 @given(data=st.data())
-def test_values_are_counted(compiled: Kernels, dtype: str, data: st.DataObject) -> None:
+def test_values_are_counted_and_summed(compiled: Kernels, dtype: str, data: st.DataObject) -> None:
     block = data.draw(blocks(dtype))
-    counts = np.ones(1 << 8 * block.itemsize, np.int64)
-    assert compiled.count_values(block, counts)
-    np.testing.assert_array_equal(counts, 1 + np.bincount(block.ravel(), minlength=counts.size))
+    ranks = data.draw(st.tuples(*[st.integers(1, block.size)] * 2))
+    measured = compiled.measure(block, ranks)
+    assert measured is not None
+    values = np.sort(block, axis=None).astype(object)
+    low, bins = np.iinfo(dtype).min, 1 << 8 * block.itemsize
+    np.testing.assert_array_equal(measured[0], np.bincount((values - low).astype(int), minlength=bins))
+    at_rank = [values[rank - 1] for rank in ranks]
+    assert measured[1] == (values.sum(), (values * values).sum(), values[0], values[-1], *at_rank)
 
 
 @pytest.mark.parametrize("dtype", ["uint32", "int32", "uint64", "int64", "float32"])
@@ -188,7 +193,7 @@ def test_volumes_are_the_same_bytes_without_a_compiler(
 )
 def test_what_c_cannot_take_is_left_to_numpy(compiled: Kernels, block: NDArray[Any]) -> None:
     assert compiled.mean(block, (2, 2, 2)) is None
-    assert not compiled.count_values(block, np.zeros(1 << 8 * block.itemsize, np.int64))
+    assert compiled.measure(block, (1, 1)) is None
 
 
 def test_a_missing_compiler_is_said_and_leaves_no_old_library(
@@ -230,8 +235,6 @@ def test_a_library_of_another_source_is_not_loaded(tmp_path: Path) -> None:
 def test_what_would_write_past_its_end_is_refused(compiled: Kernels) -> None:
     block = np.zeros((1, 1, 64), np.uint16)
     for bins in (10, 256):
-        with pytest.raises(ValueError, match="bins"):
-            compiled.count_values(block, np.zeros(bins, np.int64))
         with pytest.raises(ValueError, match="bins"):
             compiled.count_keys(block.astype(np.uint32), np.zeros(bins, np.int64))
     for function in (compiled.mean, compiled.mode):
