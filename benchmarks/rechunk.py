@@ -3,7 +3,8 @@
     python benchmarks/rechunk.py [--size-mib 1024] [--repetitions 5] [--only tiff,int16] [--json FILE]
 
 Each contender is a whole process (start-up counts), one at a time, in turns: A B C A B C. Inputs lie in the
-page cache; output goes to the same disk, is flushed to it by every contender within its time, and deleted.
+page cache, and free memory was in use just before; output goes to the same disk, is flushed to it by every
+contender within its time, and deleted.
 Peak RSS is the process's own (`wait4`). Without `.venv-peers` (`make bench` builds it) what needs it is named
 as missing.
 """
@@ -17,7 +18,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rechunking.measure import Run, machine, remove, run_once, warm
+from rechunking.measure import TOUCHED_MIB, Run, machine, remove, run_once, touch_memory, warm
 from rechunking.report import RowResult, as_json, summary, table
 from rechunking.rows import Contender, Row, chosen, rows
 
@@ -60,6 +61,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of each contender")
     parser.add_argument("--memory-mib", type=int, default=1024, help="our memory budget")
+    parser.add_argument("--touch-mib", type=int, default=TOUCHED_MIB, help="of memory before each run")
     parser.add_argument("--folder", type=Path, default=ROOT / ".em" / "bench", help="for inputs and outputs")
     parser.add_argument(
         "--peers", type=Path, default=PYTHONS["peers"], help="Python of the peers' environment"
@@ -82,6 +84,7 @@ def measure_row(row: Row, asked: argparse.Namespace, pythons: Mapping[str, Path]
             for contender in row.contenders:
                 if contender.name in missing:
                     continue
+                touch_memory(asked.touch_mib)
                 warm(source)
                 command = contender.command(pythons[contender.python], source, output, asked.threads)
                 reports = bool(contender.limit)

@@ -161,6 +161,8 @@ def test_it_runs_without_peers_and_names_them(tmp_path: Path) -> None:
     command = [
         sys.executable,
         str(ROOT / "benchmarks" / "rechunk.py"),
+        "--touch-mib",
+        "1",
         "--size-mib",
         "2",
         "--repetitions",
