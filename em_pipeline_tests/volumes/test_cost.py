@@ -1,7 +1,11 @@
 import math
+from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from em_pipeline.domain.errors import InputRefused
 from em_pipeline.domain.geometry import Shape, VoxelSize
@@ -19,7 +23,9 @@ from em_pipeline.volumes.cost import (
 )
 from em_pipeline.volumes.memory import Means
 from em_pipeline.volumes.plan import RechunkPlan, plan_rechunk
-from em_pipeline_tests.volumes.cluster import Cluster
+from em_pipeline.volumes.scratch_requests import units_by_requests
+from em_pipeline_tests.volumes.cluster import Cluster, ranges_of
+from em_pipeline_tests.volumes.planned import plan_with
 
 USUAL = Machine()
 MACHINES = {
@@ -28,7 +34,7 @@ MACHINES = {
     "slow cores": replace(USUAL, cores=2, core_rate=200e6),
     "far away": replace(USUAL, connections=4, request=0.2),
 }
-# Simulated latencies vary by half, computing by a fifth, and of requests under way together the slowest counts.
+# Simulated latencies vary by half, computing by a fifth; of requests under way together the slowest counts.
 BELOW, ABOVE = 0.9, 1.2
 
 
@@ -84,6 +90,46 @@ def test_a_cluster_that_loses_machines_stays_below_the_bound(machine: Machine, l
             seconds = cluster.run()
             assert seconds <= ABOVE * most_seconds(levels, machine, machines, losses)
             assert cluster.repeated <= losses
+
+
+@settings(deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(1, 45)] * 3),
+    shard=st.tuples(*[st.integers(1, 4)] * 3),
+    nm=st.sampled_from([(8, 8, 8), (40, 8, 8), (8, 40, 40)]),
+    stored=st.sampled_from([(1, 1, 64), (1, 64, 64), (4, 4, 4)]),
+)
+def test_runs_of_scratch_are_those_that_lie_in_the_blobs(
+    shape: tuple[int, int, int],
+    shard: tuple[int, int, int],
+    nm: tuple[int, int, int],
+    stored: tuple[int, int, int],
+) -> None:
+    """Whatever the shards: of three chunks, or as wide as the level, or of one."""
+    work = plan_with(
+        Shape(*shape), "uint8", VoxelSize(z=nm[0], y=nm[1], x=nm[2]), source_chunk=Shape(*stored),
+        memory_budget=1 << 20, threads=1, chunk_shape=Shape(4, 4, 4),
+        shard_shape=Shape(*(4 * n for n in shard)),
+    )  # fmt: skip
+    for finer, level in pairwise(work.levels):
+        ranges = ranges_of(finer, 1)
+        found = Counter(
+            (unit.box.shape, sum(len(ranges[chunk]) for chunk, _ in unit.chunks(level.chunk_shape)))
+            for unit in level.units()
+        )
+        counted: Counter[tuple[Shape, int]] = Counter()
+        for extent, gets, count in units_by_requests(level, finer):
+            counted[extent, gets] += count
+        assert counted == found
+
+
+def test_few_cores_with_little_memory_do_not_use_all_connections() -> None:
+    """Each reads two chunks ahead: eight requests where parts lie by twos, two where all do."""
+    two = replace(USUAL, cores=2, connections=100)
+    chunk = 2 << 20
+    assert two.scratch_at_once(chunk, chunk / 4) == 16
+    assert two.scratch_at_once(chunk, chunk) == 4
+    assert replace(two, connections=3).scratch_at_once(chunk, chunk) == 3
 
 
 def test_a_machine_that_dies_at_work_makes_its_unit_be_done_again() -> None:
