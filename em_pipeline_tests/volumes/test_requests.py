@@ -51,7 +51,8 @@ def test_parts_side_by_side_are_one_request_and_two_chunks_of_requests_are_under
     array = random_voxels((8, 8, 16), "uint16")
     plan = small_plan(array, threads=1, level_count=2, shard_shape=Shape(8, 8, 16))
     assert [tuple(level.chunk_grid) for level in plan.levels] == [(2, 2, 4), (1, 1, 2)]
-    place = ObjectBlobs(ObjectAccess("s3", BUCKET, s3_bucket.endpoints, POLICY), "two levels")
+    patient = replace(POLICY, timeout_s=30)
+    place = ObjectBlobs(ObjectAccess("s3", BUCKET, s3_bucket.endpoints, patient), "two levels")
     s3_bucket.proxy.gather("GET", SCRATCH, 8)
     rechunk(ArrayVolume(array), BoundingBox.of_shape(array.shape), plan, place, name="v", progress=Silent())
     assert s3_bucket.proxy.count("GET", SCRATCH) == 8
