@@ -6,11 +6,13 @@ Nothing is written and no store is asked.
 """
 
 from dataclasses import replace
+from itertools import pairwise
 
 from em_pipeline.domain.geometry import Shape, VoxelSize
 from em_pipeline.volumes.cost import Machine, RechunkCost, rechunk_cost
 from em_pipeline.volumes.memory import Means
 from em_pipeline.volumes.plan import plan_rechunk
+from em_pipeline.volumes.scratch_requests import units_by_requests
 
 EDGE = 10_000
 USUAL = Machine()
@@ -54,9 +56,13 @@ def _minutes(cost: RechunkCost) -> str:
 
 def _totals(cost: RechunkCost) -> list[str]:
     asked, source = cost.requests, PLAN.levels[0].bytes_to_read
-    parts = sum(level.chunk_grid.voxels for level in PLAN.levels[:-1])
+    runs = sum(
+        gets * count
+        for finer, level in pairwise(PLAN.levels)
+        for _, gets, count in units_by_requests(level, finer)
+    )
     return [
-        f"{cost.units:,} units; {asked.get:,} GETs, of which {parts:,} of scratch; {asked.part:,} parts, "
+        f"{cost.units:,} units; {asked.get:,} GETs, of which {runs:,} of scratch; {asked.part:,} parts, "
         f"{asked.upload:,} requests that begin and complete uploads, {asked.put:,} PUTs, "
         f"{asked.copy:,} COPYs, {asked.list:,} LISTs, {asked.delete:,} DELETEs",
         f"{cost.bytes_read / 1e12:.2f} TB read ({source / 1e12:.2f} from the source), "

@@ -1,8 +1,22 @@
 """The contract between whatever writes volumes and wherever their bytes lie: a disk or an object store."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class Run:
+    """Pieces of the blob `name`, one behind the other: the first byte, and how many bytes each piece has."""
+
+    name: str
+    start: int
+    pieces: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(self.pieces)
 
 
 class BlobSink(Protocol):
@@ -45,6 +59,11 @@ class Blobs(Protocol):
         """Memory that one blob takes while it is written (`create`)."""
         ...
 
+    @property
+    def requests_at_once(self) -> int:
+        """Requests of `read_runs` that may be under way at once; 0 where a piece is read as it is taken."""
+        ...
+
     def below(self, prefix: str) -> "Blobs":
         """The folder `prefix` of this folder."""
         ...
@@ -55,6 +74,14 @@ class Blobs(Protocol):
 
     def read_range(self, name: str, start: int, nbytes: int) -> bytes:
         """Up to `nbytes` from `start`, fewer where the blob ends before. Raises `NotFound`."""
+        ...
+
+    def read_runs(self, runs: Iterable[Run], held: int) -> Generator[bytes | memoryview, None, None]:
+        """The pieces of all runs, in their order, fewer bytes of those past the end of a blob.
+
+        Runs are taken from `runs` as they are asked for; what was asked for and not yet let go of is no more
+        than `held` bytes, or one run. Raises `NotFound`.
+        """
         ...
 
     def size(self, name: str) -> int | None:

@@ -105,11 +105,11 @@ def _planned(workspace: Workspace, read_scratch: int, plan: Callable[[Means], Re
 
     The source's reader takes `read_scratch` bytes in each reading thread.
     """
-    sink_bytes = workspace.store.blobs("staging").sink_bytes
+    place = workspace.store.blobs("staging")
 
     def means(threads: int) -> Means:
         voxel_budget, threads = for_voxels(workspace.memory_budget, threads)
-        return Means(voxel_budget, threads, read_scratch, sink_bytes)
+        return Means(voxel_budget, threads, read_scratch, place.sink_bytes, place.requests_at_once)
 
     found = None
     for threads in range(workspace.threads, 1, -1):

@@ -4,11 +4,12 @@ import fcntl
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from em_pipeline.domain.blobs import Run
 from em_pipeline.domain.errors import Busy, NotFound
 from em_pipeline.storage.direct_io import HELD_BACK, AppendedFile, DirectFile
 from em_pipeline.storage.local_files import (
@@ -45,6 +46,10 @@ class LocalBlobs:
     def sink_bytes(self) -> int:
         return HELD_BACK
 
+    @property
+    def requests_at_once(self) -> int:
+        return 0
+
     def below(self, prefix: str) -> "LocalBlobs":
         return LocalBlobs(self._path(prefix), self._top, self._grown)
 
@@ -57,13 +62,20 @@ class LocalBlobs:
                 raise NotFound(f"Read {path}", "there is no such file") from error
 
     def read_range(self, name: str, start: int, nbytes: int) -> bytes:
-        path = self._path(name)
-        with storage_errors(f"Read {path}"):
-            try:
-                with path.open("rb", buffering=0) as file:
-                    return _read_fully(file.fileno(), start, nbytes)
-            except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-                raise NotFound(f"Read {path}", "there is no such file") from error
+        with _reading(self._path(name)) as descriptor:
+            return _read_fully(descriptor, start, nbytes)
+
+    def read_runs(
+        self,
+        runs: Iterable[Run],
+        held: int,  # noqa: ARG002 - a piece is read as it is taken
+    ) -> Generator[bytes, None, None]:
+        for run in runs:
+            start = run.start
+            with _reading(self._path(run.name)) as descriptor:
+                for nbytes in run.pieces:
+                    yield _read_fully(descriptor, start, nbytes)
+                    start += nbytes
 
     def size(self, name: str) -> int | None:
         path = self._path(name)
@@ -219,6 +231,17 @@ class _ScratchSink(_LocalSink):
     def commit(self) -> None:
         with self._failing_for_good():
             self._settle()
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[int]:
+    """A descriptor of the file. Raises `NotFound`, and `StorageFailed` also for what fails in the block."""
+    with storage_errors(f"Read {path}"):
+        try:
+            with path.open("rb", buffering=0) as file:
+                yield file.fileno()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise NotFound(f"Read {path}", "there is no such file") from error
 
 
 def _read_fully(descriptor: int, start: int, nbytes: int) -> bytes:

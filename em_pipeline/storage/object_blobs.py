@@ -1,11 +1,14 @@
 """A folder of blobs in a bucket of an object store (S3, Google)."""
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from em_pipeline.domain.blobs import Run
 from em_pipeline.domain.errors import NotFound
 from em_pipeline.storage.lease import LOCK, lease
 from em_pipeline.storage.local_files import is_temporary
@@ -37,6 +40,10 @@ class ObjectBlobs:
         policy = self.access.policy
         return (policy.parts_at_once + 1) * policy.part_bytes
 
+    @property
+    def requests_at_once(self) -> int:
+        return self.access.policy.connections
+
     def below(self, prefix: str) -> "ObjectBlobs":
         return ObjectBlobs(self.access, self._key(prefix).rstrip("/"))
 
@@ -49,6 +56,27 @@ class ObjectBlobs:
         if self.size(name) is None:
             raise NotFound(f"Read {self.access.url(self._key(name))}", "there is no such object")
         return b""
+
+    def read_runs(self, runs: Iterable[Run], held: int) -> Generator[memoryview, None, None]:
+        """As `Blobs` says: a request for each run, those behind it under way while its pieces are taken."""
+        client, waiting = self._client, iter(runs)
+        following, asked = next(waiting, None), 0
+        flying: deque[tuple[Run, Future[bytes]]] = deque()
+        try:
+            while flying or following:
+                while following and (not flying or asked + following.nbytes <= held):
+                    key, wanted = self._key(following.name), following.nbytes
+                    answer = client.executor.submit(client.get_range, key, following.start, wanted)
+                    flying.append((following, answer))
+                    asked += wanted
+                    following = next(waiting, None)
+                landed = flying[0][0]
+                yield from _pieces(landed, flying.popleft()[1].result())
+                asked -= landed.nbytes
+        finally:
+            for _, answer in flying:
+                answer.cancel()
+            wait([answer for _, answer in flying])
 
     def size(self, name: str) -> int | None:
         return self._client.size(self._key(name))
@@ -130,6 +158,14 @@ class ObjectBlobs:
         """What the keys of everything in the folder `prefix` of this folder begin with."""
         folder = self._key(prefix).rstrip("/") if prefix else self.prefix
         return f"{folder}/" if folder else ""
+
+
+def _pieces(run: Run, payload: bytes) -> Iterator[memoryview]:
+    """The pieces of a run, cut from its bytes, of which there may be too few."""
+    start = 0
+    for nbytes in run.pieces:
+        yield memoryview(payload)[start : start + nbytes]
+        start += nbytes
 
 
 def _is_blob(name: str) -> bool:

@@ -3,7 +3,8 @@
 The model. A unit of a level is work for one machine; machines take units as they become free. Units of level
 0 read the source. Every unit but those of the last level leaves its downsampled voxels, raw, in one blob, its
 *scratch*; a chunk of a coarser level is put together from the parts that up to eight finer chunks left, one
-ranged GET each (`scratch.ScratchReader`), so a level begins when the finer one is complete. No shard is read.
+ranged GET for those that lie one behind the other (`scratch.ScratchReader`), so a level begins when the finer
+one is complete. No shard is read.
 
 Within a unit, *steps* (one layer of chunks each) go through three stages that overlap: read, compute, write.
 With `r`, `c` and `w` the seconds that each stage needs for a step, a unit of `s` steps takes
@@ -17,8 +18,8 @@ connections and a network of `n` bytes per second take, as long as the slower of
 
     max(g · b / n + request, ⌈g / k⌉ · (b / n + request))
 
-The parts of one chunk are read in turn, by one thread: instead of `⌈g / k⌉` counts `⌈chunks / k⌉` times what
-chunks have of them on average, and at least what the fullest one has.
+A thread for each core reads scratch, and none asks for more than `memory.CHUNKS_AHEAD` chunks at once: where
+that is fewer requests than connections, they are `k`.
 The units of a level on `N` machines take, by Graham's bound for list scheduling (R. L. Graham, Bounds on
 multiprocessing timing anomalies, SIAM J. Appl. Math. 17, 1969),
 
@@ -30,18 +31,21 @@ When `k` machines are lost on the way, the others share the work, and each loss 
 
 At the end, one machine reads every record, and copies every shard out of staging. The store itself is no
 bottleneck in the model: `RechunkCost.gets_per_second` is to be compared with its limits. A dozen requests
-that hold the place, or ask whether something is there, are not counted.
+that hold the place, or ask whether something is there, are not counted; nor is it that scratch and shards
+share a process's connections (`object_client.ObjectPolicy`), of which shards take few.
 """
 
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from itertools import product
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from em_pipeline.domain.errors import InputRefused
 from em_pipeline.domain.geometry import Shape
+from em_pipeline.volumes.memory import CHUNKS_AHEAD
 from em_pipeline.volumes.plan import LevelPlan, RechunkPlan
+from em_pipeline.volumes.scratch_requests import units_by_requests
 from em_pipeline.volumes.store_requests import DOCUMENTS, Prices, Requests, frame_requests, publish_requests
 from em_pipeline.volumes.tiling import grid
 
@@ -76,9 +80,8 @@ class Machine:
     `core_rate` is voxels that a core decodes, downsamples and encodes, `padding_rate` zeros that fill up its
     chunks (zstd 1 took 0.45 ms for the 2 MiB of a chunk with one plane); `network` is each direction's;
     `request` the seconds until a request's first byte; `connections` the requests under way at once in each
-    direction (parts of scratch are read by no more threads than there are cores); `copy` the seconds of a
-    copy within the store, of which `copies` are under way at once; `noticed` the seconds
-    until a lost machine's unit is given to another.
+    direction; `copy` the seconds of a copy within the store, of which `copies` are under way at once;
+    `noticed` the seconds until a lost machine's unit is given to another.
     """
 
     cores: int = 16
@@ -102,10 +105,9 @@ class Machine:
         """What all cores take to decode, downsample and encode so many bytes."""
         return (voxel_bytes / self.core_rate + padding_bytes / self.padding_rate) / self.cores
 
-    @property
-    def readers(self) -> int:
-        """Chunks that are put together at once."""
-        return min(self.cores, self.connections)
+    def scratch_at_once(self, chunk_bytes: float, run_bytes: float) -> int:
+        """Requests for runs of scratch that are under way at once, of a level with such chunks."""
+        return min(self.connections, self.cores * max(1, int(CHUNKS_AHEAD * chunk_bytes / run_bytes)))
 
 
 @dataclass(frozen=True)
@@ -257,10 +259,7 @@ def most_seconds(levels: list[list[UnitCost]], machine: Machine, machines: int, 
 def unit_costs(plan: RechunkPlan, machine: Machine, ratios: Ratios) -> list[list[UnitCost]]:
     """The units of each level, alike ones counted together."""
     return [
-        [
-            _unit(plan, level, shape, count, machine, ratios)
-            for shape, count in _shapes(level.shape, level.unit_shape)
-        ]
+        [_unit(plan, level, alike, machine, ratios) for alike in _units(plan, level, ratios)]
         for level in plan.levels
     ]
 
@@ -273,12 +272,36 @@ def requests_of(units: Iterable[UnitCost]) -> Requests:
     return total
 
 
-def _unit(
-    plan: RechunkPlan, level: LevelPlan, shape: Shape, count: int, machine: Machine, ratios: Ratios
-) -> UnitCost:
+class _Units(NamedTuple):
+    """`number` units that are alike: shape (voxels, z-y-x), bytes and requests that each is made from."""
+
+    shape: Shape
+    read: int
+    gets: int
+    number: int
+
+
+def _units(plan: RechunkPlan, level: LevelPlan, ratios: Ratios) -> Iterator[_Units]:
     itemsize = plan.dtype.itemsize
+    if level.index:
+        for shape, gets, count in units_by_requests(level, plan.levels[level.index - 1]):
+            yield _Units(shape, shape.voxels * itemsize, gets, count)
+        return
+    # As much more than the unit's own voxels as the plan's reads decode on the whole.
+    amplification = level.bytes_to_read / (level.shape.voxels * itemsize)
+    for shape, count in _shapes(level.shape, level.unit_shape):
+        read = round(shape.voxels * itemsize * ratios.source * amplification)
+        yield _Units(shape, read, math.ceil(read / PART_BYTES), count)
+
+
+def _unit(plan: RechunkPlan, level: LevelPlan, units: _Units, machine: Machine, ratios: Ratios) -> UnitCost:
+    itemsize = plan.dtype.itemsize
+    shape, read, gets, number = units
     steps = math.ceil(shape.z / level.chunk_shape.z)
-    read, gets, waits = _reads(plan, level, shape, machine, ratios)
+    at_once = machine.connections
+    if level.index:
+        at_once = machine.scratch_at_once(level.tile_shape.voxels * itemsize, read / gets)
+    waits = math.ceil(gets / steps / at_once)
     scratch = 0 if plan.is_last(level) else grid(shape, level.factors).voxels * itemsize
     shards = [
         (ratios.of_chunks(shard, level, itemsize), alike)
@@ -295,7 +318,7 @@ def _unit(
     stages = (*filling, machine.transfer(writes.early_bytes / steps, writes.early / steps, sends))
     closing = (writes.late + 2) * machine.request + writes.late_bytes / machine.network
     return UnitCost(
-        count=count,
+        count=number,
         bytes_read=read,
         bytes_stored=sum(nbytes * alike for nbytes, alike in shards),
         scratch_bytes=scratch,
@@ -303,28 +326,6 @@ def _unit(
         requests=writes.requests + Requests(get=gets) + ours,
         seconds=sum(stages) + (steps - 1) * max(stages) + closing,
     )
-
-
-def _reads(
-    plan: RechunkPlan, level: LevelPlan, shape: Shape, machine: Machine, ratios: Ratios
-) -> tuple[int, int, float]:
-    """What a unit is made from: bytes, requests, and how many of these a step waits for in turn."""
-    itemsize = plan.dtype.itemsize
-    layers = grid(shape, level.chunk_shape)
-    if level.index == 0:
-        # As much more than the unit's own voxels as the plan's reads decode on the whole.
-        amplification = level.bytes_to_read / (level.shape.voxels * itemsize)
-        read = round(shape.voxels * itemsize * ratios.source * amplification)
-        gets = math.ceil(read / PART_BYTES)
-        return read, gets, math.ceil(gets / layers.z / machine.connections)
-    finer = plan.levels[level.index - 1]
-    # Up to a voxel more than the finer level has at its end, which is never a chunk more: chunks are even.
-    doubled = Shape(*(n * f for n, f in zip(shape, finer.factors, strict=True)))
-    parts = grid(doubled, finer.chunk_shape)
-    # Chunks at the end of a level have fewer parts than others.
-    rounds = math.ceil(layers.y * layers.x / machine.readers)
-    in_turn = max(math.prod(map(min, parts, finer.factors)), rounds * parts.voxels / layers.voxels)
-    return shape.voxels * itemsize, parts.voxels, in_turn
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ is held of each, `LevelPlan.tile_shape`), so that whatever follows works on memo
 
 import os
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from itertools import pairwise, product
 from typing import Any, Final, Protocol
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.domain.lazy_volume import LazyVolume, Plain
 from em_pipeline.volumes.kernels import COMPILED
-from em_pipeline.volumes.memory import granule, spans
+from em_pipeline.volumes.memory import CHUNKS_AHEAD, granule, spans
 from em_pipeline.volumes.plan import LevelPlan
 from em_pipeline.volumes.scratch import ScratchReader
 from em_pipeline.volumes.tiling import chunks_of
@@ -157,10 +158,25 @@ class ScratchFeed:
         self._scratch = scratch
         self._chunk = level.chunk_shape
 
-    def pieces(self, slab: BoundingBox, threads: int) -> list[Piece]:  # noqa: ARG002 - a chunk is a piece
+    def pieces(self, slab: BoundingBox, threads: int) -> list[Piece]:
+        """A piece for each thread, which takes chunk after chunk, and asks for more than one at a time."""
         first = Shape(*(a // c for a, c in zip(slab.start, self._chunk, strict=True)))
-        return [self._piece(index, first) for index, _ in chunks_of(slab, self._chunk)]
+        todo = deque(index for index, _ in chunks_of(slab, self._chunk))
 
-    def _piece(self, index: Shape, first: Shape) -> Piece:
-        place = tuple(i - f for i, f in zip(index, first, strict=True))
-        return lambda tiles: self._scratch.read_chunk(index, tiles[place])
+        def fill(tiles: NDArray[Any]) -> None:
+            wanted = (
+                (index, tiles[tuple(i - f for i, f in zip(index, first, strict=True))])
+                for index in _taken(todo)
+            )
+            self._scratch.read_chunks(wanted, CHUNKS_AHEAD * tiles[0, 0, 0].nbytes)
+
+        return [fill] * min(threads, len(todo))
+
+
+def _taken(todo: "deque[Shape]") -> Iterator[Shape]:
+    """What is left of `todo`, of which each is taken by one thread."""
+    while True:
+        try:
+            yield todo.popleft()
+        except IndexError:
+            return

@@ -7,7 +7,8 @@ A process that rechunks holds, of a budget,
 - *voxels in flight*, all the rest, which is what a plan divides (`Footprint`):
   - slabs: up to `MOST_SLABS` buffers of chunks (`slabs.Cut.choose`), without their padding where a level is
     thin;
-  - of each reading thread a granule, and what the source's reader needs to decode it;
+  - of each reading thread a granule, and what the source's reader needs to decode it, or of scratch a part,
+    and where requests are under way at once, the parts of `CHUNKS_AHEAD` chunks;
   - of each encoding thread `CHUNKS_IN_FLIGHT` chunks, encoded and downsampled, its temporaries, and the chunk
     in which it pads those of a thin level;
   - what blobs hold back while they are written, for every shard of two units: the one that is written and
@@ -53,6 +54,10 @@ MOST_SLABS: Final = 3
 CHUNKS_IN_FLIGHT: Final = 3
 """Chunks of each encoding thread that are being encoded or wait to be stored in their order."""
 
+CHUNKS_AHEAD: Final = 2
+"""Chunks' worth of scratch that a reading thread asks an object store for at once: of parts by twos, eight
+requests, so that two threads use all its connections (`object_client.ObjectPolicy`)."""
+
 SHARDS_OF_A_UNIT: Final = 128
 """At most, however large the memory: each is an open file, those of two units at once, of the 1024 that a
 process may have by default (RLIMIT_NOFILE, getrlimit(2))."""
@@ -79,13 +84,15 @@ class Means:
 
     `memory_budget` is for voxels in flight (`for_voxels`). `read_scratch` is what the source's reader takes
     in each thread besides the voxels asked for (`LazyVolume.scratch_bytes`), `sink_bytes` what a blob holds
-    while it is written (`Blobs.sink_bytes`).
+    while it is written (`Blobs.sink_bytes`), `requests_at_once` how many requests of a thread that reads
+    from it may be under way (`Blobs.requests_at_once`).
     """
 
     memory_budget: int
     threads: int
     read_scratch: int = 0
     sink_bytes: int = 0
+    requests_at_once: int = 0
 
     def affordable(self, footprint: "Footprint") -> Self:
         """With as many threads as half the memory serves: the other half is for the slabs they work on."""
@@ -97,8 +104,8 @@ class Means:
 class Footprint:
     """What passes hold of voxels in flight, in bytes.
 
-    `chunk` is voxels z-y-x, `tile` what a slab buffer holds of it; `read_scratch` and `sink_bytes` are as in
-    `Means`.
+    `chunk` is voxels z-y-x, `tile` what a slab buffer holds of it; `read_scratch`, `sink_bytes` and
+    `requests_at_once` are as in `Means`.
     """
 
     dtype: np.dtype[Any]
@@ -107,6 +114,7 @@ class Footprint:
     tile: Shape
     read_scratch: int = 0
     sink_bytes: int = 0
+    requests_at_once: int = 0
 
     def of_level(self, shape: Shape) -> Self:
         """Of passes over a level of `shape` voxels."""
@@ -137,7 +145,7 @@ class Footprint:
         where the level below gives the voxels.
         """
         if stored is None:
-            reader = self._part_bytes
+            reader = self._parts_read
         else:
             reader = (
                 granule(slab, stored, self.dtype.itemsize).voxels * self.dtype.itemsize + self.read_scratch
@@ -159,6 +167,11 @@ class Footprint:
     def _part_bytes(self) -> int:
         """Of a chunk downsampled, at most: half, or all of a thin one of which only that axis is halved."""
         return min(self._chunk_bytes // 2, self._tile_bytes)
+
+    @property
+    def _parts_read(self) -> int:
+        """Of a thread that puts chunks together: whole ones where it asks ahead, else a part."""
+        return CHUNKS_AHEAD * self._tile_bytes if self.requests_at_once else self._part_bytes
 
     @property
     def _temporaries(self) -> float:

@@ -238,7 +238,9 @@ def plan_rechunk(
     native = check_data_type(dtype)
     codec = ChunkCodec.for_dtype(native, layout.kind, layout.codec)
     chunk, tile = layout.chunk_shape, held_of_chunks(shape, layout.chunk_shape)
-    footprint = Footprint(native, layout.kind, chunk, tile, means.read_scratch, means.sink_bytes)
+    footprint = Footprint(
+        native, layout.kind, chunk, tile, means.read_scratch, means.sink_bytes, means.requests_at_once
+    )
     means = means.affordable(footprint)
     scales = list(_pyramid(_Scale(shape, voxel_size, translation_nm), layout))
     # Coarser levels come from raw parts of chunks, of which none is read for another's sake.

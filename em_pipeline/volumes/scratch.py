@@ -5,7 +5,9 @@ which it writes them. Nothing else is needed to find a part, and units never sha
 """
 
 import threading
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from functools import lru_cache
 from itertools import product
 from typing import Any, Final, NamedTuple
@@ -13,6 +15,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from em_pipeline.domain.blobs import Run
 from em_pipeline.domain.errors import ChunkCorrupt, NotFound
 from em_pipeline.domain.geometry import Shape
 from em_pipeline.volumes.codec import crc32c
@@ -32,6 +35,15 @@ class Part(NamedTuple):
     shape: Shape
 
 
+class _Wanted(NamedTuple):
+    """A part of a unit, how many bytes it has, and where its voxels go."""
+
+    unit: int
+    part: Part
+    nbytes: int
+    target: NDArray[Any]
+
+
 class ScratchReader:
     """Chunks of a level, assembled from what the units of the finer level `finer` left. Thread-safe.
 
@@ -46,16 +58,49 @@ class ScratchReader:
         self._checksums = lru_cache(maxsize=_CHECKSUMS_HELD)(self._read_checksums)
         self._reading = threading.Lock()
 
-    def read_chunk(self, index: Shape, out: NDArray[Any]) -> None:
-        """The voxels of chunk `index` (z, y, x) of the coarser level into `out`, of its level's `tile_shape`.
+    def read_chunks(self, wanted: Iterable[tuple[Shape, NDArray[Any]]], held: int) -> None:
+        """The voxels of chunks of the coarser level, each given by its index (z, y, x), into their arrays.
 
-        Past the level's edge `out` is left as it is. Raises `ChunkCorrupt` where a part, or the
-        record of the unit that left it, is missing or altered.
+        An array has the shape of its level's `tile_shape` (z, y, x); past the level's edge it is left as it
+        is. Chunks are taken from `wanted` as they are asked for, and what was asked for is no more than
+        `held` bytes, or a chunk's. Raises `ChunkCorrupt` where a part, or the record of the unit that left
+        it, is missing or altered.
         """
+        coming: deque[_Wanted] = deque()
+
+        def runs() -> Iterator[Run]:
+            for index, out in wanted:
+                for run in self._runs(index, out):
+                    coming.extend(run)
+                    first = run[0]
+                    name = self._workspace.scratch(self.finer.index, first.unit)
+                    yield Run(name, first.part.offset, tuple(part.nbytes for part in run))
+
+        with closing(self._workspace.place.read_runs(runs(), held)) as payloads:
+            try:
+                for payload in payloads:
+                    self._take(coming.popleft(), payload)
+                    del payload  # whoever reads ahead counts on it
+            except NotFound as error:
+                raise self._lost(coming[0].unit, "it is missing") from error
+
+    def _runs(self, index: Shape, out: NDArray[Any]) -> list[list[_Wanted]]:
+        """The parts of a chunk, those together that lie one behind the other in the blob of a unit."""
+        runs: list[list[_Wanted]] = []
+        for part in sorted(self._wanted(index, out), key=lambda part: (part.unit, part.part.offset)):
+            last = runs[-1][-1] if runs else None
+            if last and (last.unit, last.part.offset + last.nbytes) == (part.unit, part.part.offset):
+                runs[-1].append(part)
+            else:
+                runs.append([part])
+        return runs
+
+    def _wanted(self, index: Shape, out: NDArray[Any]) -> Iterator[_Wanted]:
+        """The parts that chunk `index` is put together from."""
         finer = self.finer
-        grid_shape = finer.chunk_grid
         ranges = [
-            range(i * f, min(i * f + f, n)) for i, f, n in zip(index, finer.factors, grid_shape, strict=True)
+            range(i * f, min(i * f + f, n))
+            for i, f, n in zip(index, finer.factors, finer.chunk_grid, strict=True)
         ]
         for child in product(*ranges):
             unit = finer.unit_of(Shape(*child))
@@ -65,24 +110,21 @@ class ScratchReader:
                 for c, r, n, f in zip(child, ranges, finer.chunk_shape, finer.factors, strict=True)
             )
             target = out[tuple(slice(a, a + n) for a, n in zip(place, part.shape, strict=True))]
-            target[...] = self._read(unit, part)
+            yield _Wanted(unit, part, part.shape.voxels * self._dtype.itemsize, target)
 
-    def _read(self, unit: int, part: Part) -> NDArray[Any]:
+    def _take(self, wanted: _Wanted, payload: bytes | memoryview) -> None:
+        """Compare a part with its unit's record, and put it where it belongs."""
+        unit, part, nbytes, target = wanted
         with self._reading:  # once, and not by every thread that comes meanwhile
             checksums = self._checksums(unit)
-        name = self._workspace.scratch(self.finer.index, unit)
-        nbytes = part.shape.voxels * self._dtype.itemsize
-        try:
-            payload = self._workspace.place.read_range(name, part.offset, nbytes)
-        except NotFound as error:
-            raise self._lost(unit, "it is missing") from error
         if len(payload) != nbytes:
             raise self._lost(unit, f"it ends before byte {part.offset + nbytes}")
-        if part.number >= len(checksums) or crc32c(payload) != checksums[part.number]:
+        found = np.frombuffer(payload, np.uint8)
+        if part.number >= len(checksums) or crc32c(found) != checksums[part.number]:
             raise self._lost(
                 unit, f"its {nbytes} bytes from byte {part.offset} are not those that were written"
             )
-        return np.frombuffer(payload, self._dtype).reshape(part.shape)
+        target[...] = found.view(self._dtype).reshape(part.shape)
 
     def _lost(self, unit: int, found: str) -> ChunkCorrupt:
         return _lost(self.finer, unit, self._workspace, found)

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import tifffile
 
 from em_pipeline.domain.errors import InputRefused, UnsupportedFormat
 from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize, Shape
+from em_pipeline.ingest import planning
 from em_pipeline.ingest.asked import Asked, spec_of
 from em_pipeline.ingest.fetch import fetch
 from em_pipeline.ingest.planning import Outlook, outlook
@@ -17,9 +19,15 @@ from em_pipeline.ingest.scrape import scrape
 from em_pipeline.ingest.specs import find_spec
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.sources.files import FilesSource, spec_for
+from em_pipeline.storage.object_urls import ObjectEndpoints
+from em_pipeline.storage.store import open_store
+from em_pipeline.volumes.memory import Means
+from em_pipeline.volumes.plan import RechunkPlan, plan_rechunk
+from em_pipeline_tests.buckets import BUCKET
 from em_pipeline_tests.formats.test_precomputed import written
 from em_pipeline_tests.ingest.test_inspection import DVID
 from em_pipeline_tests.portals.folder import Folder
+from em_pipeline_tests.portals.gcs import GcsServer
 
 SHAPE = (20, 140, 150)
 SIZE = PartialVoxelSize(z=40, y=4, x=4)
@@ -67,6 +75,27 @@ def test_with_little_memory_fewer_threads_work(workspace: Workspace, tmp_path: P
     assert image.process_bytes <= tight.memory_budget
     with pytest.raises(InputRefused, match=r"need \d+ MiB on 1 threads.*Give \d+ MiB more.*EM_MEMORY_BUDGET"):
         planned(replace(tight, memory_budget=250 << 20), str(path))
+
+
+def test_what_the_store_holds_and_is_asked_for_at_once_counts(
+    workspace: Workspace, file: Path, gcs_service: GcsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Means] = []
+
+    def plan(*given: Any, means: Means, **options: Any) -> RechunkPlan:
+        seen.append(means)
+        return plan_rechunk(*given, means=means, **options)
+
+    monkeypatch.setattr(planning, "plan_rechunk", plan)
+    bucket = open_store(f"gs://{BUCKET}/plans", ObjectEndpoints(gs=gcs_service.url))
+    for store in (workspace.store, bucket):
+        seen.clear()
+        planned(replace(workspace, store=store, memory_budget=1 << 30), str(file))
+        place = store.blobs("staging")
+        assert {(m.sink_bytes, m.requests_at_once) for m in seen} == {
+            (place.sink_bytes, place.requests_at_once)
+        }
+    assert workspace.store.blobs("staging").requests_at_once == 0 < bucket.blobs("staging").requests_at_once
 
 
 def test_the_rows_of_many_chunks_count_too(workspace: Workspace, tmp_path: Path) -> None:

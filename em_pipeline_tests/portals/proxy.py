@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -47,6 +48,7 @@ class BreakingProxy(LoopbackServer):
         self.target = urlsplit(target).netloc
         self.requests: list[str] = []
         self._plans: list[_Plan] = []
+        self._gathered = ("", "", threading.Barrier(1))
         owner = self
 
         class Handler(_Handler):
@@ -58,6 +60,23 @@ class BreakingProxy(LoopbackServer):
         """Break the next `times` requests whose address has `part` in it, once `after` of them went well."""
         with self.lock:
             self._plans.append(_Plan(method, part, how, times, after))
+
+    def gather(self, method: str, part: str, count: int) -> None:
+        """Answer requests whose address has `part` in it `count` at a time, when as many have come.
+
+        Those for which others do not come within 20 s are refused, with 403.
+        """
+        self._gathered = (method, part, threading.Barrier(count, timeout=20))
+
+    def wait_for_others(self, method: str, path: str) -> bool:
+        """Whether the others came that `gather` wants to be there."""
+        gathered, part, others = self._gathered
+        if method == gathered and part in path:
+            try:
+                others.wait()
+            except threading.BrokenBarrierError:
+                return False
+        return True
 
     def heal(self) -> None:
         with self.lock:
@@ -100,6 +119,8 @@ class _Handler(LoopbackHandler):
 
     def pass_on(self) -> None:
         how = self.proxy.next_break(self.command, self.path)
+        if not self.proxy.wait_for_others(self.command, self.path):
+            how = Break(status=403)
         stop = how.reset_after if how.reset_after is not None else how.stall_after
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length if stop is None else min(stop, length))

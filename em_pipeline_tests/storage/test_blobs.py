@@ -5,11 +5,13 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from em_pipeline.domain.blobs import Blobs
+from em_pipeline.domain.blobs import Blobs, Run
 from em_pipeline.domain.errors import Busy, NotFound
 from em_pipeline.storage.local_blobs import LocalBlobs
 
@@ -33,6 +35,45 @@ def test_a_blob_is_read_whole_in_parts_and_beyond_its_end(blobs: Blobs) -> None:
         assert blobs.read_range("a/b c+é%20.json", start, nbytes) == b"0123456789"[start : start + nbytes]
     blobs.write("empty", b"")
     assert (blobs.read("empty"), blobs.size("empty"), blobs.read_range("empty", 0, 5)) == (b"", 0, b"")
+
+
+def test_runs_are_read_in_pieces_and_no_more_is_asked_for_than_may_be_held(blobs: Blobs) -> None:
+    content = bytes(range(200))
+    blobs.write("a", content)
+    asked: list[int] = []
+
+    def runs() -> Iterator[Run]:
+        for start in range(0, 220, 20):  # the last one begins at the end
+            asked.append(start)
+            yield Run("a", start, (5, 12, 3))
+
+    taken, most = [], 0
+    with closing(blobs.read_runs(runs(), 70)) as pieces:
+        for piece in pieces:
+            taken.append(bytes(piece))
+            most = max(most, 20 * len(asked) - sum(map(len, taken)))
+    ends = [at for start in range(0, 220, 20) for at in (start, start + 5, start + 17)]
+    assert taken == [content[a:b] for a, b in zip(ends, [*ends[1:], 220], strict=True)]
+    assert asked == list(range(0, 220, 20))
+    # Three runs, and one that is known of and not yet asked for.
+    assert most <= (80 if blobs.requests_at_once else 20)
+    assert list(map(bytes, blobs.read_runs([Run("a", 0, (100, 100))], 1))) == [content[:100], content[100:]]
+    assert list(map(bytes, blobs.read_runs([Run("a", 190, (5, 10))], 70))) == [
+        content[190:195],
+        content[195:],
+    ]
+    assert list(blobs.read_runs([], 70)) == []
+
+
+def test_a_run_of_what_is_not_there_is_not_found(blobs: Blobs) -> None:
+    blobs.write("a", b"0123456789")
+    pieces = blobs.read_runs([Run("a", 0, (5, 5)), Run("none", 0, (5,)), Run("a", 0, (1,))], 1000)
+    assert [bytes(next(pieces)), bytes(next(pieces))] == [b"01234", b"56789"]
+    with pytest.raises(NotFound, match="none"):
+        next(pieces)
+    pieces = blobs.read_runs([Run("a", start, (1,)) for start in range(10)], 1000)
+    assert bytes(next(pieces)) == b"0"
+    pieces.close()  # and nobody waits for the others
 
 
 def test_only_what_is_not_there_is_not_found(blobs: Blobs) -> None:

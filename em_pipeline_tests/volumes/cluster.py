@@ -3,7 +3,8 @@
 Machines take units from a queue. A unit streams in through the machine's connections and its link, is
 computed layer by layer of chunks, and streams out blob by blob as parts of a multipart upload; two layers
 are in memory at most, or one where the plan holds a single slab. What is read of scratch are the parts that
-`parts_of` finds in the blobs of the plan's finer units, of which the cluster's store must hold every byte. A
+`parts_of` finds in the blobs of the plan's finer units, those together that follow each other, and of all of
+them the cluster's store must hold every byte. A
 machine that is killed does nothing more, and its unit is given away again once that was noticed.
 """
 
@@ -18,6 +19,7 @@ from itertools import groupby
 
 from em_pipeline.domain.geometry import Shape
 from em_pipeline.volumes.cost import PART_BYTES, Machine, Ratios, Requests
+from em_pipeline.volumes.memory import CHUNKS_AHEAD
 from em_pipeline.volumes.plan import LevelPlan, RechunkPlan, Unit
 from em_pipeline.volumes.scratch import parts_of
 
@@ -34,12 +36,20 @@ class Range:
 @cache
 def ranges_of(finer: LevelPlan, itemsize: int) -> Mapping[Shape, Sequence[Range]]:
     """What each chunk of the next coarser level is put together from, in the order in which it is read."""
-    found: dict[Shape, list[tuple[Shape, Range]]] = defaultdict(list)
+    found: dict[Shape, list[Range]] = defaultdict(list)
     for unit in finer.units():
         for chunk, part in parts_of(finer, unit, itemsize).items():
-            coarser = Shape(*(i // f for i, f in zip(chunk, finer.factors, strict=True)))
-            found[coarser].append((chunk, Range(unit.index, part.offset, part.shape.voxels * itemsize)))
-    return {chunk: [part for _, part in sorted(parts)] for chunk, parts in found.items()}
+            ranges = found[Shape(*(i // f for i, f in zip(chunk, finer.factors, strict=True)))]
+            nbytes = part.shape.voxels * itemsize
+            if ranges and (ranges[-1].unit, ranges[-1].start + ranges[-1].nbytes) == (
+                unit.index,
+                part.offset,
+            ):
+                last = ranges.pop()
+                ranges.append(Range(unit.index, last.start, last.nbytes + nbytes))
+            else:
+                ranges.append(Range(unit.index, part.offset, nbytes))
+    return found
 
 
 @dataclass
@@ -63,21 +73,32 @@ class Pipe:
         heapq.heappush(self.free, self.link_free)
         return self.link_free
 
-    def send_chains(self, now: float, chains: Sequence[Sequence[int]], at_once: int) -> float:
-        """When requests of these sizes are done; of a chain one begins when the one before is done."""
-        waiting = deque(deque(chain) for chain in chains if chain)
-        events: list[tuple[float, int, deque[int]]] = []
+    def read_ahead(self, now: float, chunks: Sequence[Sequence[int]], readers: int, held: int) -> float:
+        """When requests of these sizes are done.
+
+        Each reader takes chunk after chunk, and the answers in the order in which it asked; what it asked for
+        and did not take is `held` bytes, or one request.
+        """
+        waiting = deque(chunks)
+        todo: list[deque[int]] = [deque() for _ in range(readers)]
+        asked: list[deque[tuple[float, int]]] = [deque() for _ in range(readers)]
+        events = [(now, number) for number in range(readers)]
         done = now
-        while events or waiting:
-            if waiting and len(events) < at_once:
-                heapq.heappush(events, (now, len(waiting), waiting.popleft()))
-                continue
-            now, tie, chain = heapq.heappop(events)
-            done = max(done, ended := self.send(now, chain.popleft()))
-            if chain:
-                heapq.heappush(events, (ended, tie, chain))
-            elif waiting:
-                heapq.heappush(events, (ended, len(waiting), waiting.popleft()))
+        while events:
+            now, number = heapq.heappop(events)
+            mine, flying = todo[number], asked[number]
+            if flying:
+                flying.popleft()
+            while waiting or mine:
+                if not mine:
+                    mine.extend(waiting.popleft())
+                    continue
+                if flying and sum(nbytes for _, nbytes in flying) + mine[0] > held:
+                    break
+                flying.append((self.send(now, mine[0]), mine.popleft()))
+            if flying:
+                done = max(done, flying[0][0])
+                heapq.heappush(events, (max(now, flying[0][0]), number))
         return done
 
 
@@ -167,8 +188,8 @@ class Cluster:
         read, computed = [begun], [begun, begun]
         compute = self._bytes(unit.box.shape) / len(layers) / (self.machine.cores * self.machine.core_rate)
         room = -1 if level.slabs_held == 1 else -2
-        for step, chains in enumerate(layers, 1):
-            read.append(incoming.send_chains(max(read[-1], computed[room]), chains, self._readers(level)))
+        for step, chunks in enumerate(layers, 1):
+            read.append(incoming.read_ahead(max(read[-1], computed[room]), chunks, *self._readers(level)))
             computed.append(max(read[-1], computed[-1]) + compute * self.dice.uniform(0.8, 1.2))
             for blob in blobs:
                 for _ in range(blob.parts_full_at(step / len(layers))):
@@ -186,12 +207,14 @@ class Cluster:
         self.asked += Requests(get=incoming.requests, put=put, part=part, upload=2 * multipart)
         return now
 
-    def _readers(self, level: LevelPlan) -> int:
-        """The source is asked over all connections; parts of scratch by a thread for each core."""
-        return self.machine.connections if level.index == 0 else self.machine.cores
+    def _readers(self, level: LevelPlan) -> tuple[int, int]:
+        """How many, and bytes that each asks for at once: one for each connection to the source, or core."""
+        if level.index == 0:
+            return self.machine.connections, PART_BYTES
+        return self.machine.cores, CHUNKS_AHEAD * self._bytes(level.tile_shape)
 
     def _layers(self, level: LevelPlan, unit: Unit) -> list[list[list[int]]]:
-        """For each layer of chunks its chains of requests, which run side by side, each in turn."""
+        """For each layer of chunks the sizes of the requests for each, or for each part of the source."""
         if level.index == 0:
             amplification = level.bytes_to_read / self._bytes(level.shape)
             requests = deque(_cut(round(self._bytes(unit.box.shape) * self.ratios.source * amplification)))

@@ -150,6 +150,22 @@ def test_a_blob_that_holds_much_back_makes_units_of_few_shards() -> None:
     assert shards(64 * MIB) < shards(0)
 
 
+@pytest.mark.parametrize(("depth", "tile"), [(400, 128**3), (20, 20 * 128**2)])
+def test_parts_that_are_asked_for_ahead_are_counted(depth: int, tile: int) -> None:
+    """Of a disk one part, which is at most half a chunk; of an object store what two chunks are made from."""
+
+    def each(requests_at_once: int) -> list[int]:
+        plan = plan_with(
+            Shape(depth, 1000, 1000), "uint16", VoxelSize(z=40, y=8, x=8), source_chunk=Shape(1, 1, 1000),
+            memory_budget=1 << 30, threads=2, requests_at_once=requests_at_once,
+        )  # fmt: skip
+        return [level.held.each for level in plan.levels]
+
+    disk, bucket = each(0), each(16)
+    assert disk[0] == bucket[0]
+    assert bucket[1] - disk[1] == 2 * 2 * tile - min(2 * tile, 128**3)
+
+
 RUN = """
 import json, sys
 from pathlib import Path

@@ -1,3 +1,4 @@
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,16 @@ def faults(folder: Path, sample: int = ALL, seed: str = "s") -> list[str]:
 def written_without(folder: Path, monkeypatch: pytest.MonkeyPatch, level: int) -> WrittenVolume:
     """A volume whose `level` was made from zeros, with a ledger that agrees."""
 
-    def read_chunk(self: ScratchReader, index: Shape, out: Any) -> None:
-        real(self, index, out)
+    def read_chunks(self: ScratchReader, wanted: Iterable[tuple[Shape, Any]], held: int) -> None:
+        chunks = list(wanted)
+        real(self, chunks, held)
         if self.finer.index + 1 == level:
-            out[...] = 0
+            for _, out in chunks:
+                out[...] = 0
 
-    real = ScratchReader.read_chunk
+    real = ScratchReader.read_chunks
     with monkeypatch.context() as patched:
-        patched.setattr(ScratchReader, "read_chunk", read_chunk)
+        patched.setattr(ScratchReader, "read_chunks", read_chunks)
         return write(ARRAY, folder)
 
 
@@ -67,13 +70,15 @@ def test_a_level_of_zeros_that_its_ledger_agrees_with(
 
 
 def test_one_wrong_voxel_is_named_with_its_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def read_chunk(self: ScratchReader, index: Shape, out: Any) -> None:
-        real(self, index, out)
-        if (self.finer.index, index) == (0, (1, 1, 1)):
-            out[1, 1, 1] ^= 1
+    def read_chunks(self: ScratchReader, wanted: Iterable[tuple[Shape, Any]], held: int) -> None:
+        chunks = list(wanted)
+        real(self, chunks, held)
+        for index, out in chunks:
+            if (self.finer.index, index) == (0, (1, 1, 1)):
+                out[1, 1, 1] ^= 1
 
-    real = ScratchReader.read_chunk
-    monkeypatch.setattr(ScratchReader, "read_chunk", read_chunk)
+    real = ScratchReader.read_chunks
+    monkeypatch.setattr(ScratchReader, "read_chunks", read_chunks)
     write(ARRAY, tmp_path)
     (line,) = faults(tmp_path)
     assert line.startswith("level 1 chunk (1, 1, 1) (z, y, x): 1 of its voxels")
