@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from em_pipeline.domain.errors import InputRefused, UnsupportedFormat
 from em_pipeline.domain.geometry import BoundingBox, Shape
+from em_pipeline.domain.wording import counted
 from em_pipeline.formats.base import ClaimSheet, FileVolume, Voxels, is_plain
 
 EXTRACTOR = "formats.stack"
@@ -94,7 +95,7 @@ class StackVoxels:
 def _check_plane(path: Path, volume: FileVolume, count: int) -> None:
     if volume.shape.z != 1:
         raise UnsupportedFormat(
-            f"Open {count} files as the planes of one volume",
+            f"Open {counted(count, 'file')} as the planes of one volume",
             f"{path.name} holds {volume.shape.z} planes of its own",
             "Give one 3-D file, or many files of one plane each",
         )
@@ -133,7 +134,11 @@ def _differences(first: FileVolume, differing: Sequence[tuple[Path, FileVolume]]
         for path, plane in differing[:LISTED]
     ]
     more = len(differing) - len(notes)
-    return [*notes, f"{more} more files differ in voxel size"] if more else notes
+    return (
+        [*notes, f"{counted(more, 'more file differs', 'more files differ')} in voxel size"]
+        if more
+        else notes
+    )
 
 
 def _gaps(paths: Sequence[Path]) -> list[str]:
@@ -148,4 +153,8 @@ def _gaps(paths: Sequence[Path]) -> list[str]:
         return []
     missing = sorted(set(range(numbers[0], numbers[-1] + 1)) - set(numbers))
     listed = ", ".join(str(number) for number in missing[:LISTED])
-    return [f"{len(missing)} numbers are missing in the file names: {listed}"] if missing else []
+    return (
+        [f"{counted(len(missing), 'number is', 'numbers are')} missing in the file names: {listed}"]
+        if missing
+        else []
+    )

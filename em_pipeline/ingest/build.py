@@ -9,6 +9,7 @@ from em_pipeline.domain.lazy_volume import LazyVolume
 from em_pipeline.domain.record import DatasetRecord, Status
 from em_pipeline.domain.report import ValidationReport
 from em_pipeline.domain.spec import DatasetSpec
+from em_pipeline.domain.wording import counted
 from em_pipeline.ingest.claims import volume_record, voxel_size_of, with_statistics
 from em_pipeline.ingest.cuts import Cut, box_of, image_cut, opened_labels
 from em_pipeline.ingest.fetch import changed_while_read, held_files, latest_manifest
@@ -148,7 +149,8 @@ def _rechunk(workspace: Workspace, spec: DatasetSpec, manifest: Manifest, versio
         workspace.store.delete_tree(keys.staging(spec.dataset_id, version))
         raise ChecksumMismatch(
             f"Rechunk {spec.dataset_id}",
-            f"its raw files changed while they were read: {changed[0]} ({len(changed)} such files)",
+            f"its raw files changed while they were read: "
+            f"{changed[0]} ({counted(len(changed), 'such file')})",
             f"Run `em ingest {spec.dataset_id}` again when they are at rest",
         )
     record = with_statistics(record, written.statistics, f"{version}.ledger.parquet")

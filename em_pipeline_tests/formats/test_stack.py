@@ -108,7 +108,7 @@ def test_differing_voxel_sizes_and_missing_numbers_are_noted(tmp_path: Path) -> 
     notes = open_volume([p for p in paths if p.name != "slice_3.tif"]).metadata["notes"]
     assert notes == [
         "slice_5.tif: voxel size (None, 4.0, 8.0) nm, first file (None, 4.0, 4.0) nm (z, y, x)",
-        "1 numbers are missing in the file names: 3",
+        "1 number is missing in the file names: 3",
     ]
 
 

@@ -333,7 +333,7 @@ def test_workers_may_come_late_and_those_of_no_use_are_left_out(
         rechunked(dask, LocalBlobs(tmp_path / "v"), FirstComer(ARRAY, tmp_path), notes)
     assert [note.split(" tcp")[0] for note in notes.notes] == [
         "waiting 60 s for a Dask worker",
-        "1 Dask workers write, with 1 threads in all",
+        "1 Dask worker writes, with 1 thread in all",
         "Have the Dask worker",
     ]
     assert "slice_0001.tif: there is no such file; it is left out" in notes.notes[-1]
