@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from dask import config as dask_config
 from distributed import LocalCluster
 from numpy.typing import NDArray
 
@@ -281,6 +282,23 @@ def test_a_worker_that_hangs_holds_nobody_and_may_come_back(
         os.kill(stopped, signal.SIGCONT)
         rechunked(dask, LocalBlobs(tmp_path / "w"), ArrayVolume(ARRAY), notes)
     assert hashes(tmp_path / "v") == hashes(tmp_path / "w") == clean
+
+
+@pytest.mark.integration
+@pytest.mark.slow
+def test_where_every_worker_hangs_dask_starts_them_anew(tmp_path: Path, clean: dict[str, str]) -> None:
+    """By `worker-ttl`, of which the scheduler takes at least ten heartbeats: 5 s."""
+    notes = Notes()
+    with (
+        dask_config.set({"distributed.scheduler.worker-ttl": "2s"}),
+        LocalCluster(
+            n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50
+        ) as cluster,
+        DaskCluster(cluster.scheduler_address) as dask,
+    ):
+        rechunked(dask, LocalBlobs(tmp_path / "v"), StoppingVolume(ARRAY, tmp_path, reads=4), notes)
+    assert hashes(tmp_path / "v") == clean
+    assert any("went away" in note for note in notes.notes)
 
 
 @pytest.mark.integration
