@@ -66,7 +66,8 @@ _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _CONVERT = "Convert it to TIFF, MRC or DM first"
 _UNPACK = "Unpack it first; or ingest it as it is: em ingest --raw-shape Z,Y,X --raw-dtype DTYPE"
 FORMATS = (
-    Format("tiff", "TIFF", (".tif", ".tiff", ".btf"), _starts(*_TIFF), "tiff:open_tiff"),
+    Format("tiff", "TIFF", (".tif", ".tiff", ".btf"), _starts(*_TIFF), "tiff:open_tiff",
+           plane="tiff:open_tiff_plane"),
     Format("dm", "DM3/DM4", (".dm3", ".dm4"), _is_dm, "dm:open_dm", plane="dm:open_dm_plane"),
     Format("png", "PNG", (".png",), _starts(b"\x89PNG\r\n\x1a\n"), "png:open_png"),
     Format("jpeg", "JPEG", (".jpg", ".jpeg"), _starts(b"\xff\xd8\xff"), "png:open_jpeg"),

@@ -1,8 +1,6 @@
 """DM3: thumbnails first, offsets that move, dates of two locales, what is no image."""
 
 import struct
-import sys
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.formats.dm import open_dm
 from em_pipeline.formats.dm_claims import read_date
 from em_pipeline.formats.open import open_volume
-from em_pipeline_tests.formats.helpers import boxes, check_volume, cut, ramp, values
+from em_pipeline_tests.formats.helpers import boxes, calls, check_volume, cut, ramp, values
 
 ELEVENTH_OF_JUNE = datetime(2018, 6, 11, 22, 38, 6)  # noqa: DTZ001
 
@@ -136,22 +134,6 @@ def test_one_more_file_of_a_stack_costs_little(tmp_path: Path) -> None:
     open_volume(paths)  # whatever is done once
     few, many = calls(lambda: open_volume(paths[:2])), calls(lambda: open_volume(paths))
     assert (many - few) / 10 < 5000
-
-
-def calls(work: Callable[[], object]) -> int:
-    """Functions called, of Python and of C: what the time goes to, the same on every machine."""
-    count = 0
-
-    def called(_: object, event: str, __: object) -> None:
-        nonlocal count
-        count += event in ("call", "c_call")
-
-    sys.setprofile(called)
-    try:
-        work()
-    finally:
-        sys.setprofile(None)
-    return count
 
 
 def test_a_3d_image_takes_z_from_its_own_calibration(tmp_path: Path) -> None:
