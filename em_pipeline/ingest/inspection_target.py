@@ -82,7 +82,7 @@ def portal_address(source: Source, spec: DatasetSpec) -> Whereabouts:
     files = source.list_files(spec, record)
     if not files:
         raise NotFound(f"Inspect {spec.dataset_id}", f"{spec.source} lists no file of it", "")
-    note = f"the first of {counted(len(files), 'file')} of {spec.dataset_id} was looked at"
+    note = f"the first of the {counted(len(files), 'file')} of {spec.dataset_id} was looked at"
     return Whereabouts(files[0].url, note, claims)
 
 

@@ -85,7 +85,7 @@ def test_a_dataset_is_inspected_at_its_portal(environment: dict[str, str]) -> No
     found = em(environment, "inspect", "EMPIAR-11759")
     assert found["images"][0]["shape"] == [1, 110, 99]
     assert found["images"][0]["voxel_size_nm"][0] == 50
-    assert any("first of 16 files" in note for note in found["notes"])
+    assert any("first of the 16 files" in note for note in found["notes"])
     assert em(environment, "ls", "--all") == em(environment, "ls", "--all")
 
 

@@ -143,7 +143,7 @@ class Growing(Notes):
         super().note(message)
         if "waiting" in message:
             self.cluster.scale(1)
-        elif "write, with" in message:
+        elif "writes, with" in message:
             self.cluster.scale(2)
         elif "left out" in message:
             (self.folder / "refused").touch()
