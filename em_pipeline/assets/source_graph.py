@@ -9,6 +9,7 @@ from em_pipeline.assets import shown
 from em_pipeline.assets.failures import reported
 from em_pipeline.assets.partitions import dataset_partitions
 from em_pipeline.domain.spec import DatasetSpec
+from em_pipeline.domain.wording import counted
 from em_pipeline.ingest.build import build
 from em_pipeline.ingest.fetch import fetch
 from em_pipeline.ingest.publish import publish
@@ -111,7 +112,7 @@ def _record(workspace: Workspace, spec: DatasetSpec) -> dg.MaterializeResult:
     """What the portal says of the dataset, each value with its evidence."""
     scraped = scrape(workspace, spec)
     record = scraped.record
-    found = f"{len(record.values())} values, {len(record.conflicts)} conflicts"
+    found = f"{counted(len(record.values()), 'value')}, {counted(len(record.conflicts), 'conflict')}"
     workspace.progress.note(f"record: revision {record.revision}, {found}")
     return dg.MaterializeResult(
         metadata=shown.record_metadata(scraped.record),
@@ -124,7 +125,9 @@ def _raw_files(workspace: Workspace, spec: DatasetSpec) -> dg.MaterializeResult:
     fetched = fetch(workspace, spec)
     manifest = fetched.manifest
     held = "already held" if fetched.already_held else "held"
-    workspace.progress.note(f"raw files: {len(manifest.files)} files, {manifest.size} bytes, {held}")
+    workspace.progress.note(
+        f"raw files: {counted(len(manifest.files), 'file')}, {counted(manifest.size, 'byte')}, {held}"
+    )
     return dg.MaterializeResult(
         metadata=shown.files_metadata(fetched.manifest, fetched.already_held),
         data_version=dg.DataVersion(fetched.manifest.digest),

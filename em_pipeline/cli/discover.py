@@ -6,6 +6,7 @@ import typer
 
 from em_pipeline.cli.output import Json, answering, console, print_json, table
 from em_pipeline.domain.errors import InputRefused
+from em_pipeline.domain.wording import counted
 from em_pipeline.settings import load_settings
 
 
@@ -66,4 +67,6 @@ def discover(
         console.print()
         table(f"Skipped ({len(found.skipped)})", ["accession", "why"], list(found.skipped.items()))
         if found.waiting:
-            console.print(f"{found.waiting} more entries wait for the next looks.")
+            console.print(
+                f"{counted(found.waiting, 'more entry waits', 'more entries wait')} for the next looks."
+            )

@@ -7,6 +7,7 @@ from em_pipeline.cli.options import Options, taking_options
 from em_pipeline.cli.output import answering, by_axis, console, errors, print_json, size
 from em_pipeline.domain.errors import InputRefused, NotFound
 from em_pipeline.domain.spec import DatasetSpec
+from em_pipeline.domain.wording import counted
 from em_pipeline.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def ingest(target: str, options: Options, as_json: bool) -> None:
         console.print(
             f"{by_axis(summary.shape)} {summary.data_type}, "
             f"{by_axis(list(summary.voxel_size_nm or ()))} nm, {size(summary.stored_bytes)} stored, "
-            f"{summary.conflicts} conflicts"
+            f"{counted(summary.conflicts, 'conflict')}"
         )
         console.print(f"Next: em show {spec.dataset_id} · em block {spec.dataset_id} 0 0 0 --out block.png")
 

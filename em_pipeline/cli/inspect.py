@@ -8,6 +8,7 @@ import typer
 from rich.markup import escape
 
 from em_pipeline.cli.output import Json, answering, console, errors, print_json, size, table
+from em_pipeline.domain.wording import counted
 from em_pipeline.settings import load_settings
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def _print(
         console.print()
         _print_headers(found.images[0], every_header=every_header)
     of = f" of {size(found.size)}" if found.size is not None else ""
-    console.print(f"[dim]Read {found.bytes_read:,} bytes{of} in {found.requests} requests.[/]")
+    console.print(f"[dim]Read {found.bytes_read:,} bytes{of} in {counted(found.requests, 'request')}.[/]")
 
 
 def _print_images(images: "tuple[ImageHeaders, ...]") -> None:

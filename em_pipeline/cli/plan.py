@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from em_pipeline.cli.bars import Bars
 from em_pipeline.cli.options import Options, taking_options
 from em_pipeline.cli.output import answering, by_axis, console, errors, print_json, size, table
+from em_pipeline.domain.wording import counted
 from em_pipeline.settings import load_settings
 
 if TYPE_CHECKING:
@@ -94,10 +95,12 @@ def _print_totals(image: "PlanReport", memory_budget: int) -> None:
     sample, requests = image.sample, image.requests
     written = seconds = NOT_KNOWN
     if sample is not None and image.write_bytes is not None and image.seconds is not None:
-        written = f"about {size(image.write_bytes)}: {sample.chunks} sampled chunks took {sample.ratio:.0%}"
+        sampled = counted(sample.chunks, "sampled chunk")
+        written = f"about {size(image.write_bytes)}: {sampled} took {sample.ratio:.0%}"
         seconds = (
-            f"about {image.seconds:.0f} s where the disk keeps up, from the sample: on {sample.threads} "
-            f"threads {size(round(sample.read_rate))}/s decoded, {size(round(sample.encode_rate))}/s encoded"
+            f"about {image.seconds:.0f} s where the disk keeps up, from the sample: on "
+            f"{counted(sample.threads, 'thread')} {size(round(sample.read_rate))}/s decoded, "
+            f"{size(round(sample.encode_rate))}/s encoded"
         )
     sent = (
         f"{requests.put + requests.upload + requests.part:,} to write (parts of {size(PART_BYTES)}), "

@@ -11,6 +11,7 @@ from em_pipeline.cli.bars import Bars
 from em_pipeline.cli.output import DatasetId, Json, answering, console, errors, print_json
 from em_pipeline.domain.errors import ChunkCorrupt, InputRefused, NotFound
 from em_pipeline.domain.geometry import BoundingBox, Shape
+from em_pipeline.domain.wording import counted
 from em_pipeline.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ def verify(
                 console.print(f"→ {_remedy(store, published, discarded)}", markup=False)
             rate = read / 1e6 / seconds if seconds else 0.0
             console.print(
-                f"{dataset_id}: {chunks} chunks, {read} bytes read at {rate:.0f} MB/s, {len(faults)} faults"
+                f"{dataset_id}: {counted(chunks, 'chunk')}, {counted(read, 'byte')} read at {rate:.0f} MB/s, "
+                f"{counted(len(faults), 'fault')}"
             )
         if faults:
             raise typer.Exit(ChunkCorrupt.exit_code)

@@ -104,6 +104,11 @@ class DatasetSpec(BaseModel):
         """Names of the label images, without the address that an entry `NAME=ADDRESS` gives."""
         return tuple(entry.partition("=")[0] for entry in self.label_images)
 
+    @property
+    def without_codec(self) -> Self:
+        """The same, with the codec that suits the voxels."""
+        return self.model_copy(update={"codec": None})
+
     def canonical_json(self) -> str:
         """The same text for the same spec: what versions are hashed from."""
         return self.model_dump_json(exclude_defaults=True)

@@ -179,6 +179,10 @@ class ClaimSheet:
         self.add("core.axes", separator.join(stored), tag, raw)
         self.add("core.channels", channels, tag, raw)
 
+    def file_format(self, name: str, tag: str) -> None:
+        """Claim the format of the file; `tag` names the header it was read from."""
+        self.add("technical.file_format", name, tag, name)
+
     def has(self, field: str) -> bool:
         return any(claim.field == field for claim in self.claims)
 
@@ -190,7 +194,7 @@ class ClaimSheet:
             self.add(f"core.volume_shape.{axis}", getattr(shape, axis), tag, list(shape))
             self.add(f"technical.chunk_size.{axis}", getattr(chunk, axis), tag, list(chunk))
         self.add("core.data_type", dtype.name, tag, dtype.name)
-        self.add("technical.file_format", file_format, tag, file_format)
+        self.file_format(file_format, tag)
         self.add("technical.compression", compression, tag, compression)
 
 

@@ -1,30 +1,28 @@
-"""Gatan DigitalMicrograph DM3 and DM4, through the tag parser of rosettasciio.
+"""Gatan DigitalMicrograph DM3 and DM4.
 
 Only the tags are parsed, once; voxels are then read straight from the offset the tags give.
 """
 
-import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from rsciio.digitalmicrograph._api import DigitalMicrographReader
-from rsciio.exceptions import DM3DataTypeError, DM3TagIDError, DM3TagTypeError
 
 from em_pipeline.domain.errors import UnsupportedFormat
+from em_pipeline.domain.evidence import Claim
 from em_pipeline.domain.geometry import Shape
 from em_pipeline.formats.base import ClaimSheet, FileVolume, RawVoxels, jsonable, opened
 from em_pipeline.formats.dm_claims import claim_acquisition, claim_voxel_size, origin_nm
+from em_pipeline.formats.dm_tags import Tags, read_tags
 
 EXTRACTOR = "formats.dm"
 # DataType of ImageData, by the scripting documentation of DigitalMicrograph (RealImage and friends).
 DTYPES = {1: "i2", 2: "f4", 6: "u1", 7: "i4", 9: "i1", 10: "u2", 11: "u4", 12: "f8", 14: "u1"}
 NOT_GREY = {3: "complex", 5: "complex", 8: "RGB", 13: "complex", 23: "RGB", 27: "complex", 28: "complex"}
-BROKEN = (struct.error, OSError, KeyError, ValueError, TypeError, NotImplementedError, UnicodeDecodeError,
-          OverflowError, UnboundLocalError, RecursionError, DM3DataTypeError, DM3TagIDError,
-          DM3TagTypeError)  # fmt: skip
+# What tags of other types or names than they have by the format end in.
+BROKEN = (KeyError, ValueError, TypeError, AttributeError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -61,6 +59,30 @@ class Image:
         return None
 
 
+@dataclass(frozen=True)
+class Stored:
+    """The grey image of a file and where its voxels lie; `others` names the images not read."""
+
+    image: Image
+    voxels: RawVoxels
+    tags: Tags
+    others: tuple[str, ...]
+
+    @property
+    def root(self) -> str:
+        return f"ImageList.{self.image.index}"
+
+    @property
+    def file_format(self) -> str:
+        return f"DM{self.tags.version}"
+
+    def volume(self, claims: Sequence[Claim], metadata: dict[str, Any]) -> FileVolume:
+        shape = self.voxels.shape
+        dtype, plane = self.voxels.dtype.newbyteorder("="), Shape(1, shape.y, shape.x)
+        origin = origin_nm(self.image.tags, len(self.image.dimensions))
+        return FileVolume(shape, dtype, plane, self.voxels, tuple(claims), metadata, origin)
+
+
 def open_dm(path: Path) -> FileVolume:
     """The image of a DM3 or DM4 file: one plane where it is 2-D, a volume where it is 3-D.
 
@@ -73,43 +95,69 @@ def open_dm(path: Path) -> FileVolume:
         return dm_volume(path, file, path.stat().st_size)
 
 
+def open_dm_plane(path: Path) -> FileVolume:
+    """Like `open_dm`, with no more claims and metadata than planes of a stack are compared by."""
+    with opened(path) as descriptor, open(descriptor, "rb", closefd=False) as file:
+        return _described(path, file, path.stat().st_size, _as_plane)
+
+
 def dm_volume(path: Path, file: BinaryIO, size: int) -> FileVolume:
     """The image whose tags are in `file`, of `size` bytes; its voxels are read from `path`.
 
     Raises like `open_dm`.
     """
-    tags, byte_order, version = read_tags(path, file)
-    image, notes = _choose(path, tags)
+    return _described(path, file, size, _in_full)
+
+
+def _described(
+    path: Path, file: BinaryIO, size: int, describe: Callable[[Path, Stored], FileVolume]
+) -> FileVolume:
     try:
-        return _volume(path, image, byte_order, f"DM{version}", notes, size)
+        return describe(path, _stored(path, read_tags(file), size))
     except BROKEN as error:
-        raise _broken(path, error) from error
+        raise UnsupportedFormat(
+            f"Read the tags of {path.name} as DM3/DM4",
+            f"{type(error).__name__}: {error}",
+            "The file is truncated or damaged: download or copy it again",
+        ) from error
 
 
-def read_tags(path: Path, file: BinaryIO) -> tuple[dict[str, Any], str, int]:
-    """The tag tree, the byte order of the data (`<`, `>`) and the version, 3 or 4."""
-    reader = DigitalMicrographReader(file)
-    try:
-        reader.parse_file()
-    except BROKEN as error:
-        raise _broken(path, error) from error
-    return reader.tags_dict, "<" if reader.endian == "little" else ">", int(reader.dm_version)
+def _as_plane(path: Path, stored: Stored) -> FileVolume:
+    sheet = ClaimSheet(path, EXTRACTOR)
+    sheet.file_format(stored.file_format, f"{stored.root}.ImageData")
+    claim_voxel_size(sheet, stored.image.tags, stored.root, len(stored.image.dimensions))
+    return stored.volume(sheet.claims, {})
 
 
-def _choose(path: Path, tags: dict[str, Any]) -> tuple[Image, list[str]]:
-    try:
-        images = list(_shown(tags))
-        refusals = {image.index: image.refusal() for image in images}
-    except BROKEN as error:
-        raise _broken(path, error) from error
+def _in_full(path: Path, stored: Stored) -> FileVolume:
+    image, shape, tag = stored.image, stored.voxels.shape, stored.root
+    sheet = ClaimSheet(path, EXTRACTOR)
+    dtype, plane = stored.voxels.dtype.newbyteorder("="), Shape(1, shape.y, shape.x)
+    sheet.layout(shape, dtype, plane, stored.file_format, "none", f"{tag}.ImageData")
+    rank = len(image.dimensions)
+    sheet.axes("zyx"[3 - rank :], f"{tag}.ImageData.Dimensions", list(image.dimensions)[::-1])
+    claim_voxel_size(sheet, image.tags, tag, rank)
+    claim_acquisition(sheet, image.tags, tag)
+    metadata = {
+        "tags": {tag: jsonable(image.tags)},
+        "byte_order": stored.tags.byte_order,
+        "notes": list(stored.others),
+    }
+    return stored.volume(sheet.claims, metadata)
+
+
+def _choose(path: Path, tags: Tags) -> tuple[Image, tuple[str, ...]]:
+    """The first grey image, and the names of the others."""
+    images = list(_shown(tags.tree))
+    refusals = {image.index: image.refusal() for image in images}
     grey = [image for image in images if refusals[image.index] is None]
     if not grey:
         found = ", ".join(f"ImageList.{index}: {why}" for index, why in refusals.items()) or "no image"
         raise UnsupportedFormat(
             f"Read {path.name} as a grey image", f"it holds {found}", "Export the image alone"
         )
-    others = [f"ImageList.{image.index} {image.dimensions} not read" for image in images if image != grey[0]]
-    return grey[0], others
+    others = (f"ImageList.{image.index} {image.dimensions} not read" for image in images if image != grey[0])
+    return grey[0], tuple(others)
 
 
 def _shown(tags: dict[str, Any]) -> Iterator[Image]:
@@ -122,33 +170,22 @@ def _shown(tags: dict[str, Any]) -> Iterator[Image]:
             yield Image(index, images[index])
 
 
-def _volume(
-    path: Path, image: Image, byte_order: str, file_format: str, notes: list[str], size: int
-) -> FileVolume:
+def _stored(path: Path, tags: Tags, size: int) -> Stored:
+    image, others = _choose(path, tags)
     dimensions = image.dimensions
     shape = Shape(*(1,) * (3 - len(dimensions)), *dimensions)
-    stored = np.dtype(f"{byte_order}{DTYPES[int(image.data['DataType'])]}")
+    dtype = np.dtype(f"{tags.byte_order}{DTYPES[int(image.data['DataType'])]}")
     stored_bytes = int(image.data["Data"]["size_bytes"])
-    if stored_bytes < shape.voxels * stored.itemsize:
+    if stored_bytes < shape.voxels * dtype.itemsize:
         raise UnsupportedFormat(
             f"Read {path.name}",
-            f"dimensions {tuple(shape)} of {stored.name} need {shape.voxels * stored.itemsize:,} bytes, "
+            f"dimensions {tuple(shape)} of {dtype.name} need {shape.voxels * dtype.itemsize:,} bytes, "
             f"the tags give {stored_bytes:,}",
             "The file is damaged: download or copy it again",
         )
-    raw = RawVoxels.contiguous(path, int(image.data["Data"]["offset"]), shape, stored)
-    raw.check_size(size)
-    sheet = ClaimSheet(path, EXTRACTOR)
-    tag = f"ImageList.{image.index}"
-    plane = Shape(1, shape.y, shape.x)
-    dtype = stored.newbyteorder("=")
-    sheet.layout(shape, dtype, plane, file_format, "none", f"{tag}.ImageData")
-    sheet.axes("zyx"[3 - len(dimensions) :], f"{tag}.ImageData.Dimensions", list(dimensions)[::-1])
-    claim_voxel_size(sheet, image.tags, tag, len(dimensions))
-    claim_acquisition(sheet, image.tags, tag)
-    metadata = {"tags": {tag: jsonable(image.tags)}, "byte_order": byte_order, "notes": notes}
-    origin = origin_nm(image.tags, len(dimensions))
-    return FileVolume(shape, dtype, plane, raw, tuple(sheet.claims), metadata, origin)
+    voxels = RawVoxels.contiguous(path, int(image.data["Data"]["offset"]), shape, dtype)
+    voxels.check_size(size)
+    return Stored(image, voxels, tags, others)
 
 
 def _entries(tags: dict[str, Any], *path: str) -> list[dict[str, Any]]:
@@ -157,11 +194,3 @@ def _entries(tags: dict[str, Any], *path: str) -> list[dict[str, Any]]:
     for name in path:
         found = found.get(name, {}) if isinstance(found, dict) else {}
     return [entry for entry in found.values() if isinstance(entry, dict)] if isinstance(found, dict) else []
-
-
-def _broken(path: Path, error: BaseException) -> UnsupportedFormat:
-    return UnsupportedFormat(
-        f"Read the tags of {path.name} as DM3/DM4",
-        f"{type(error).__name__}: {error}",
-        "The file is truncated or damaged: download or copy it again",
-    )

@@ -6,6 +6,7 @@ A format is one line of `FORMATS` or `FOLDERS`: adding one is adding that line a
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -24,6 +25,7 @@ class Format:
     """A file format: how to know it, and its reader as `module:function`, or what to do without one.
 
     A file of a format with `images` may hold several: its reader takes the name of one, or None, as well.
+    `plane` reads a file behind the first of a stack, where that is less: see `open_stack`.
     """
 
     slug: str
@@ -33,6 +35,7 @@ class Format:
     reader: str | None = None
     to_do: str = ""
     images: bool = False
+    plane: str | None = None
 
 
 def _starts(*magics: bytes) -> Callable[[bytes], bool]:
@@ -63,8 +66,9 @@ _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _CONVERT = "Convert it to TIFF, MRC or DM first"
 _UNPACK = "Unpack it first; or ingest it as it is: em ingest --raw-shape Z,Y,X --raw-dtype DTYPE"
 FORMATS = (
-    Format("tiff", "TIFF", (".tif", ".tiff", ".btf"), _starts(*_TIFF), "tiff:open_tiff"),
-    Format("dm", "DM3/DM4", (".dm3", ".dm4"), _is_dm, "dm:open_dm"),
+    Format("tiff", "TIFF", (".tif", ".tiff", ".btf"), _starts(*_TIFF), "tiff:open_tiff",
+           plane="tiff:open_tiff_plane"),
+    Format("dm", "DM3/DM4", (".dm3", ".dm4"), _is_dm, "dm:open_dm", plane="dm:open_dm_plane"),
     Format("png", "PNG", (".png",), _starts(b"\x89PNG\r\n\x1a\n"), "png:open_png"),
     Format("jpeg", "JPEG", (".jpg", ".jpeg"), _starts(b"\xff\xd8\xff"), "png:open_jpeg"),
     Format("hdf5", "HDF5", (".h5", ".hdf5", ".hdf", ".ims", ".emd"), _starts(b"\x89HDF\r\n\x1a\n"),
@@ -134,7 +138,7 @@ def open_volume(
     if alone is not None:
         name = name or alone.name
         paths = [p for p in alone.iterdir() if p.is_file() and p.suffix.lower() in _readable_suffixes()]
-    return open_stack(paths, _open_file, name)
+    return open_stack(paths, _open_file, _open_plane, name)
 
 
 def _open_file(path: Path, image: str | None = None, level: int | str | None = None) -> FileVolume:
@@ -143,9 +147,21 @@ def _open_file(path: Path, image: str | None = None, level: int | str | None = N
         raise _not_read(path, found.title, found.to_do)
     if level is not None or (image is not None and not found.images):
         raise _not_several(path.name, f"a {found.title} file is read as one image of one level")
-    module, function = found.reader.split(":")
-    read: Callable[..., FileVolume] = getattr(import_module(f"em_pipeline.formats.{module}"), function)
+    read = _reader(found.reader)
     return read(path, image) if found.images else read(path)
+
+
+def _open_plane(path: Path) -> FileVolume:
+    found = _format_of(path)
+    return _open_file(path) if found.plane is None else _reader(found.plane)(path)
+
+
+@cache
+def _reader(name: str) -> Callable[..., FileVolume]:
+    """The function that `module:function` names."""
+    module, function = name.split(":")
+    read: Callable[..., FileVolume] = getattr(import_module(f"em_pipeline.formats.{module}"), function)
+    return read
 
 
 def _open_folder(slug: str, folder: Path, image: str | None, level: int | str | None) -> FileVolume:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from em_pipeline.domain.errors import InputRefused, UnsupportedFormat
 from em_pipeline.domain.geometry import BoundingBox, Shape
+from em_pipeline.domain.wording import counted
 from em_pipeline.formats.base import ClaimSheet, FileVolume, Voxels, is_plain
 
 EXTRACTOR = "formats.stack"
@@ -24,9 +25,16 @@ def natural_key(path: Path) -> tuple[Any, ...]:
     return tuple(int(part) if index % 2 else part.casefold() for index, part in enumerate(parts))
 
 
-def open_stack(paths: Sequence[Path], open_one: Callable[[Path], FileVolume], name: str) -> FileVolume:
+def open_stack(
+    paths: Sequence[Path],
+    open_first: Callable[[Path], FileVolume],
+    open_next: Callable[[Path], FileVolume],
+    name: str,
+) -> FileVolume:
     """The files `paths`, one plane each, in natural order of their names; `name` is that of the whole.
 
+    Of the first file all is kept that `open_first` tells; what `open_next` opens needs only shape, dtype,
+    voxels, and the claims of format and voxel size.
     Every header is read now, so that a file of another shape, dtype or format is refused before any
     voxel is. Voxel size, date and microscope are the first file's; files whose voxel size differs, and
     numbers missing in the file names, are listed in `metadata["notes"]`.
@@ -37,14 +45,15 @@ def open_stack(paths: Sequence[Path], open_one: Callable[[Path], FileVolume], na
         raise InputRefused(
             f"Open {name or 'a stack'}", "there are no files in it", "Give at least one image file"
         )
-    first = open_one(ordered[0])
+    first = open_first(ordered[0])
     _check_plane(ordered[0], first, len(ordered))
+    voxel_size = first.voxel_size_nm
     planes, differing = [first.voxels], []
     for path in ordered[1:]:
-        plane = open_one(path)
+        plane = open_next(path)
         _check_like(first, ordered[0], plane, path)
         planes.append(plane.voxels)
-        if plane.voxel_size_nm != first.voxel_size_nm:
+        if plane.voxel_size_nm != voxel_size:
             differing.append((path, plane))
     shape = Shape(len(ordered), first.shape.y, first.shape.x)
     metadata = {
@@ -86,7 +95,7 @@ class StackVoxels:
 def _check_plane(path: Path, volume: FileVolume, count: int) -> None:
     if volume.shape.z != 1:
         raise UnsupportedFormat(
-            f"Open {count} files as the planes of one volume",
+            f"Open {counted(count, 'file')} as the planes of one volume",
             f"{path.name} holds {volume.shape.z} planes of its own",
             "Give one 3-D file, or many files of one plane each",
         )
@@ -94,6 +103,8 @@ def _check_plane(path: Path, volume: FileVolume, count: int) -> None:
 
 def _check_like(first: FileVolume, first_path: Path, plane: FileVolume, path: Path) -> None:
     _check_plane(path, plane, 2)
+    if (plane.shape, plane.dtype, plane.format) == (first.shape, first.dtype, first.format):
+        return
     expected = (tuple(first.shape[1:]), np.dtype(first.dtype).name, first.format)
     found = (tuple(plane.shape[1:]), np.dtype(plane.dtype).name, plane.format)
     if expected != found:
@@ -123,7 +134,11 @@ def _differences(first: FileVolume, differing: Sequence[tuple[Path, FileVolume]]
         for path, plane in differing[:LISTED]
     ]
     more = len(differing) - len(notes)
-    return [*notes, f"{more} more files differ in voxel size"] if more else notes
+    return (
+        [*notes, f"{counted(more, 'more file differs', 'more files differ')} in voxel size"]
+        if more
+        else notes
+    )
 
 
 def _gaps(paths: Sequence[Path]) -> list[str]:
@@ -138,4 +153,8 @@ def _gaps(paths: Sequence[Path]) -> list[str]:
         return []
     missing = sorted(set(range(numbers[0], numbers[-1] + 1)) - set(numbers))
     listed = ", ".join(str(number) for number in missing[:LISTED])
-    return [f"{len(missing)} numbers are missing in the file names: {listed}"] if missing else []
+    return (
+        [f"{counted(len(missing), 'number is', 'numbers are')} missing in the file names: {listed}"]
+        if missing
+        else []
+    )

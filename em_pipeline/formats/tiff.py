@@ -8,6 +8,7 @@ import math
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,6 +19,7 @@ from defusedxml.ElementTree import ParseError, fromstring
 from numpy.typing import NDArray
 
 from em_pipeline.domain.errors import UnsupportedFormat
+from em_pipeline.domain.evidence import Claim
 from em_pipeline.domain.geometry import Shape
 from em_pipeline.formats.base import ClaimSheet, FileVolume, RawVoxels, Voxels, jsonable, truncated
 from em_pipeline.formats.tiff_claims import claim_acquisition, claim_voxel_size
@@ -31,12 +33,34 @@ from em_pipeline.formats.tiff_segments import (
 )
 
 EXTRACTOR = "formats.tiff"
+FILE_FORMAT = "TIFF"
 Z_AXES = "ZIQ"  # tifffile names an axis I or Q where the file does not say what it is
 AXES = {"C": "several channels", "S": "several samples per pixel (RGB)", "T": "several time points"}
 READ_AS: dict[Any, np.dtype[Any]] = {
     np.dtype(bool): np.dtype(np.uint8),
     np.dtype(np.float16): np.dtype(np.float32),
 }
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The one grey series of a file: its shape (z, y, x), what it is read as, and where its voxels lie.
+
+    `chunk` is a strip, tile or plain plane (z, y, x).
+    """
+
+    series: Any
+    shape: Shape
+    dtype: np.dtype[Any]
+    voxels: Voxels
+    chunk: Shape
+
+    def tag(self, tif: tifffile.TiffFile) -> str:
+        """Which part of the file's headers tells of it."""
+        return f"IFD 0, series {tif.series.index(self.series)} ({self.series.kind})"
+
+    def volume(self, claims: Sequence[Claim], metadata: dict[str, Any]) -> FileVolume:
+        return FileVolume(self.shape, self.dtype, self.chunk, self.voxels, tuple(claims), metadata)
 
 
 def open_tiff(path: Path) -> FileVolume:
@@ -49,6 +73,16 @@ def open_tiff(path: Path) -> FileVolume:
     """
     with opened_tiff(path, path.name) as tif:
         return tiff_volume(path, tif, path.stat().st_size)
+
+
+def open_tiff_plane(path: Path) -> FileVolume:
+    """Like `open_tiff`, with no more claims and metadata than planes of a stack are compared by."""
+    with opened_tiff(path, path.name) as tif:
+        stored = _stored(path, tif, path.stat().st_size)
+        sheet = ClaimSheet(path, EXTRACTOR)
+        sheet.file_format(FILE_FORMAT, stored.tag(tif))
+        claim_voxel_size(sheet, tif)
+        return stored.volume(sheet.claims, {})
 
 
 @contextmanager
@@ -89,23 +123,26 @@ def tiff_volume(path: Path, tif: tifffile.TiffFile, size: int) -> FileVolume:
 
     Raises like `open_tiff`.
     """
-    _check_last_directory(path, tif, size)
-    series = _grey_series(path, tif)
-    _check_promise(path, tif, series, size)
-    page = series.keyframe
-    shape = Shape(*(1,) * (3 - series.ndim), *(int(n) for n in series.shape))
-    dtype = READ_AS.get(series.dtype, series.dtype).newbyteorder("=")
-    voxels, chunk = _voxels(path, tif, series, shape, size)
+    stored = _stored(path, tif, size)
+    series, page, tag = stored.series, stored.series.keyframe, stored.tag(tif)
     sheet = ClaimSheet(path, EXTRACTOR)
-    tag = f"IFD 0, series {tif.series.index(series)} ({series.kind})"
-    sheet.layout(shape, dtype, chunk, "TIFF", compression_of(page), tag)
+    sheet.layout(stored.shape, stored.dtype, stored.chunk, FILE_FORMAT, compression_of(page), tag)
     # The axis that counts pages is called I, Q or S by whoever does not know that it is z.
     sheet.axes("zyx"[3 - series.ndim :], tag, series.axes)
     claim_voxel_size(sheet, tif)
     claim_acquisition(sheet, tif)
     series_facts = {"kind": series.kind, "axes": series.axes, "shape": list(series.shape)}
     metadata = {**headers_of(tif), "series": series_facts, "notes": _notes(page)}
-    return FileVolume(shape, dtype, chunk, voxels, tuple(sheet.claims), metadata)
+    return stored.volume(sheet.claims, metadata)
+
+
+def _stored(path: Path, tif: tifffile.TiffFile, size: int) -> Stored:
+    _check_last_directory(path, tif, size)
+    series = _grey_series(path, tif)
+    _check_promise(path, tif, series, size)
+    shape = Shape(*(1,) * (3 - series.ndim), *(int(n) for n in series.shape))
+    dtype = READ_AS.get(series.dtype, series.dtype).newbyteorder("=")
+    return Stored(series, shape, dtype, *_voxels(path, tif, series, shape, size))
 
 
 def compression_of(page: tifffile.TiffPage) -> str:

@@ -9,17 +9,20 @@ from em_pipeline.domain.lazy_volume import LazyVolume
 from em_pipeline.domain.record import DatasetRecord, Status
 from em_pipeline.domain.report import ValidationReport
 from em_pipeline.domain.spec import DatasetSpec
+from em_pipeline.domain.wording import counted
 from em_pipeline.ingest.claims import volume_record, voxel_size_of, with_statistics
 from em_pipeline.ingest.cuts import Cut, box_of, image_cut, opened_labels
 from em_pipeline.ingest.fetch import changed_while_read, held_files, latest_manifest
 from em_pipeline.ingest.kept import read_kept
+from em_pipeline.ingest.kinds import kind_of
 from em_pipeline.ingest.planning import plan_cuts
 from em_pipeline.ingest.raw_files import for_any_machine
 from em_pipeline.ingest.scrape import latest_portal_record
-from em_pipeline.ingest.versions import ImageFiles, VersionFiles, version_of
+from em_pipeline.ingest.versions import ImageFiles, VersionFiles, version_of, version_without_voxels
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.storage import keys
 from em_pipeline.storage.lock import dataset_lock
+from em_pipeline.volumes.codec import ChunkCodec
 from em_pipeline.volumes.ledger import Ledger
 from em_pipeline.volumes.plan_report import PlanReport, report
 from em_pipeline.volumes.preview import preview_png
@@ -49,7 +52,8 @@ def build(workspace: Workspace, spec: DatasetSpec) -> Built:
     """
     with dataset_lock(workspace.store, spec.dataset_id):
         manifest = latest_manifest(workspace, spec)
-        version = version_of(spec, manifest)
+        version = version_without_voxels(workspace.store, spec, manifest)
+        version = version or _version_by_voxels(workspace, spec, manifest)
         _discard_refused(workspace, spec, version)
         done = _complete(workspace, spec, version)
         if done is not None:
@@ -66,7 +70,8 @@ def build(workspace: Workspace, spec: DatasetSpec) -> Built:
 
 def current_build(workspace: Workspace, spec: DatasetSpec) -> Built:
     """The complete volume of the newest raw files. Raises `NotFound` where it was not built yet."""
-    version = version_of(spec, latest_manifest(workspace, spec))
+    manifest = latest_manifest(workspace, spec)
+    version = version_without_voxels(workspace.store, spec, manifest) or version_of(spec, manifest)
     done = _complete(workspace, spec, version)
     if done is None:
         raise NotFound(
@@ -80,6 +85,14 @@ def current_build(workspace: Workspace, spec: DatasetSpec) -> Built:
 def open_source_volume(workspace: Workspace, spec: DatasetSpec, manifest: Manifest) -> LazyVolume:
     """The raw files of a manifest as a volume."""
     return workspace.source(spec.source).open_volume(spec, held_files(workspace, manifest))
+
+
+def _version_by_voxels(workspace: Workspace, spec: DatasetSpec, manifest: Manifest) -> str:
+    """The version of the spec, or of one without its codec, where that suits the voxels anyway."""
+    with open_source_volume(workspace, spec, manifest) as volume:
+        kind = kind_of(spec, volume.dtype, volume.metadata).kind
+        usual = ChunkCodec.for_dtype(volume.dtype, kind).name
+    return version_of(spec.without_codec if spec.codec == usual else spec, manifest)
 
 
 def _complete(workspace: Workspace, spec: DatasetSpec, version: str) -> Built | None:
@@ -136,7 +149,8 @@ def _rechunk(workspace: Workspace, spec: DatasetSpec, manifest: Manifest, versio
         workspace.store.delete_tree(keys.staging(spec.dataset_id, version))
         raise ChecksumMismatch(
             f"Rechunk {spec.dataset_id}",
-            f"its raw files changed while they were read: {changed[0]} ({len(changed)} such files)",
+            f"its raw files changed while they were read: "
+            f"{changed[0]} ({counted(len(changed), 'such file')})",
             f"Run `em ingest {spec.dataset_id}` again when they are at rest",
         )
     record = with_statistics(record, written.statistics, f"{version}.ledger.parquet")

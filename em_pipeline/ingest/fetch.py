@@ -7,6 +7,7 @@ from em_pipeline.domain.errors import NotFound
 from em_pipeline.domain.files import Manifest, RawFile, RemoteFile
 from em_pipeline.domain.record import DatasetRecord, Status
 from em_pipeline.domain.spec import DatasetSpec
+from em_pipeline.domain.wording import counted
 from em_pipeline.ingest.claims import spec_claims, voxel_size_of
 from em_pipeline.ingest.cuts import box_of
 from em_pipeline.ingest.kept import read_kept
@@ -127,6 +128,8 @@ def _whole_manifest(workspace: Workspace, spec: DatasetSpec, revision: str) -> M
         return None
     changed = _raw(workspace, manifest).changed(manifest)
     if changed:
-        workspace.progress.note(f"{changed[0]} is not what the manifest says ({len(changed)} such files)")
+        workspace.progress.note(
+            f"{changed[0]} is not what the manifest says ({counted(len(changed), 'such file')})"
+        )
         return None
     return manifest

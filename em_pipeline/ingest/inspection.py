@@ -10,6 +10,7 @@ from urllib.request import url2pathname
 
 from em_pipeline.domain.errors import BudgetSpent, InputRefused, NotFound, UnsupportedFormat
 from em_pipeline.domain.geometry import PartialVoxelSize
+from em_pipeline.domain.wording import counted
 from em_pipeline.formats.headers import ImageHeaders, read_headers
 from em_pipeline.formats.mirror import images_in
 from em_pipeline.formats.open import FOLDERS, FORMATS, HEAD_BYTES, recognised, sniff
@@ -136,7 +137,7 @@ def _folder(path: Path, meter: Meter) -> _Found:
     if not files:
         raise InputRefused(f"Inspect {path}", "it holds no file of a format that is read", "Name a file")
     found = _file(RangedFile(LocalRanges(files[0], meter)))
-    note = f"a folder of {len(files)} files; only {files[0].name} was looked at"
+    note = f"a folder of {counted(len(files), 'file')}; only {files[0].name} was looked at"
     return replace(found, size=sum(file.stat().st_size for file in files), notes=[note, *found.notes])
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from em_pipeline.domain.errors import NotFound, SchemaMismatch, ServiceUnavailable
 from em_pipeline.domain.evidence import RANK, Claim
 from em_pipeline.domain.spec import DatasetSpec
+from em_pipeline.domain.wording import counted
 from em_pipeline.ingest.claims import spec_claims
 from em_pipeline.settings import Settings
 from em_pipeline.sources.base import Source
@@ -81,7 +82,7 @@ def portal_address(source: Source, spec: DatasetSpec) -> Whereabouts:
     files = source.list_files(spec, record)
     if not files:
         raise NotFound(f"Inspect {spec.dataset_id}", f"{spec.source} lists no file of it", "")
-    note = f"the first of the {len(files)} files of {spec.dataset_id} was looked at"
+    note = f"the first of the {counted(len(files), 'file')} of {spec.dataset_id} was looked at"
     return Whereabouts(files[0].url, note, claims)
 
 

@@ -12,6 +12,7 @@ from em_pipeline.domain.files import RawFile
 from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.domain.record import DatasetRecord
 from em_pipeline.domain.spec import UNCOMPRESSED, DatasetSpec
+from em_pipeline.domain.wording import counted
 from em_pipeline.formats.dvid import check_not_dvid
 from em_pipeline.formats.headers import ImageHeaders
 from em_pipeline.ingest.claims import spec_claims, voxel_size_of
@@ -200,7 +201,10 @@ def _from_headers(workspace: Workspace, spec: DatasetSpec) -> Outlook:
             layout=Layout(chosen.kind, spec.codec),
         ),
     )
-    notes = [told.note, f"planned from headers: {found.requests} requests, {found.bytes_read:,} bytes"]
+    notes = [
+        told.note,
+        f"planned from headers: {counted(found.requests, 'request')}, {counted(found.bytes_read, 'byte')}",
+    ]
     if chosen.because:
         notes.append(f"the image is {chosen}")
     if spec.label_images:

@@ -38,6 +38,7 @@ def publish(workspace: Workspace, spec: DatasetSpec) -> PublishOutcome:
         pointer = json.dumps({"version": built.version}).encode()
         workspace.store.write(keys.pointer(spec.dataset_id), pointer)
         workspace.store.delete_tree(keys.staging(spec.dataset_id, built.version))
+        workspace.store.delete_empty(keys.all_of("staging", spec.dataset_id))
         let_go(workspace, manifest)
         workspace.catalog.set_status(
             spec.dataset_id, Status.COMPLETE, progress=1.0, message=f"published {built.version}"

@@ -13,6 +13,7 @@ from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.domain.record import Status
 from em_pipeline.domain.report import CheckResult, Severity, ValidationReport
 from em_pipeline.domain.spec import DatasetSpec
+from em_pipeline.domain.wording import counted
 from em_pipeline.ingest.build import Built, current_build, open_source_volume
 from em_pipeline.ingest.claims import voxel_size_of
 from em_pipeline.ingest.cuts import Cut, image_cut, opened_labels
@@ -147,7 +148,9 @@ def _stored(workspace: Workspace, built: Built, ledgers: Ledgers) -> CheckResult
     return CheckResult(
         name="stored",
         passed=not faults,
-        message=faults[0] if faults else f"{chunks} chunks have the ledger's checksums",
+        message=faults[0]
+        if faults
+        else f"{counted(chunks, 'chunk has', 'chunks have')} the ledger's checksums",
         details={"chunks": chunks, "bytes": nbytes, "faults": faults[:20]},
     )
 
@@ -158,7 +161,7 @@ def _complete(ledgers: Ledgers, cuts: Sequence[Cut]) -> CheckResult:
     for cut in cuts:
         ledger = ledgers[cut.label]
         if corrupt := ledger.states()[ChunkState.CORRUPT]:
-            faults.append(_of(cut.label, f"{corrupt} chunks could not be read from the source"))
+            faults.append(_of(cut.label, f"{counted(corrupt, 'chunk')} could not be read from the source"))
         lacking = [missing and missing.to_json() for missing in (cut.missing, ledger.missing)]
         if lacking[0] != lacking[1]:
             faults.append(_of(cut.label, "other voxels are recorded as absent than the source lacks"))

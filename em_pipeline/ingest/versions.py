@@ -4,12 +4,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from em_pipeline.domain.blobs import Blobs
+from em_pipeline.domain.errors import ChunkCorrupt, NotFound
 from em_pipeline.domain.files import Manifest
 from em_pipeline.domain.identity import short_hash
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.storage import keys
 from em_pipeline.storage.store import Store
-from em_pipeline.volumes.metadata import GROUP
+from em_pipeline.volumes.metadata import GROUP, parse, read_documents
 from em_pipeline.volumes.plan import WRITER
 
 VOLUME = "volume.ome.zarr"
@@ -22,6 +23,28 @@ PREVIEW = "preview.png"
 def version_of(spec: DatasetSpec, manifest: Manifest) -> str:
     """The version: what the voxels and metadata of the volume depend on, hashed."""
     return short_hash(manifest.revision, spec.canonical_json(), manifest.digest, str(WRITER))
+
+
+def version_without_voxels(store: Store, spec: DatasetSpec, manifest: Manifest) -> str | None:
+    """The version, if no voxels have to be looked at for it.
+
+    A codec that voxels of their type and kind are given without a word makes no other version. Whether the
+    spec's is one of those is seen in the volume, staged or published; None where there is none.
+    """
+    version = version_of(spec, manifest)
+    if spec.codec is None or VersionFiles.found(store, spec.dataset_id, version) is not None:
+        return version
+    unsaid = version_of(spec.without_codec, manifest)
+    files = VersionFiles.found(store, spec.dataset_id, unsaid)
+    return unsaid if files is not None and _codec_of(files.image()) == spec.codec else None
+
+
+def _codec_of(image: "ImageFiles") -> str | None:
+    """The name of the codec that a volume's chunks are in; None where its documents are damaged."""
+    try:
+        return parse(read_documents(image.volume)).codec.name
+    except (ChunkCorrupt, NotFound):
+        return None
 
 
 class ImageFiles(NamedTuple):

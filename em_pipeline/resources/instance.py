@@ -8,6 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 
 import dagster as dg
+import yaml
+from dagster._core.instance.ref import InstanceRef
 
 from em_pipeline.settings import Settings
 
@@ -18,6 +20,14 @@ DATABASES = ("history/runs.db", "history/runs/index.db", "schedules/schedules.db
 MADE = {"alembic_version", "secondary_indexes"}
 BOOKKEEPING = {*MADE, "instance_info"}
 LOCKED_SECONDS = 30
+# Dagster copies what a step prints with two `tail`s and two Pythons that watch these. A terminal's Ctrl-C
+# ends all four, the Pythons with a traceback each; and what a step of `em` prints is on its terminal anyway.
+NO_COPIES = {
+    "compute_logs": {
+        "module": "dagster._core.storage.noop_compute_log_manager",
+        "class": "NoOpComputeLogManager",
+    }
+}
 
 
 def dagster_folder(settings: Settings) -> Path:
@@ -38,14 +48,19 @@ def prepare_dagster_home(settings: Settings) -> Path:
 
 
 def open_instance(settings: Settings) -> dg.DagsterInstance:
-    """The instance of these settings; the caller closes it."""
+    """The instance of these settings; the caller closes it.
+
+    It keeps no copies of what steps print, unless its `dagster.yaml` says where (`compute_logs`).
+    """
     folder = prepare_dagster_home(settings)
     with (folder / OPENING).open("w") as lock:
         # Dagster makes its SQLite tables when a storage is first touched; two processes that do so at once on
         # a new folder trip over each other.
         fcntl.flock(lock, fcntl.LOCK_EX)
         _remove_half_made(folder)
-        instance = dg.DagsterInstance.get()
+        said = yaml.safe_load((folder / INSTANCE_FILE).read_text(encoding="utf-8")) or {}
+        overrides = {} if "compute_logs" in said else NO_COPIES
+        instance = dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(folder), overrides=overrides))
         _ = instance.run_storage, instance.event_log_storage, instance.schedule_storage
     return instance
 

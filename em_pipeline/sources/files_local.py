@@ -9,6 +9,7 @@ from pathlib import Path
 
 from em_pipeline.domain.errors import InputRefused, NotFound, UnsupportedFormat
 from em_pipeline.domain.files import RemoteFile
+from em_pipeline.domain.wording import counted
 from em_pipeline.formats.open import FORMATS, READ_TODAY, sniff
 from em_pipeline.formats.stack import natural_key
 
@@ -103,7 +104,8 @@ def _chosen(folder: Path, include: Sequence[str]) -> list[Path]:
         if not chosen:
             raise InputRefused(
                 tried,
-                f"none of its {len(files)} files ({files[0].name}, …) matches {' or '.join(include)}",
+                f"none of its {counted(len(files), 'file')} ({files[0].name}, …) "
+                f"matches {' or '.join(include)}",
                 "Correct `include`",
             )
         return chosen
@@ -113,7 +115,8 @@ def _chosen(folder: Path, include: Sequence[str]) -> list[Path]:
             return files  # the readers know best what to say of it
         raise UnsupportedFormat(
             tried,
-            f"none of its {len(files)} files ({files[0].name}, …) has the suffix of a format we read",
+            f"none of its {counted(len(files), 'file')} ({files[0].name}, …) "
+            "has the suffix of a format we read",
             f"Formats read: {READ_TODAY}. Files with other names can be named with `include`",
         )
     if len(by_format) > 1:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeVar
 
 from em_pipeline.domain.errors import InputRefused, StorageFailed, StoreUnavailable
+from em_pipeline.domain.wording import counted
 from em_pipeline.storage.faults import Fault
 from em_pipeline.storage.object_urls import PUBLIC, ObjectEndpoints
 
@@ -182,7 +183,7 @@ def repeated(policy: ObjectPolicy, tried: str, ask: Callable[[], T]) -> T:
             return ask()
         except Fault as fault:
             if attempt == policy.attempts:
-                found = f"{attempt} attempts failed, the last with: {fault}"
+                found = f"{counted(attempt, 'attempt')} failed, the last with: {fault}"
                 raise StoreUnavailable(tried, found, TRY_AGAIN) from fault
             wait = min(policy.longest_wait_s, policy.backoff_s * 2 ** (attempt - 1))
             time.sleep(max(wait * _jitter.uniform(0.5, 1.0), min(fault.wait_s or 0.0, policy.longest_wait_s)))

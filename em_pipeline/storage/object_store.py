@@ -58,6 +58,10 @@ class ObjectStore:
         access, folder = self._root.access, self._root.prefix
         return lease(client_of(access), f"{folder}/{check_key(key)}".lstrip("/"), tried)
 
+    def delete_empty(self, prefix: str) -> None:
+        """Nothing to do but to check the key: folders are only there with what is in them."""
+        check_key(prefix.rstrip("/"))
+
     def publish_tree(self, src_key: str, dst_key: str) -> None:
         """As `Store` says. Objects are copied by the store, several at once, `zarr.json` after all others.
 

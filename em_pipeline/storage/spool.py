@@ -21,6 +21,7 @@ from em_pipeline.domain.blobs import Blobs
 from em_pipeline.domain.errors import ChecksumMismatch, EmError, NotFound
 from em_pipeline.domain.files import Manifest, RawFile
 from em_pipeline.domain.progress import Progress
+from em_pipeline.domain.wording import counted
 from em_pipeline.storage.bring import bring
 from em_pipeline.storage.download import changed_since
 from em_pipeline.storage.holdings import NAME
@@ -154,7 +155,7 @@ class Spool:
         lacking = set(changed_since(_only(manifest, moved), self.folder))
         if not lacking:
             return
-        self._progress.note(f"bringing {len(lacking)} raw files from {self._files.url}")
+        self._progress.note(f"bringing {counted(len(lacking), 'raw file')} from {self._files.url}")
         try:
             bring([file for file in moved if file.path in lacking], self._files, self.folder, self._progress)
         except (ChecksumMismatch, NotFound):

@@ -5,6 +5,7 @@ store's bytes by key, or through the folders of blobs that it gives, and never j
 """
 
 import difflib
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -67,6 +68,10 @@ class Store(Protocol):
         """Remove the folder `prefix`, if there is one: from a disk in one step, from an object store its
         `zarr.json` first, so that a volume half removed is none.
         """
+        ...
+
+    def delete_empty(self, prefix: str) -> None:
+        """Remove the folder `prefix` where nothing is in it. An object store has no such folders."""
         ...
 
     def publish_tree(self, src_key: str, dst_key: str) -> None:
@@ -166,6 +171,18 @@ class LocalStore:
             path.rename(doomed)
             fsync_path(path.parent)
             remove_entry(doomed)
+
+    def delete_empty(self, prefix: str) -> None:
+        path = self.local_path(prefix.rstrip("/"))
+        with storage_errors(f"Delete the empty folder {prefix} from the store"):
+            try:
+                path.rmdir()
+            except OSError as error:
+                # POSIX lets rmdir(2) say either of what is not empty.
+                if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY, errno.EEXIST):
+                    return
+                raise
+            fsync_path(path.parent)
 
     def publish_tree(self, src_key: str, dst_key: str) -> None:
         src, dst = self.local_path(src_key), self.local_path(dst_key)

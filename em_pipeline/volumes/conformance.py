@@ -18,6 +18,7 @@ import numpy as np
 from em_pipeline.domain.blobs import Blobs
 from em_pipeline.domain.errors import ChunkCorrupt, NotFound, StorageFailed
 from em_pipeline.domain.geometry import BoundingBox
+from em_pipeline.domain.wording import counted
 from em_pipeline.volumes.places import is_remote
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def _label_faults(label: Blobs, levels: int) -> Iterator[str]:
         yield f"the source of its image-label is {source!r}, not the image it lies in"
     datasets = ome["multiscales"][0]["datasets"]
     if len(datasets) != levels:
-        yield f"it has {len(datasets)} levels, its image {levels}"
+        yield f"it has {counted(len(datasets), 'level')}, its image {levels}"
     if np.dtype(_open(label, datasets[0]["path"]).dtype.numpy_dtype).kind not in "iu":
         yield "its voxels are not integers"
 

@@ -15,6 +15,7 @@ from distributed import Future, KilledWorker
 
 from em_pipeline.domain.errors import EmError, InputRefused, ServiceUnavailable
 from em_pipeline.domain.progress import Progress
+from em_pipeline.domain.wording import counted
 from em_pipeline.volumes.compute import Job
 from em_pipeline.volumes.hand import Introduced, NotIntroduced, introduce, packed, reach, write
 from em_pipeline.volumes.plan import LevelPlan, Unit
@@ -56,7 +57,8 @@ class Crew:
                 return set()
             self._met = True
             threads = sum(self._hands.values())
-            self._progress.note(f"{len(self._hands)} Dask workers write, with {threads} threads in all")
+            workers = counted(len(self._hands), "Dask worker writes", "Dask workers write")
+            self._progress.note(f"{workers}, with {counted(threads, 'thread')} in all")
         return self._hands.keys() - busy - self._link.occupied
 
     def write(self, address: str, level: LevelPlan, units: Sequence[Unit]) -> Future:

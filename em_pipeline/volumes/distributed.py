@@ -19,6 +19,7 @@ from distributed import Future, KilledWorker
 
 from em_pipeline.domain.errors import ServiceUnavailable
 from em_pipeline.domain.progress import Progress
+from em_pipeline.domain.wording import counted
 from em_pipeline.volumes.compute import Job
 from em_pipeline.volumes.crew import Crew
 from em_pipeline.volumes.hand import NotIntroduced
@@ -123,7 +124,7 @@ class _LevelRun:
                 self._lose(future)
         for batch in self._queue.let_late_wait(time.monotonic()):
             self._progress.note(
-                f"the Dask worker {batch.worker} has been at {len(batch.units)} units for "
+                f"the Dask worker {batch.worker} has been at {counted(len(batch.units), 'unit')} for "
                 f"{time.monotonic() - batch.since:.0f} s, far longer than is usual: others get them, too"
             )
 

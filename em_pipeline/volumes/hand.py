@@ -19,6 +19,7 @@ from em_pipeline.domain.errors import Busy, EmError, InputRefused
 from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.domain.lazy_volume import Fetching
 from em_pipeline.domain.progress import Silent
+from em_pipeline.domain.wording import counted
 from em_pipeline.volumes.compute import Job
 from em_pipeline.volumes.memory import of_process
 from em_pipeline.volumes.resume import is_finished
@@ -139,7 +140,7 @@ def check_memory(needed: int, threads: int, limit: int | None, usable: float) ->
     """
     if limit and needed > usable * limit:
         raise InputRefused(
-            f"Write on {threads} threads within {usable * limit / 2**20:.0f} MiB",
+            f"Write on {counted(threads, 'thread')} within {usable * limit / 2**20:.0f} MiB",
             f"voxels in flight, the source's decoder and the process itself take {needed / 2**20:.0f} MiB",
             f"Start the worker with `--memory-limit {math.ceil(needed / usable / 2**20)}MiB` or more, or "
             "with fewer threads (`--nthreads`), or lower EM_MEMORY_BUDGET where the run is started",

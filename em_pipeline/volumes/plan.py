@@ -19,6 +19,7 @@ from numpy.typing import DTypeLike
 from em_pipeline.domain.errors import InputRefused
 from em_pipeline.domain.geometry import BoundingBox, Shape, VoxelSize
 from em_pipeline.domain.lazy_volume import Kind
+from em_pipeline.domain.wording import counted
 from em_pipeline.volumes.codec import ChunkCodec, check_data_type
 from em_pipeline.volumes.memory import Footprint, Held, Means
 from em_pipeline.volumes.missing import Missing
@@ -258,7 +259,7 @@ def _check(shape: Shape, source_chunk: Shape, means: Means, layout: Layout) -> N
     if means.threads < 1 or min(shape) < 1 or min(source_chunk) < 1:
         raise InputRefused(
             "Plan a volume",
-            f"shape {tuple(shape)}, source chunk {tuple(source_chunk)}, {means.threads} threads",
+            f"shape {tuple(shape)}, source chunk {tuple(source_chunk)}, {counted(means.threads, 'thread')}",
         )
     if any(c % 2 or s % c for c, s in zip(layout.chunk_shape, layout.shard_shape, strict=True)):
         raise InputRefused(

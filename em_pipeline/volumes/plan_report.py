@@ -5,6 +5,7 @@ from itertools import pairwise
 
 from em_pipeline.domain.geometry import Shape, VoxelSize
 from em_pipeline.domain.lazy_volume import Kind
+from em_pipeline.domain.wording import counted
 from em_pipeline.volumes.cost import Machine, Ratios, Requests, rechunk_cost
 from em_pipeline.volumes.memory import of_process, of_publication
 from em_pipeline.volumes.plan import LevelPlan, RechunkPlan
@@ -68,10 +69,11 @@ class PlanReport:
         finest = self.levels[0]
         size = "×".join(map(str, finest.unit_shape))
         return (
-            f"plan: {len(self.levels)} levels, {sum(level.units for level in self.levels)} units "
+            f"plan: {counted(len(self.levels), 'level')}, "
+            f"{counted(sum(level.units for level in self.levels), 'unit')} "
             f"(of {size} voxels at level 0), {self.read_bytes / 1e6:.0f} MB to read "
             f"({self.amplification:.2f}×), {self.scratch_bytes / 1e6:.0f} MB of scratch, "
-            f"{self.process_bytes / 2**20:.0f} MiB of memory on {self.threads} threads"
+            f"{self.process_bytes / 2**20:.0f} MiB of memory on {counted(self.threads, 'thread')}"
         )
 
 

@@ -20,6 +20,7 @@ from em_pipeline.domain.errors import ChunkCorrupt, InputRefused, NotFound
 from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.domain.lazy_volume import LazyVolume
 from em_pipeline.domain.progress import Progress
+from em_pipeline.domain.wording import counted
 from em_pipeline.volumes.allocator import give_freed_memory_back
 from em_pipeline.volumes.compute import Compute, Job, ThisProcess
 from em_pipeline.volumes.ledger import ChunkState, Ledger, in_order, load_ahead, write_ledger
@@ -149,7 +150,8 @@ def _write_level(
     """Write what is missing of a level, and let go of what it was made from."""
     plan, workspace = job.plan, job.workspace
     if skipped := level.unit_count - len(todo):
-        progress.note(f"level {level.index}: {skipped} of {level.unit_count} units were finished before")
+        finished = counted(skipped, "unit was", "units were")
+        progress.note(f"level {level.index}: {finished} finished before, of {level.unit_count}")
         progress.advance(STEP, (level.shape.voxels - _voxels(todo)) * plan.dtype.itemsize)
     if todo:
         compute.run(job, level, todo, progress)

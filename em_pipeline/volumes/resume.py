@@ -15,6 +15,7 @@ import numpy as np
 from em_pipeline.domain.errors import ChunkCorrupt, NotFound
 from em_pipeline.domain.geometry import Shape
 from em_pipeline.domain.progress import Progress
+from em_pipeline.domain.wording import counted
 from em_pipeline.volumes.metadata import LevelInfo, level_info, shard_path
 from em_pipeline.volumes.plan import LevelPlan, RechunkPlan, Unit
 from em_pipeline.volumes.scratch import check_scratch
@@ -68,7 +69,8 @@ def _unfinished_of(
             workspace.forget(level.index, index)
             reasons.append(f"{error.tried}: {error.found}")
     if reasons:
-        progress.note(f"level {level.index}: {len(reasons)} finished units are done again ({reasons[0]})")
+        again = counted(len(reasons), "finished unit is", "finished units are")
+        progress.note(f"level {level.index}: {again} done again ({reasons[0]})")
     return [unit for unit in units if unit.index not in faults or faults[unit.index] is not None]
 
 

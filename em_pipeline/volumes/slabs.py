@@ -8,6 +8,7 @@ from typing import Final
 
 from em_pipeline.domain.errors import InputRefused
 from em_pipeline.domain.geometry import Shape
+from em_pipeline.domain.wording import counted
 from em_pipeline.volumes.memory import MOST_SLABS, SHARDS_OF_A_UNIT, Footprint, Held, Means
 from em_pipeline.volumes.tiling import clipped, grid, padded
 
@@ -101,7 +102,7 @@ def check_memory(cuts: Sequence[Cut], means: Means) -> None:
     raise InputRefused(
         f"Plan a volume within {means.memory_budget / 2**20:.0f} MiB of voxels in flight",
         f"chunks of {chunk.voxels * itemsize / 2**20:.1f} MiB need "
-        f"{least / 2**20:.0f} MiB on {means.threads} threads",
+        f"{least / 2**20:.0f} MiB on {counted(means.threads, 'thread')}",
         f"Give {missing} MiB more memory than now (EM_MEMORY_BUDGET)",
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from em_pipeline.assets.partitions import register
-from em_pipeline.resources.instance import DATABASES, open_instance
+from em_pipeline.resources.instance import DATABASES, INSTANCE_FILE, open_instance
 from em_pipeline.settings import Settings, load_settings
 
 CUT_SHORT = {
@@ -45,6 +45,17 @@ def test_databases_whose_making_was_cut_short_are_made_anew(settings: Settings, 
     with open_instance(settings) as instance:
         assert register(instance, "files", ["mine"]) == ["mine"]
     assert schema(settings) == whole
+
+
+def test_what_steps_print_is_copied_only_where_a_person_said_so(settings: Settings) -> None:
+    with open_instance(settings) as instance:
+        assert type(instance.compute_log_manager).__name__ == "NoOpComputeLogManager"
+    file = settings.dagster_folder / INSTANCE_FILE
+    ours = "module: dagster._core.storage.local_compute_log_manager, class: LocalComputeLogManager"
+    with file.open("a") as opened:
+        opened.write(f"\ncompute_logs: {{{ours}, config: {{base_dir: {settings.dagster_folder}/said}}}}\n")
+    with open_instance(settings) as instance:
+        assert type(instance.compute_log_manager).__name__ == "LocalComputeLogManager"
 
 
 def test_a_database_that_holds_something_is_never_removed(settings: Settings) -> None:

@@ -1,5 +1,6 @@
 """An ingest killed at any moment and run again: the same bytes, and nothing fetched twice."""
 
+import os
 import random
 import signal
 import subprocess
@@ -149,3 +150,23 @@ def test_two_at_once_do_not_harm_each_other(environment: dict[str, str], clean: 
     assert set(codes) <= {0, 10}, codes
     assert 0 in codes
     assert hashes(home / "store" / "volumes") == clean
+
+
+def test_ctrl_c_is_answered_by_nothing_but_our_own_words(environment: dict[str, str]) -> None:
+    home = Path(environment["EM_HOME"])
+    due = MOMENTS["first files held"]
+    with subprocess.Popen(
+        [str(BIN / "em"), "ingest", ID],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        while not due(home) and process.poll() is None:
+            time.sleep(0.001)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: every process of the command
+        _, said = process.communicate(timeout=180)
+    assert process.returncode == 130, said
+    assert said.splitlines()[-1] == "Interrupted. Run the same command again to continue where it stopped."
+    assert "Traceback" not in said
+    assert "KeyboardInterrupt" not in said

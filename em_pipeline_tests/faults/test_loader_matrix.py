@@ -30,7 +30,7 @@ from em_pipeline.domain.lazy_volume import LazyVolume
 from em_pipeline.domain.progress import Silent
 from em_pipeline.domain.record import DatasetRecord
 from em_pipeline.domain.spec import DatasetSpec
-from em_pipeline.formats.dm import read_tags
+from em_pipeline.formats.dm_tags import read_tags
 from em_pipeline.sources.base import HeldFile, PortalRecord, Source
 from em_pipeline.sources.epfl import TORRENT
 from em_pipeline.sources.registry import load_sources
@@ -293,7 +293,7 @@ def test_thumbnail_first_dm3_with_moving_offset(
             content = content.replace(now, then)
         file.path.write_bytes(content)
         with file.path.open("rb") as stream:
-            images = list(read_tags(file.path, stream)[0]["ImageList"].values())
+            images = list(read_tags(stream).tree["ImageList"].values())
         assert images[0]["ImageData"]["DataType"] == (6 if (RGB, GREY) in changes else 23)
         offset = images[1]["ImageData"]["Data"]["offset"]
         offsets.add(offset)

@@ -17,7 +17,7 @@ from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.formats.dm import open_dm
 from em_pipeline.formats.dm_claims import read_date
 from em_pipeline.formats.open import open_volume
-from em_pipeline_tests.formats.helpers import boxes, check_volume, cut, ramp, values
+from em_pipeline_tests.formats.helpers import boxes, calls, check_volume, cut, ramp, values
 
 ELEVENTH_OF_JUNE = datetime(2018, 6, 11, 22, 38, 6)  # noqa: DTZ001
 
@@ -101,6 +101,39 @@ def test_a_stack_whose_offsets_move(tmp_path: Path) -> None:
     volume = open_volume(paths[::-1], name="a stack")
     check_volume(volume, planes)
     assert tuple(volume.voxel_size_nm) == pytest.approx((50.0, 8.0, 8.0))
+
+
+def test_a_stack_says_of_its_first_file_what_that_says_alone(tmp_path: Path) -> None:
+    paths = [write(tmp_path / f"slice_{z}.dm3", ramp((30, 40)), voltage_v=1900.0 + z) for z in range(3)]
+    alone, volume = open_dm(paths[0]), open_volume(paths)
+    assert volume.metadata["first_header"] == alone.metadata
+    depth = ("core.volume_shape.z", "core.axes", "core.channels")
+    assert [c for c in volume.claims if c in alone.claims] == [
+        c for c in alone.claims if c.field not in depth
+    ]
+
+
+def test_planes_that_differ_are_seen_whatever_is_read_of_them(tmp_path: Path) -> None:
+    paths = [
+        write(tmp_path / f"slice_{z}.dm3", ramp((30, 40)), thickness_nm=25.0 if z == 2 else 50.0)
+        for z in range(4)
+    ]
+    volume = open_volume(paths)
+    (note,) = volume.metadata["notes"]
+    assert note.startswith("slice_2.dm3: voxel size (25.0, 8.0")
+    write(paths[1], ramp((30, 41)))
+    with pytest.raises(UnsupportedFormat, match=r"slice_1.dm3.*\(30, 41\) uint8 DM3.*\(30, 40\)"):
+        open_volume(paths)
+    cut(write(paths[1], ramp((30, 40))), 900)
+    with pytest.raises(UnsupportedFormat, match=r"slice_1.dm3.*again"):
+        open_volume(paths)
+
+
+def test_one_more_file_of_a_stack_costs_little(tmp_path: Path) -> None:
+    paths = [write(tmp_path / f"slice_{z}.dm3", ramp((30, 40))) for z in range(12)]
+    open_volume(paths)  # whatever is done once
+    few, many = calls(lambda: open_volume(paths[:2])), calls(lambda: open_volume(paths))
+    assert (many - few) / 10 < 5000
 
 
 def test_a_3d_image_takes_z_from_its_own_calibration(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from em_pipeline.domain.errors import InputRefused, NotFound, UnsupportedFormat
 from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.formats.open import FORMATS, open_volume, sniff
 from em_pipeline.formats.stack import natural_key
-from em_pipeline_tests.formats.helpers import check_volume, cut, ramp, values
+from em_pipeline.formats.tiff import open_tiff, open_tiff_plane
+from em_pipeline_tests.formats.helpers import calls, check_volume, cut, ramp, values
 
 
 def write_planes(folder: Path, voxels: Any, **options: Any) -> list[Path]:
@@ -108,8 +109,21 @@ def test_differing_voxel_sizes_and_missing_numbers_are_noted(tmp_path: Path) -> 
     notes = open_volume([p for p in paths if p.name != "slice_3.tif"]).metadata["notes"]
     assert notes == [
         "slice_5.tif: voxel size (None, 4.0, 8.0) nm, first file (None, 4.0, 4.0) nm (z, y, x)",
-        "1 numbers are missing in the file names: 3",
+        "1 number is missing in the file names: 3",
     ]
+
+
+def test_of_planes_behind_the_first_only_what_is_compared_is_read(tmp_path: Path) -> None:
+    paths = write_planes(tmp_path, ramp((12, 8, 8)), imagej=True, resolution=(0.25, 0.25),
+                         metadata={"unit": "nm"})  # fmt: skip
+    whole, plane = open_tiff(paths[0]), open_tiff_plane(paths[0])
+    assert (plane.shape, plane.dtype, plane.chunk_shape) == (whole.shape, whole.dtype, whole.chunk_shape)
+    assert (plane.format, plane.voxel_size_nm) == (whole.format, whole.voxel_size_nm)
+    np.testing.assert_array_equal(plane.read(BoundingBox.of_shape(plane.shape)), ramp((12, 8, 8))[:1])
+    assert all(claim in whole.claims for claim in plane.claims)
+    assert open_volume(paths).metadata["first_header"] == whole.metadata
+    few, many = calls(lambda: open_volume(paths[:2])), calls(lambda: open_volume(paths))
+    assert (many - few) / 10 < 0.9 * calls(lambda: open_tiff(paths[1]))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

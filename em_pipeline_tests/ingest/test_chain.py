@@ -23,6 +23,7 @@ from em_pipeline.ingest.publish import publish
 from em_pipeline.ingest.scrape import scrape
 from em_pipeline.ingest.specs import find_spec, known_specs, spec_from_id
 from em_pipeline.ingest.validate import CHECK_NAMES, WARNINGS, validate
+from em_pipeline.ingest.versions import version_of
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.sources.files import spec_for
 from em_pipeline.storage.store import LocalStore
@@ -104,9 +105,7 @@ def test_nothing_is_visible_before_publication(workspace: Workspace, retina: Dat
     assert [summary.dataset_id for summary in workspace.catalog.published()] == ["empiar-11759"]
     pointer = json.loads(workspace.store.read("volumes/empiar-11759/latest.json"))
     assert pointer["version"] == current_build(workspace, retina).version
-    assert not workspace.store.local_path("staging/empiar-11759").exists() or not list(
-        workspace.store.local_path("staging/empiar-11759").rglob("*.parquet")
-    )
+    assert list(workspace.store.local_path("staging").iterdir()) == []
 
 
 def flip_a_chunk_byte(volume: Path) -> None:
@@ -301,6 +300,42 @@ def test_a_voxel_size_given_beats_the_file_and_is_shown(workspace: Workspace, tm
     assert (size.z, size.y, size.x) == (45, 4, 4)
     (conflict,) = record.conflicts
     assert (conflict.field, conflict.rejected.value) == ("core.voxel_size_nm.z", 50.0)
+
+
+def test_the_codec_that_suits_the_voxels_makes_no_other_version(
+    workspace: Workspace, retina: DatasetSpec
+) -> None:
+    said = retina.model_copy(update={"codec": "zstd-1"})
+    run_chain(workspace, said)
+    first = current_build(workspace, said)
+    assert first.version == version_of(retina, latest_manifest(workspace, retina))
+    assert not run_chain(workspace, retina).changed
+    assert not run_chain(workspace, said).changed
+    other = retina.model_copy(update={"codec": "none"})
+    assert run_chain(workspace, other).changed
+    assert current_build(workspace, other).version != first.version
+    assert current_build(workspace, said) == first
+
+
+def test_a_version_under_its_own_name_is_found_whatever_its_codec(
+    workspace: Workspace, retina: DatasetSpec
+) -> None:
+    run_chain(workspace, retina)
+    manifest = latest_manifest(workspace, retina)
+    said = retina.model_copy(update={"codec": "zstd-1"})
+    names = [version_of(spec, manifest) for spec in (retina, said)]
+    for path in workspace.store.local_path("volumes/empiar-11759").iterdir():
+        path.rename(path.with_name(path.name.replace(*names)))
+    assert current_build(workspace, said).version == names[1]
+    assert build(workspace, said).written is None
+
+
+def test_a_damaged_volume_does_not_tell_its_codec(workspace: Workspace, retina: DatasetSpec) -> None:
+    run_chain(workspace, retina)
+    (volume_of(workspace, retina) / "0" / "zarr.json").write_bytes(b"{")
+    said = retina.model_copy(update={"codec": "zstd-1"})
+    with pytest.raises(NotFound, match="not built"):
+        current_build(workspace, said)
 
 
 def test_a_bounding_box_becomes_the_volume(workspace: Workspace, retina: DatasetSpec) -> None:

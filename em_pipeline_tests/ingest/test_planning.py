@@ -73,7 +73,9 @@ def test_with_little_memory_fewer_threads_work(workspace: Workspace, tmp_path: P
     ((_, image),) = planned(tight, str(path)).images
     assert image.threads == 1
     assert image.process_bytes <= tight.memory_budget
-    with pytest.raises(InputRefused, match=r"need \d+ MiB on 1 threads.*Give \d+ MiB more.*EM_MEMORY_BUDGET"):
+    with pytest.raises(
+        InputRefused, match=r"need \d+ MiB on 1 thread\b.*Give \d+ MiB more.*EM_MEMORY_BUDGET"
+    ):
         planned(replace(tight, memory_budget=250 << 20), str(path))
 
 

@@ -85,11 +85,22 @@ def test_what_is_written_is_read_listed_and_deleted(store: Store) -> None:
         store.read("volumes/a/x.json")
 
 
+def test_only_a_folder_with_nothing_in_it_is_deleted_as_empty(store: Store) -> None:
+    store.write("staging/a/v/x", b"one")
+    store.delete_empty("staging/a")
+    store.delete_empty("staging/a/v/x")
+    store.delete_empty("staging/none")
+    assert list(store.list("")) == ["staging/a/v/x"]
+    store.delete_tree("staging/a/v")
+    store.delete_empty("staging/a")
+    assert not store.exists("staging/a")
+
+
 @pytest.mark.parametrize(
     "key", ["", "/etc/passwd", "../x", "a/../b", "a//b", "a/./b", "a\\b", "a\0b", ".em-tmp-x"]
 )
 def test_a_key_that_could_leave_the_store_is_refused(store: Store, key: str) -> None:
-    for use in (store.read, store.exists, store.delete, store.delete_tree, store.blobs):
+    for use in (store.read, store.exists, store.delete, store.delete_tree, store.delete_empty, store.blobs):
         with pytest.raises(InputRefused):
             use(key)
     with pytest.raises(InputRefused):

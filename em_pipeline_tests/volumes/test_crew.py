@@ -81,7 +81,7 @@ def test_a_worker_without_the_files_is_a_hand_once_it_reached_them(tmp_path: Pat
     assert crew.idle({"a"}) == set()
     assert notes.notes == [
         "the Dask worker a fetches raw files",
-        "1 Dask workers write, with 3 threads in all",
+        "1 Dask worker writes, with 3 threads in all",
     ]
 
 

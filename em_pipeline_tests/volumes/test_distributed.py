@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from dask import config as dask_config
 from distributed import LocalCluster
 from numpy.typing import NDArray
 
@@ -142,7 +143,7 @@ class Growing(Notes):
         super().note(message)
         if "waiting" in message:
             self.cluster.scale(1)
-        elif "write, with" in message:
+        elif "writes, with" in message:
             self.cluster.scale(2)
         elif "left out" in message:
             (self.folder / "refused").touch()
@@ -284,6 +285,23 @@ def test_a_worker_that_hangs_holds_nobody_and_may_come_back(
 
 
 @pytest.mark.integration
+@pytest.mark.slow
+def test_where_every_worker_hangs_dask_starts_them_anew(tmp_path: Path, clean: dict[str, str]) -> None:
+    """By `worker-ttl`, of which the scheduler takes at least ten heartbeats: 5 s."""
+    notes = Notes()
+    with (
+        dask_config.set({"distributed.scheduler.worker-ttl": "2s"}),
+        LocalCluster(
+            n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50
+        ) as cluster,
+        DaskCluster(cluster.scheduler_address) as dask,
+    ):
+        rechunked(dask, LocalBlobs(tmp_path / "v"), StoppingVolume(ARRAY, tmp_path, reads=4), notes)
+    assert hashes(tmp_path / "v") == clean
+    assert any("went away" in note for note in notes.notes)
+
+
+@pytest.mark.integration
 def test_an_error_arrives_as_it_is_and_what_was_finished_is_kept(
     dask: DaskCluster, tmp_path: Path, clean: dict[str, str]
 ) -> None:
@@ -333,7 +351,7 @@ def test_workers_may_come_late_and_those_of_no_use_are_left_out(
         rechunked(dask, LocalBlobs(tmp_path / "v"), FirstComer(ARRAY, tmp_path), notes)
     assert [note.split(" tcp")[0] for note in notes.notes] == [
         "waiting 60 s for a Dask worker",
-        "1 Dask workers write, with 1 threads in all",
+        "1 Dask worker writes, with 1 thread in all",
         "Have the Dask worker",
     ]
     assert "slice_0001.tif: there is no such file; it is left out" in notes.notes[-1]

@@ -254,7 +254,7 @@ def test_only_the_units_whose_scratch_changed_are_done_again(tmp_path: Path) -> 
     flip_first(tmp_path / "a" / "work" / "scratch-0" / "unit-000001.raw")
     written, notes = resumed(tmp_path / "a", tmp_path / "b")
     assert written.units_resumed == units  # all but one of level 0, and one of level 1
-    assert any("level 0: 1 finished units are done again" in note for note in notes.notes)
+    assert any("level 0: 1 finished unit is done again" in note for note in notes.notes)
 
 
 def lengthen(path: Path) -> None:
@@ -277,7 +277,7 @@ def test_a_unit_whose_shard_is_not_what_was_written_is_done_again(
     damage(Path(shard))
     written, notes = resumed(tmp_path / "a", tmp_path / "b")
     where = Path(shard).relative_to(tmp_path / "a" / "volume.ome.zarr")
-    assert any("level 0: 1 finished units are done again" in n and f"{where} of" in n for n in notes.notes)
+    assert any("level 0: 1 finished unit is done again" in n and f"{where} of" in n for n in notes.notes)
     units = small_plan(ARRAY, **SCARCE).levels[0].unit_count
     assert written.units_resumed == (units if stopped_at else 0)
 
@@ -287,7 +287,7 @@ def test_a_coarser_shard_is_made_again_where_what_it_was_made_from_is_gone(tmp_p
     shard = next(path for path in finished_shards(tmp_path / "a") if "/volume.ome.zarr/1/" in path)
     truncate(Path(shard))
     _, notes = resumed(tmp_path / "a", tmp_path / "b")
-    assert any("level 1: 1 finished units are done again" in note for note in notes.notes)
+    assert any("level 1: 1 finished unit is done again" in note for note in notes.notes)
 
 
 class Between(ThisProcess):
@@ -356,7 +356,7 @@ def test_a_damaged_record_counts_as_not_done(
     stopped(tmp_path / "a", level=stopped_at)
     damage(tmp_path / "a" / "work" / "level-0" / "unit-000000.npz")
     written, notes = resumed(tmp_path / "a", tmp_path / "b")
-    assert any("level 0: 1 finished units are done again" in note for note in notes.notes)
+    assert any("level 0: 1 finished unit is done again" in note for note in notes.notes)
     assert 0 < written.bytes_read < ARRAY.nbytes
 
 
