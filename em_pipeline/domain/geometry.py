@@ -169,7 +169,7 @@ def _length(axis: str, value: Any) -> float:
     """A length along an axis. Raises `ValueError` where it is not positive and finite."""
     try:
         length = float(value)
-    except TypeError as error:
+    except (TypeError, OverflowError) as error:
         raise ValueError(f"{axis} = {value!r} is no length") from error
     if not 0 < length < math.inf:
         raise ValueError(f"{axis} = {value!r} is no length above 0 nm")

@@ -32,7 +32,7 @@ class RawLayout:
             raise ValueError(f"shape {tuple(shape)} (z-y-x) is empty or negative")
         if not (isinstance(self.dtype, str) and _DTYPE.fullmatch(self.dtype)):
             raise ValueError(f"dtype {self.dtype!r} is no type of real numbers")
-        if not isinstance(self.offset, int) or self.offset < 0:
+        if type(self.offset) is not int or self.offset < 0:
             raise ValueError(f"offset {self.offset!r} is no whole number from 0")
         if self.order not in ("C", "F"):
             raise ValueError(f"order {self.order!r} is neither C nor F")

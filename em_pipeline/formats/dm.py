@@ -13,7 +13,7 @@ import numpy as np
 from em_pipeline.domain.errors import UnsupportedFormat
 from em_pipeline.domain.evidence import Claim
 from em_pipeline.domain.geometry import Shape
-from em_pipeline.formats.base import ClaimSheet, FileVolume, RawVoxels, jsonable, opened
+from em_pipeline.formats.base import ClaimSheet, FileVolume, RawVoxels, jsonable, opened, truncated
 from em_pipeline.formats.dm_claims import claim_acquisition, claim_voxel_size, origin_nm
 from em_pipeline.formats.dm_tags import Tags, read_tags
 
@@ -21,8 +21,8 @@ EXTRACTOR = "formats.dm"
 # DataType of ImageData, by the scripting documentation of DigitalMicrograph (RealImage and friends).
 DTYPES = {1: "i2", 2: "f4", 6: "u1", 7: "i4", 9: "i1", 10: "u2", 11: "u4", 12: "f8", 14: "u1"}
 NOT_GREY = {3: "complex", 5: "complex", 8: "RGB", 13: "complex", 23: "RGB", 27: "complex", 28: "complex"}
-# What tags of other types or names than they have by the format end in.
-BROKEN = (KeyError, ValueError, TypeError, AttributeError, OverflowError)
+# What tags of other types or names than they have by the format end in, and a disk that cannot give them.
+BROKEN = (KeyError, ValueError, TypeError, AttributeError, OverflowError, OSError)
 
 
 @dataclass(frozen=True)
@@ -183,9 +183,11 @@ def _stored(path: Path, tags: Tags, size: int) -> Stored:
             f"the tags give {stored_bytes:,}",
             "The file is damaged: download or copy it again",
         )
-    voxels = RawVoxels.contiguous(path, int(image.data["Data"]["offset"]), shape, dtype)
-    voxels.check_size(size)
-    return Stored(image, voxels, tags, others)
+    offset = int(image.data["Data"]["offset"])
+    if offset + stored_bytes > size:
+        # Before the place of every plane is held: there may be billions of them.
+        raise truncated(path, offset + stored_bytes, size)
+    return Stored(image, RawVoxels.contiguous(path, offset, shape, dtype), tags, others)
 
 
 def _entries(tags: dict[str, Any], *path: str) -> list[dict[str, Any]]:

@@ -20,6 +20,8 @@ DELIMITER = b"%%%%"
 DEEPEST = 64
 # Most numbers that describe how one value is laid out: three and two per field for an array of structs.
 LONGEST_LAYOUT = 4096
+# Values of an array that is read; of a longer one, as of voxels, the tree has the place.
+LONGEST_ARRAY = 1 << 16
 # Bytes read at once: most of what stands between two images of a file.
 WINDOW = 16 << 10
 
@@ -29,8 +31,9 @@ class Tags:
     """The tree, the byte order of values and voxels (`<`, `>`), and the version of the format, 3 or 4.
 
     A group is a dict; nameless entries are called `TagGroup0`, `Data0` and on, dots in names are left out.
-    A value is a number, a str, a list of an array's values, or a tuple of a struct's. `ImageData.Data` is a
-    dict of its `size` (voxels), `size_bytes` and `offset` (bytes from the start of the file).
+    A value is a number, a str, a list of an array's values, or a tuple of a struct's. `ImageData.Data`, and
+    any array of more than `LONGEST_ARRAY` values, is a dict of its `size` (values), `size_bytes` and `offset`
+    (bytes from the start of the file).
     """
 
     tree: dict[str, Any]
@@ -154,6 +157,10 @@ class _Tree:
             return _text(self._window.read(more[0]))
         if kind == STRUCT:
             return self._window.unpack(self._struct(layout))
+        if kind == ARRAY and more[-1] > LONGEST_ARRAY:
+            place = self._place(layout)
+            self._window.read(0)  # is its end in the file?
+            return place
         if kind == ARRAY and len(more) == 2:
             return self._array(*more)
         if kind == ARRAY and more[0] == STRUCT:
@@ -162,17 +169,16 @@ class _Tree:
         raise ValueError(f"the value at byte {self._window.offset:,} has the unknown layout {layout[:8]}")
 
     def _array(self, kind: int, count: int) -> list[Any] | str:
-        one = self._scalar(kind)
-        stored = self._window.read(one.size * count)
-        values = struct.unpack(f"{self._order}{count}{SCALARS[kind]}", stored)
-        return "".join(map(chr, values)) if kind == UINT16 and values else list(values)
+        stored = self._window.read(self._scalar(kind).size * count)
+        if kind == UINT16 and count:
+            # Other arrays of this kind become text as well, whatever they hold.
+            return stored.decode("utf-16-le" if self._order == "<" else "utf-16-be", "replace")
+        return list(struct.unpack(f"{self._order}{count}{SCALARS[kind]}", stored))
 
     def _place(self, layout: tuple[int, ...]) -> dict[str, Any]:
-        """Where voxels lie, an array of numbers or of structs; they are passed over."""
+        """Where an array of numbers or of structs lies; it is passed over."""
         if layout[0] != ARRAY or len(layout) < 3 or (len(layout) > 3 and layout[1] != STRUCT):
-            raise ValueError(
-                f"the voxels at byte {self._window.offset:,} have the unknown layout {layout[:8]}"
-            )
+            raise ValueError(f"the array at byte {self._window.offset:,} has the unknown layout {layout[:8]}")
         one = self._scalar(layout[1]) if len(layout) == 3 else self._struct(layout[1:-1])
         count, offset = layout[-1], self._window.offset
         self._window.skip(count * one.size)

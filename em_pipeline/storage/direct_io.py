@@ -8,12 +8,13 @@ import errno
 import fcntl
 import mmap
 import os
+import threading
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future
 from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -47,17 +48,10 @@ class AppendedFile:
         os.close(self._descriptor)
 
     def _write(self, view: memoryview) -> None:
-        self._write_at(view, self._written)
-        self._written += len(view)
-
-    def _write_at(self, view: memoryview, offset: int) -> None:
         while view:
-            count = self._write_some(view, offset)
-            offset += count
+            count = os.pwrite(self._descriptor, view, self._written)
+            self._written += count
             view = view[count:]
-
-    def _write_some(self, view: memoryview, offset: int) -> int:
-        return os.pwrite(self._descriptor, view, offset)
 
 
 class DirectFile(AppendedFile):
@@ -72,29 +66,24 @@ class DirectFile(AppendedFile):
         self._direct = _set_direct(self._descriptor)
         self._tail = b""
         self._device = _device()
+        self._shared = _Descriptor(os.dup(self._descriptor))
         self._writing: deque[Future[None]] = deque()
 
     def append(self, payload: bytes | memoryview) -> None:
-        while self._writing and self._writing[0].done():
-            self._writing.popleft().result()
+        self._raise_failed()
         view = memoryview(payload).cast("B")
         if not self._direct:
             self._write(view)
             return
-        while view:
-            stage, held = self._device.free_stage(), len(self._tail)
-            taken = min(len(view), _STAGED - held)
-            stage[:held] = np.frombuffer(self._tail, np.uint8)
-            stage[held : held + taken] = np.frombuffer(view[:taken], np.uint8)
-            whole = (held + taken) // BLOCK * BLOCK if held + taken >= HELD_BACK else 0
-            self._tail = stage[whole : held + taken].tobytes()
-            self._writing.append(self._device.submit(self, stage, whole, self._written))
-            self._written += whole
-            view = view[taken:]
+        while len(self._tail) + len(view) >= HELD_BACK:
+            view = self._append_some(view)
+        self._tail += bytes(view)
 
     def sync(self) -> None:
         while self._writing:
-            self._writing.popleft().result()
+            # Taken out only once it is done: whoever is interrupted meanwhile may come again.
+            self._writing[0].result()
+            self._writing.popleft()
         if self._tail:
             _unset_direct(self._descriptor)
             self._direct = False
@@ -103,50 +92,113 @@ class DirectFile(AppendedFile):
         super().sync()
 
     def close(self) -> None:
-        # Another file may have the descriptor's number soon.
-        wait(self._writing)
+        # What is still being written keeps a descriptor of its own.
+        del self._shared
         super().close()
 
-    def write_stage(self, stage: _Stage, count: int, offset: int) -> None:
-        """Write the first `count` bytes of `stage` (whole blocks) at `offset`; for the device's threads."""
-        self._write_at(stage[:count].data, offset)
+    def _raise_failed(self) -> None:
+        while self._writing and self._writing[0].done():
+            self._writing[0].result()
+            self._writing.popleft()
+
+    def _append_some(self, view: memoryview) -> memoryview:
+        """Have whole blocks written of what is held back and what fits behind it; the rest of `view`."""
+        held = len(self._tail)
+        taken = min(len(view), _STAGED - held)
+        whole = (held + taken) // BLOCK * BLOCK
+        stage = self._device.free_stage()
+        try:
+            stage[:held] = np.frombuffer(self._tail, np.uint8)
+            stage[held : held + taken] = np.frombuffer(view[:taken], np.uint8)
+            self._tail = stage[whole : held + taken].tobytes()
+        except BaseException:
+            self._device.give_back(stage)
+            raise
+        self._writing.append(self._device.write(self._shared, stage, whole, self._written))
+        self._written += whole
+        return view[taken:]
+
+
+class _Descriptor:
+    """An open file of which whole blocks are written, closed when nobody has it any more.
+
+    Closed while a write is on its way, its number would soon be another file's.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def __del__(self) -> None:
+        os.close(self._number)
+
+    def write(self, view: memoryview, offset: int) -> None:
+        while view:
+            count = self._write_some(view, offset)
+            offset += count
+            view = view[count:]
 
     def _write_some(self, view: memoryview, offset: int) -> int:
         try:
-            return super()._write_some(view, offset)
+            return os.pwrite(self._number, view, offset)
         except OSError as error:
             # Some file systems take the flag and refuse the write; so do all after a write that fell short.
-            if not self._direct or error.errno != errno.EINVAL:
+            if error.errno != errno.EINVAL:
                 raise
-            # `_direct` stays as it is: what is held back has to come before whatever is appended next.
-            _unset_direct(self._descriptor)
-            return super()._write_some(view, offset)
+            _unset_direct(self._number)
+            return os.pwrite(self._number, view, offset)
+
+
+class _Job(NamedTuple):
+    done: Future[None]
+    file: _Descriptor
+    stage: _Stage
+    nbytes: int
+    offset: int
 
 
 class _Device:
     """Threads that write for all files of the process, and the block-aligned memory that they write from."""
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(_STAGES - 1, "direct")
+        self._jobs: SimpleQueue[_Job] = SimpleQueue()
         self._free: SimpleQueue[_Stage] = SimpleQueue()
         for _ in range(_STAGES):
-            # Private: memory that a forked child shares would carry its bytes into our files.
             private = mmap.mmap(-1, _STAGED, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            if hasattr(mmap, "MADV_DONTFORK"):
+                # open(2): memory that is being written from must not be shared with a child.
+                private.madvise(mmap.MADV_DONTFORK)
             self._free.put(np.frombuffer(private, np.uint8))
+        for number in range(_STAGES - 1):
+            # Daemons: nothing waits for a file that nobody synced.
+            threading.Thread(target=self._work, name=f"direct-{number}", daemon=True).start()
 
     def free_stage(self) -> _Stage:
-        """Memory to fill, of `_STAGED` bytes; waits until some is written. To be given to `submit`."""
+        """Memory to fill, of `_STAGED` bytes; waits until some is written. For `write` or `give_back`."""
         return self._free.get()
 
-    def submit(self, file: DirectFile, stage: _Stage, count: int, offset: int) -> Future[None]:
-        """Write the first `count` bytes of `stage`, and free it. The future has what went wrong."""
-        return self._pool.submit(self._write, file, stage, count, offset)
+    def give_back(self, stage: _Stage) -> None:
+        self._free.put(stage)
 
-    def _write(self, file: DirectFile, stage: _Stage, count: int, offset: int) -> None:
+    def write(self, file: _Descriptor, stage: _Stage, nbytes: int, offset: int) -> Future[None]:
+        """Write the first bytes of `stage` (whole blocks), and free it. The future has what went wrong."""
+        done: Future[None] = Future()
+        self._jobs.put(_Job(done, file, stage, nbytes, offset))
+        return done
+
+    def _work(self) -> None:
+        while True:
+            self._do(self._jobs.get())
+
+    def _do(self, job: _Job) -> None:
         try:
-            file.write_stage(stage, count, offset)
+            job.file.write(job.stage[: job.nbytes].data, job.offset)
+        except BaseException as error:  # noqa: BLE001 - whoever waits for the write raises it
+            # Its traceback would keep the file open.
+            job.done.set_exception(error.with_traceback(None))
+        else:
+            job.done.set_result(None)
         finally:
-            self._free.put(stage)
+            self._free.put(job.stage)
 
 
 @cache

@@ -6,7 +6,7 @@ which it writes them. Nothing else is needed to find a part, and units never sha
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import lru_cache
 from itertools import product
@@ -24,6 +24,7 @@ from em_pipeline.volumes.tiling import grid
 from em_pipeline.volumes.workspace import Workspace
 
 _MAPS_HELD: Final = 16  # each has an entry of some hundred bytes for every chunk of a unit
+_CHECKED_AT_ONCE: Final = 2 << 20  # bytes asked for in one request when a resumed run looks at a blob
 _CHECKSUMS_HELD: Final = 256  # each has 4 bytes for every chunk of a unit; finding one reads its record
 
 
@@ -154,17 +155,25 @@ def check_scratch(
     level: LevelPlan, unit: Unit, dtype: np.dtype[Any], workspace: Workspace, coarse: NDArray[np.uint32]
 ) -> None:
     """Raises `ChunkCorrupt` unless what the unit left is as its record says (`UnitRecord.coarse`)."""
-    name = workspace.scratch(level.index, unit.index)
-    checksums = []
-    for part in parts_of(level, unit, dtype.itemsize).values():
-        try:
-            payload = workspace.place.read_range(name, part.offset, part.shape.voxels * dtype.itemsize)
-        except NotFound as error:
-            found = "it is missing, though its unit was finished"
-            raise _lost(level, unit.index, workspace, found) from error
-        checksums.append(crc32c(payload))
+    name, parts = workspace.scratch(level.index, unit.index), parts_of(level, unit, dtype.itemsize)
+    runs = _in_runs(name, [part.shape.voxels * dtype.itemsize for part in parts.values()])
+    try:
+        with closing(workspace.place.read_runs(runs, _CHECKED_AT_ONCE)) as payloads:
+            checksums = [crc32c(np.frombuffer(payload, np.uint8)) for payload in payloads]
+    except NotFound as error:
+        raise _lost(level, unit.index, workspace, "it is missing, though its unit was finished") from error
     if checksums != coarse.tolist():
         raise _lost(level, unit.index, workspace, "it has changed since its unit was finished")
+
+
+def _in_runs(name: str, lengths: Sequence[int]) -> Iterator[Run]:
+    """All pieces of a blob, of these bytes each, in runs of about `_CHECKED_AT_ONCE` bytes."""
+    start, pieces = 0, list[int]()
+    for number, nbytes in enumerate(lengths, 1):
+        pieces.append(nbytes)
+        if sum(pieces) >= _CHECKED_AT_ONCE or number == len(lengths):
+            yield Run(name, start, tuple(pieces))
+            start, pieces = start + sum(pieces), []
 
 
 def _lost(level: LevelPlan, unit: int, workspace: Workspace, found: str) -> ChunkCorrupt:

@@ -50,9 +50,9 @@ def test_clipping() -> None:
     assert box.clipped((2, 200, 50)) is None
 
 
-@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), 10**400])
 def test_a_voxel_size_is_positive_and_finite(value: float) -> None:
-    with pytest.raises(ValueError, match="no length above 0"):
+    with pytest.raises(ValueError, match="no length"):
         VoxelSize(z=value, y=8, x=8)
 
 

@@ -1,6 +1,7 @@
 """DM3: thumbnails first, offsets that move, dates of two locales, what is no image."""
 
 import struct
+import tracemalloc
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,22 @@ def test_a_cut_file_is_refused(tmp_path: Path, count: int) -> None:
         return
     with pytest.raises(UnsupportedFormat, match="again"):
         open_dm(path)
+
+
+def test_planes_that_cannot_be_in_the_file_are_not_counted_up(tmp_path: Path) -> None:
+    planes = 2**31
+    data = {"DataType": 6, "Dimensions": [1, 1, planes], "Data": np.zeros(16, np.uint8)}
+    path = tmp_path / "bomb.dm3"
+    tags = dm3._group({"ImageList": [{"ImageTags": {}, "ImageData": data}]})
+    tags = tags.replace(struct.pack(">III", 20, 10, 16), struct.pack(">III", 20, 10, planes))
+    path.write_bytes(struct.pack(">III", 3, len(tags) + 4, 1) + tags)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnsupportedFormat, match="promises voxels up to byte 2,147,483"):
+            open_dm(path)
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_file_cut_after_opening_is_refused_not_zeros(tmp_path: Path) -> None:

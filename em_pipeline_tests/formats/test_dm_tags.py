@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from rsciio.digitalmicrograph._api import DigitalMicrographReader
 
 from em_pipeline.demo import dm3
-from em_pipeline.formats.dm_tags import DEEPEST, LONGEST_LAYOUT, read_tags
+from em_pipeline.formats.dm_tags import DEEPEST, LONGEST_ARRAY, LONGEST_LAYOUT, read_tags
 
+# Of two halves that UTF-16 has for other characters, that reader makes two characters.
+BMP = st.characters(max_codepoint=0xFFFF, exclude_categories=["Cs"])
 names = st.text(st.characters(max_codepoint=255), min_size=1, max_size=8)
 scalars = st.one_of(
-    st.booleans(), st.integers(-(2**31), 2**32 - 1), st.floats(width=64), st.text(max_size=9),
+    st.booleans(), st.integers(-(2**31), 2**32 - 1), st.floats(width=64), st.text(BMP, max_size=9),
     st.floats(width=32).map(np.float32),
     st.lists(st.integers(0, 255), max_size=5).map(lambda numbers: np.array(numbers, np.uint8)),
 )  # fmt: skip
@@ -96,6 +98,27 @@ def test_voxels_are_passed_over_not_read() -> None:
     place = image["Data"]
     assert image["DataType"] == 10
     assert content[place["offset"] :][: place["size_bytes"]] == voxels.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("stored", "text"),
+    [("Zeiss \N{GRINNING FACE}".encode("utf-16-le"), "Zeiss \N{GRINNING FACE}"), (b"\x00\xd8", "\ufffd")],
+)
+def test_text_is_utf_16_and_what_is_none_of_it_is_replaced(stored: bytes, text: str) -> None:
+    content = with_value(dm3._layout([20, 4, len(stored) // 2]) + stored)
+    assert tree_of(content) == {"a": text}
+    assert text.encode()  # so may be written as JSON
+
+
+@pytest.mark.parametrize("layout", [[20, 8], [20, 4], [20, 15, 0, 1, 0, 8]])
+def test_a_long_array_is_passed_over(layout: list[int]) -> None:
+    count = LONGEST_ARRAY + 1
+    content = with_value(dm3._layout([*layout, count]) + bytes(2 * count))
+    place = tree_of(content)["a"]
+    assert place["size"] == count
+    assert place["offset"] + 2 * count == len(content)
+    with pytest.raises(ValueError, match="its tags lead to byte"):
+        tree_of(content[: place["offset"] + 9])
 
 
 @settings(max_examples=60, deadline=None)

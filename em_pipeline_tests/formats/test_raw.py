@@ -76,7 +76,15 @@ def test_the_suffix_does_not_hide_a_format(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"dtype": "complex64"}, {"dtype": "O"}, {"shape": (0, 1, 1)}, {"offset": -1}, {"order": "A"}]
+    "wrong",
+    [
+        {"dtype": "complex64"},
+        {"dtype": "O"},
+        {"shape": (0, 1, 1)},
+        {"offset": -1},
+        {"offset": True},
+        {"order": "A"},
+    ],
 )
 def test_a_layout_that_is_none_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

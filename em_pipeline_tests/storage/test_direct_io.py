@@ -5,14 +5,13 @@ import fcntl
 import os
 import tempfile
 import threading
-import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from em_pipeline.storage import direct_io
 from em_pipeline.storage.direct_io import BLOCK, AppendedFile, DirectFile
 
 # Where there is one, a file system in memory: older ones refuse to be written past the page cache.
@@ -116,18 +115,6 @@ def test_small_pieces_are_written_together(tmp_path: Path, monkeypatch: pytest.M
     assert len(lengths) == 2
 
 
-def test_what_is_staged_is_no_business_of_a_forked_child() -> None:
-    stage = direct_io._device().free_stage()
-    stage[0] = 1
-    child = os.fork()
-    if child == 0:
-        stage[0] = 2
-        os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0
-    assert stage[0] == 1
-    direct_io._device.cache_clear()  # nobody has the stage
-
-
 def test_a_forked_child_writes_with_threads_of_its_own(tmp_path: Path) -> None:
     written(tmp_path / "before", [1_000_000])
     child = os.fork()
@@ -182,23 +169,51 @@ def test_a_write_that_failed_behind_is_raised_by_what_is_called_next(
         file.close()
 
 
-def test_a_file_is_closed_only_once_nothing_of_it_is_being_written(
+def test_a_write_that_comes_after_its_file_was_closed_meets_no_other_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    really, events = os.pwrite, []
+    really, may_write, wrote = os.pwrite, threading.Event(), threading.Event()
 
-    def slow(descriptor: int, view: memoryview, offset: int) -> int:
-        time.sleep(0.05)
-        events.append("written")
+    def late(descriptor: int, view: memoryview, offset: int) -> int:
+        assert may_write.wait(30)
+        count = really(descriptor, view, offset)
+        wrote.set()
+        return count
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", late)
+        file = DirectFile(tmp_path / "x")
+        file.append(memoryview(PATTERN)[:300_000])
+        file.close()
+        others = [os.open(tmp_path / f"other{n}", os.O_RDWR | os.O_CREAT) for n in range(4)]
+        may_write.set()
+        assert wrote.wait(30)
+    for descriptor in others:
+        assert os.fstat(descriptor).st_size == 0
+        os.close(descriptor)
+
+
+def test_who_was_interrupted_in_sync_may_sync_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    really, may_write = os.pwrite, threading.Event()
+
+    def late(descriptor: int, view: memoryview, offset: int) -> int:
+        assert may_write.wait(30)
         return really(descriptor, view, offset)
 
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "pwrite", late)
     file = DirectFile(tmp_path / "x")
-    closed = os.close
-    monkeypatch.setattr(os, "pwrite", slow)
-    monkeypatch.setattr(os, "close", lambda descriptor: (events.append("closed"), closed(descriptor)))
     file.append(memoryview(PATTERN)[:300_000])
+    with monkeypatch.context() as patch:
+        patch.setattr(Future, "result", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            file.sync()
+    may_write.set()
+    file.sync()
     file.close()
-    assert events == ["written", "closed"]
+    assert (tmp_path / "x").read_bytes() == PATTERN[:300_000]
 
 
 def test_an_existing_file_is_not_written_over(tmp_path: Path) -> None:

@@ -6,23 +6,27 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from em_pipeline.domain.blobs import Run
 from em_pipeline.domain.errors import Busy, ChunkCorrupt
 from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.domain.progress import Progress, Silent
 from em_pipeline.storage.local_blobs import LocalBlobs
+from em_pipeline.volumes import resume
 from em_pipeline.volumes.compute import Job, ThisProcess
 from em_pipeline.volumes.plan import LevelPlan, Unit
 from em_pipeline.volumes.pyramid_check import coarser_faults
 from em_pipeline.volumes.rechunk import WrittenVolume, rechunk
+from em_pipeline.volumes.scratch import check_scratch
 from em_pipeline.volumes.workspace import UnitRecord, Workspace
 from em_pipeline_tests.volumes.arrays import ArrayVolume, FailingVolume
 from em_pipeline_tests.volumes.written import (
@@ -329,6 +333,29 @@ def test_scratch_that_changes_within_a_run_is_never_taken_for_voxels(
         )
     written, _ = resumed(place, tmp_path / "b")
     assert written.bytes_read == plan.levels[0].unit(1).box.shape.voxels * ARRAY.itemsize
+
+
+def test_scratch_is_looked_at_some_parts_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped(tmp_path, level=1)
+    really, asked = LocalBlobs.read_runs, list[Run]()
+
+    def noted(self: LocalBlobs, runs: Iterable[Run], held: int) -> Iterator[bytes]:
+        asked.extend(kept := list(runs))
+        return really(self, kept, held)
+
+    monkeypatch.setattr(LocalBlobs, "read_runs", noted)
+    checked = []
+
+    def counted(*of: Any) -> None:
+        before = len(asked)
+        check_scratch(*of)
+        checked.append(len(asked) - before)
+
+    monkeypatch.setattr(resume, "check_scratch", counted)
+    monkeypatch.setattr(resume, "_AT_ONCE", 1)
+    write(ARRAY, tmp_path, **SCARCE)
+    # One request for each finished unit: all of level 0, and the first of level 1.
+    assert checked == [1] * (small_plan(ARRAY, **SCARCE).levels[0].unit_count + 1)
 
 
 def test_sound_scratch_is_kept(tmp_path: Path) -> None:
