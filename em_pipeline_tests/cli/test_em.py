@@ -39,7 +39,10 @@ def test_a_folder_becomes_a_dataset_a_block_and_a_picture(environment: dict[str,
     made = em(environment, "ingest", *named)
     assert made["dataset_id"] == "files-mine"
     assert (made["shape"], made["changed"]) == ([12, 140, 150], True)
-    assert "nothing to do" in run(environment, "em", "ingest", str(stack), "--name", "mine").stdout
+    again = run(environment, "em", "ingest", str(stack), "--name", "mine")
+    assert "nothing to do" in again.stdout
+    assert "not looked at now: em verify files-mine looks again" in again.stdout
+    assert "already there, not read again" in again.stderr
     (shard,) = Path(environment["EM_HOME"]).glob("store/volumes/files-mine/*.ome.zarr/0/c/0/0/0")
     shard.unlink()
     assert run(environment, "em", "verify", "files-mine", "--discard").returncode == 5
