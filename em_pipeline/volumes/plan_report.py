@@ -68,7 +68,7 @@ class PlanReport:
 
     @property
     def fewer_threads(self) -> str:
-        """Of how many, and why, to follow the number of threads; empty where as many work as were asked for."""
+        """Of how many, and why, to follow the number of threads; empty where all work that were asked for."""
         fewer = self.threads < self.threads_asked
         return f" of {self.threads_asked:,}: EM_MEMORY_BUDGET serves no more" if fewer else ""
 

@@ -8,7 +8,6 @@ import imagecodecs
 import numpy as np
 import pytest
 
-from em_pipeline.domain.errors import InputRefused
 from em_pipeline.domain.geometry import BoundingBox, VoxelSize
 from em_pipeline.formats.open import open_volume
 from em_pipeline.formats.tiff_segments import DECODERS
