@@ -56,9 +56,7 @@ def arguments() -> argparse.Namespace:
         "--size-mib", type=int, default=1024, help="of voxels; the int16 input is 6.25 times that"
     )
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument(
-        "--only", type=lambda text: text.split(","), default=[], help="names of rows, with commas"
-    )
+    parser.add_argument("--only", type=row_names, default=[], help="names of rows, with commas")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of each contender")
     parser.add_argument("--memory-mib", type=int, default=1024, help="our memory budget")
     parser.add_argument("--touch-mib", type=int, default=TOUCHED_MIB, help="of memory before each run")
@@ -71,6 +69,16 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def row_names(text: str) -> list[str]:
+    """Names with commas between them, all of which are of rows."""
+    names = text.split(",")
+    try:
+        chosen(rows(memory_mib=1024), names)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return names
+
+
 def measure_row(row: Row, asked: argparse.Namespace, pythons: Mapping[str, Path]) -> RowResult:
     """Make the input, run the contenders in turn, delete both."""
     source, output = asked.folder / row.kind, asked.folder / "output"
@@ -79,7 +87,7 @@ def measure_row(row: Row, asked: argparse.Namespace, pythons: Mapping[str, Path]
     missing = {c.name: why for c in row.contenders if (why := reason_missing(c, pythons[c.python]))}
     runs: dict[str, list[Run]] = {c.name: [] for c in row.contenders if c.name not in missing}
     try:
-        voxel_bytes = make_input(row.kind, source, asked.size_mib, environment)
+        shape, voxel_bytes = make_input(row.kind, source, asked.size_mib, environment)
         for _ in range(asked.repetitions):
             for contender in row.contenders:
                 if contender.name in missing:
@@ -92,17 +100,17 @@ def measure_row(row: Row, asked: argparse.Namespace, pythons: Mapping[str, Path]
                 runs[contender.name].append(run)
     finally:
         remove(source)
-    return RowResult(row, voxel_bytes, runs, missing)
+    return RowResult(row.of_shape(shape), voxel_bytes, runs, missing)
 
 
-def make_input(kind: str, path: Path, size_mib: int, environment: dict[str, str]) -> int:
-    """Write the input, in a process of its own; bytes of its voxels."""
+def make_input(kind: str, path: Path, size_mib: int, environment: dict[str, str]) -> tuple[list[int], int]:
+    """Write the input, in a process of its own; its shape (z, y, x), and bytes of its voxels."""
     remove(path)
     command = [sys.executable, str(INPUTS), kind, str(path), str(size_mib)]
     made = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
     said = json.loads(made.stdout.splitlines()[-1])
     z, y, x = said["shape"]
-    return int(z * y * x * (2 if said["dtype"] == "int16" else 1))
+    return [z, y, x], int(z * y * x * (2 if said["dtype"] == "int16" else 1))
 
 
 def reason_missing(contender: Contender, python: Path) -> str:

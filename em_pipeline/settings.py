@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import yaml
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import ErrorDetails
 
 from em_pipeline.domain.errors import InputRefused
 from em_pipeline.limits import available_cores, available_memory
@@ -333,9 +334,18 @@ def _validated(values: dict[str, Any], provenance: dict[str, str]) -> Settings:
         raise InputRefused(
             f"Read the setting {key} from {provenance.get(key, 'its default')}",
             # What is no URL may still hold a password, in a place we cannot tell.
-            f"{'the value' if key == 'database_url' else repr(first['input'])} does not fit: {first['msg']}",
+            f"{'the value' if key == 'database_url' else repr(first['input'])} does not fit: {_fault(first)}",
             to_do,
         ) from error
+
+
+def _fault(error: ErrorDetails) -> str:
+    """What is wrong with a value, without what pydantic puts before or in place of our words."""
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    if error["type"] in ("byte_size", "byte_size_unit"):
+        return "it is no number of bytes, KiB, MiB, GiB or TiB"
+    return error["msg"]
 
 
 def _masked(value: object) -> str:

@@ -1,9 +1,9 @@
 """What is compared: the inputs, the contenders of each, and the goals."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 CONTENDERS = Path(__file__).parent / "contenders"
 
@@ -44,7 +44,10 @@ class Goal:
 
 @dataclass(frozen=True)
 class Row:
-    """One input, `kind` as in `inputs`, and who writes it. `rss_at_most` is our peak memory's goal, bytes."""
+    """One input, `kind` as in `inputs`, and who writes it. `rss_at_most` is our peak memory's goal, bytes.
+
+    `{shape}` in the title stands for that of the input, which depends on the size asked for.
+    """
 
     name: str
     title: str
@@ -52,6 +55,10 @@ class Row:
     contenders: tuple[Contender, ...]
     goals: tuple[Goal, ...]
     rss_at_most: int
+
+    def of_shape(self, shape: Iterable[int]) -> Self:
+        """With the shape of its input (voxels z, y, x) in the title."""
+        return replace(self, title=self.title.replace("{shape}", "×".join(map(str, shape))))
 
 
 OURS = "ours"
@@ -104,7 +111,7 @@ def rows(memory_mib: int) -> tuple[Row, ...]:
         ),
         Row(
             "int16",
-            "TIFF 512×2520×2596 int16",
+            "TIFF {shape} int16",
             "int16",
             (ours, ENCODE, READ),
             (Goal((ENCODE.name,), 0.4), _both(READ)),

@@ -137,7 +137,9 @@ def _raw_files(workspace: Workspace, spec: DatasetSpec) -> dg.MaterializeResult:
 def _ome_zarr(workspace: Workspace, spec: DatasetSpec) -> dg.MaterializeResult:
     """The volume as OME-Zarr 0.5 in 128³ chunks, staged until it is published."""
     built = build(workspace, spec)
-    made = "already there" if built.written is None else f"written in {built.written.seconds:.1f} s"
+    made = "already there, not read again"
+    if built.written is not None:
+        made = f"written in {built.written.seconds:.1f} s"
     workspace.progress.note(f"volume: version {built.version}, {made}")
     return dg.MaterializeResult(
         metadata=shown.volume_metadata(built), data_version=dg.DataVersion(built.version)
@@ -147,7 +149,6 @@ def _ome_zarr(workspace: Workspace, spec: DatasetSpec) -> dg.MaterializeResult:
 def _validation_report(workspace: Workspace, spec: DatasetSpec) -> dg.MaterializeResult:
     """Every reason found not to publish the volume."""
     report = validate(workspace, spec)
-    workspace.progress.note(f"validation: {report}")
     results = [
         dg.AssetCheckResult(
             check_name=check.name,

@@ -22,6 +22,7 @@ from em_pipeline.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from em_pipeline.catalog.entries import DatasetDetail
+    from em_pipeline.domain.record import DatasetRecord
     from em_pipeline.sources.base import PortalRecord
 
 
@@ -150,6 +151,15 @@ def _print_portal(portal: "PortalRecord") -> None:
         table("Portal", ["what", "found"], rows)
 
 
+# Of integers these are integers too, although they are kept as float64 and interpolated between wide ones.
+OF_ONE_VOXEL = tuple(f"technical.statistics.{name}" for name in ("min", "max", "p01", "p99"))
+
+
+def _shown(field: str, value: Any, record: "DatasetRecord") -> Any:
+    data_type = record.fields.core.data_type or ""
+    return round(value) if field in OF_ONE_VOXEL and "int" in data_type else value
+
+
 def _print_detail(detail: Any, portal: "PortalRecord | None") -> None:
     summary = detail.summary
     console.print(summary.dataset_id, style="bold", markup=False, end="  ")
@@ -171,7 +181,8 @@ def _print_detail(detail: Any, portal: "PortalRecord | None") -> None:
         claim = detail.record.kept(field)
         evidence = claim.evidence
         reason = f" — {evidence.reason}" if evidence.reason else ""
-        rows.append([field, value, evidence.origin, f"{evidence.where} · {evidence.field}{reason}"])
+        where = f"{evidence.where} · {evidence.field}{reason}"
+        rows.append([field, _shown(field, value, detail.record), evidence.origin, where])
     console.print()
     table(
         f"Record ({detail.record.completeness:.0%} of the fields)",

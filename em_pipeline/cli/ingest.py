@@ -60,6 +60,8 @@ def ingest(target: str, options: Options, as_json: bool) -> None:
             f"{by_axis(list(summary.voxel_size_nm or ()))} nm, {size(summary.stored_bytes)} stored, "
             f"{counted(summary.conflicts, 'conflict')}"
         )
+        if not launched.looked_at:
+            console.print(f"Its bytes were not looked at now: em verify {spec.dataset_id} looks again")
         console.print(f"Next: em show {spec.dataset_id} · em block {spec.dataset_id} 0 0 0 --out block.png")
 
 

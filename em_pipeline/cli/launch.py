@@ -34,6 +34,11 @@ class Launched:
     written_again: bool
 
     @property
+    def looked_at(self) -> bool:
+        """Whether the run read the published volume, and did not only find that it was published."""
+        return self.changed or self.written_again
+
+    @property
     def did(self) -> str:
         """What the run did, to follow the dataset's id in a sentence."""
         if self.changed:

@@ -114,7 +114,7 @@ def _print_totals(image: "PlanReport", memory_budget: int) -> None:
         ("scratch", f"{size(image.scratch_bytes)} at most, beside the volume while it is written"),
         ("memory", f"{size(image.process_bytes)} at most, of {size(memory_budget)} (EM_MEMORY_BUDGET)"),
         ("restart", f"repeats at most {size(image.unit_bytes)} of voxels for each unit under way"),
-        ("threads", str(image.threads)),
+        ("threads", f"{image.threads}{image.fewer_threads}"),
         ("time", seconds),
     ]
     for label, text in rows:

@@ -60,9 +60,11 @@ def verify(
                 console.print(f"… and {len(faults) - SHOWN_FAULTS} more")
             if faults:
                 console.print(f"→ {_remedy(store, published, discarded)}", markup=False)
-            rate = read / 1e6 / seconds if seconds else 0.0
+            # In less time what is measured is mostly the start.
+            rate = f" at {read / 1e6 / seconds:.0f} MB/s" if seconds >= 1 else ""
+            decoded = "read and decoded" if decode else "read but not decoded"
             console.print(
-                f"{dataset_id}: {counted(chunks, 'chunk')}, {counted(read, 'byte')} read at {rate:.0f} MB/s, "
+                f"{dataset_id}: {counted(chunks, 'chunk')}, {counted(read, 'byte')} {decoded}{rate}, "
                 f"{counted(len(faults), 'fault')}"
             )
         if faults:

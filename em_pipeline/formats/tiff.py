@@ -128,7 +128,7 @@ def tiff_volume(path: Path, tif: tifffile.TiffFile, size: int) -> FileVolume:
     sheet = ClaimSheet(path, EXTRACTOR)
     sheet.layout(stored.shape, stored.dtype, stored.chunk, FILE_FORMAT, compression_of(page), tag)
     # The axis that counts pages is called I, Q or S by whoever does not know that it is z.
-    sheet.axes("zyx"[3 - series.ndim :], tag, series.axes)
+    sheet.axes("yx" if series.axes.startswith("Y") else "zyx", tag, series.axes)
     claim_voxel_size(sheet, tif)
     claim_acquisition(sheet, tif)
     series_facts = {"kind": series.kind, "axes": series.axes, "shape": list(series.shape)}
@@ -139,8 +139,10 @@ def tiff_volume(path: Path, tif: tifffile.TiffFile, size: int) -> FileVolume:
 def _stored(path: Path, tif: tifffile.TiffFile, size: int) -> Stored:
     _check_last_directory(path, tif, size)
     series = _grey_series(path, tif)
-    _check_promise(path, tif, series, size)
-    shape = Shape(*(1,) * (3 - series.ndim), *(int(n) for n in series.shape))
+    page = series.keyframe
+    y, x = int(page.imagelength), int(page.imagewidth)
+    shape = Shape(math.prod(series.shape) // (y * x), y, x)
+    _check_promise(path, tif, series, shape, size)
     dtype = READ_AS.get(series.dtype, series.dtype).newbyteorder("=")
     return Stored(series, shape, dtype, *_voxels(path, tif, series, shape, size))
 
@@ -161,7 +163,7 @@ def headers_of(tif: tifffile.TiffFile) -> dict[str, Any]:
 
 
 def _grey_series(path: Path, tif: tifffile.TiffFile) -> Any:
-    """The one series that is a grey image or volume."""
+    """The one series that is a grey image or volume: its axes of more than one entry are z and the page's."""
     whole = [series for series in tif.series if not series.keyframe.is_reduced] or list(tif.series)
     if len(whole) != 1:
         found = ", ".join(f"{series.shape} {series.axes}" for series in whole) or "no image"
@@ -170,19 +172,24 @@ def _grey_series(path: Path, tif: tifffile.TiffFile) -> Any:
         )
     series = whole[0]
     page = series.keyframe
-    extra = series.axes.removesuffix("YX")
-    if not series.axes.endswith("YX") or len(extra) > 1 or (extra and extra not in Z_AXES):
-        meanings = [AXES[axis] for axis in extra if axis in AXES] or ["axes that are not z, y, x"]
-        raise UnsupportedFormat(
-            f"Read {path.name} as a grey volume",
-            f"its shape {tuple(series.shape)} ({series.axes}) has {' and '.join(meanings)}",
-            "Save one grey channel and time point as a z-stack (in ImageJ: Image > Properties, set slices)",
-        )
     if 0 in series.shape:
         raise UnsupportedFormat(
             f"Read {path.name}",
             f"its shape is {tuple(series.shape)}",
             "The file is damaged: download it again",
+        )
+    # tifffile makes up names for axes of one entry, which may stand anywhere.
+    long = [(axis, int(n)) for axis, n in zip(series.axes, series.shape, strict=True) if n > 1]
+    of_page = [(axis, int(n)) for axis, n in (("Y", page.imagelength), ("X", page.imagewidth)) if n > 1]
+    planes = long[: len(long) - len(of_page)]
+    extra = "".join(axis for axis, _ in planes)
+    if long != [*planes, *of_page] or len(extra) > 1 or (extra and extra not in Z_AXES):
+        extra = "".join(axis for axis, _ in long)
+        meanings = [AXES[axis] for axis in extra if axis in AXES] or ["axes that are not z, y, x"]
+        raise UnsupportedFormat(
+            f"Read {path.name} as a grey volume",
+            f"its shape {tuple(series.shape)} ({series.axes}) has {' and '.join(meanings)}",
+            "Save one grey channel and time point as a z-stack (in ImageJ: Image > Properties, set slices)",
         )
     if page.samplesperpixel != 1 or page.imagedepth != 1 or series.dtype is None or series.dtype.kind == "c":
         raise UnsupportedFormat(
@@ -205,7 +212,7 @@ def _check_last_directory(path: Path, tif: tifffile.TiffFile, size: int) -> None
         raise truncated(path, following, size)
 
 
-def _check_promise(path: Path, tif: tifffile.TiffFile, series: Any, size: int) -> None:
+def _check_promise(path: Path, tif: tifffile.TiffFile, series: Any, shape: Shape, size: int) -> None:
     """Refuse an ImageJ or tifffile stack with fewer planes than its description says."""
     promised = 1
     if tif.imagej_metadata:
@@ -213,8 +220,8 @@ def _check_promise(path: Path, tif: tifffile.TiffFile, series: Any, size: int) -
         stack = [int(said.get(name, 1)) for name in ("channels", "slices", "frames")]
         promised = max(int(said.get("images", 1)), math.prod(stack))
     elif tif.shaped_metadata:
-        promised = math.prod(tif.shaped_metadata[0].get("shape", ())[:-2])
-    if math.prod(series.shape[:-2]) < promised:
+        promised = math.prod(tif.shaped_metadata[0].get("shape", ())) // (shape.y * shape.x)
+    if shape.z < promised:
         page = series.keyframe
         raise truncated(path, page.dataoffsets[0] + promised * page.nbytes, size)
 

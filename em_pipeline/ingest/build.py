@@ -171,7 +171,7 @@ def _write(
 ) -> tuple[WrittenVolume, PlanReport]:
     """Write the image and its label images, all of them planned before the first voxel is read."""
     plan, *plans = plan_cuts(workspace, spec, image, labels)
-    planned = report(plan)
+    planned = report(plan, threads_asked=workspace.threads)
     workspace.progress.note(str(planned))
     if image.chosen.because:
         workspace.progress.note(f"the image is {image.chosen}")

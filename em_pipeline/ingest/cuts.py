@@ -48,21 +48,23 @@ class Cut:
         """The voxels of the box that the source does not hold."""
         return Missing.of(self.volume.missing, self.box)
 
-    def check_decodable(self, memory_budget: int) -> None:
-        """Raise `InputRefused` where decoding one strip, tile or chunk takes half of `memory_budget` bytes.
+    def is_decodable(self, memory_budget: int) -> bool:
+        """Whether decoding one strip, tile or chunk takes at most half of `memory_budget` bytes.
 
         The other half is for the voxels that are worked on.
         """
-        needed = self.volume.scratch_bytes
-        if needed > memory_budget // 2:
-            stored = "×".join(map(str, self.volume.chunk_shape))
-            raise InputRefused(
-                f"Read {self.name} within {memory_budget / 2**20:,.0f} MiB",
-                f"it is stored in pieces of {stored} voxels (z, y, x), each decoded whole: "
-                f"that takes {needed / 2**20:,.0f} MiB, and half the memory is for other work",
-                "Give more memory (EM_MEMORY_BUDGET), or store it in smaller pieces (TIFF: "
-                "`tiffcp -t -w 512 -l 512 OLD NEW`)",
-            )
+        return self.volume.scratch_bytes <= memory_budget // 2
+
+    def not_decodable(self, memory_budget: int, enough: int) -> InputRefused:
+        """Why the cut cannot be read within `memory_budget` bytes, where `enough` MiB would be."""
+        stored = "×".join(map(str, self.volume.chunk_shape))
+        return InputRefused(
+            f"Read {self.name} within {memory_budget / 2**20:,.0f} MiB",
+            f"it is stored in pieces of {stored} voxels (z, y, x), each decoded whole: that takes "
+            f"{self.volume.scratch_bytes / 2**20:,.0f} MiB, and half the memory is for other work",
+            f"Give {enough} MiB (EM_MEMORY_BUDGET={enough}MiB), or store it in smaller pieces (TIFF: "
+            "`tiffcp -t -w 512 -l 512 OLD NEW`)",
+        )
 
     def __str__(self) -> str:
         return "the image" if self.label is None else f"labels/{self.label}"

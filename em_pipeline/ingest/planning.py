@@ -1,6 +1,7 @@
 """What an ingest will write, decided and estimated before it does: the plans of an image and its labels."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from em_pipeline.ingest.inspection_target import Whereabouts, portal_address
 from em_pipeline.ingest.kinds import kind_of
 from em_pipeline.ingest.scrape import latest_portal_record
 from em_pipeline.ingest.workspace import Workspace
+from em_pipeline.settings import LEAST_MEMORY
 from em_pipeline.sources.base import HeldFile
 from em_pipeline.sources.region_size import LimitedSource, check_bytes, check_extent
 from em_pipeline.storage.local_files import path_of_file_url
@@ -34,6 +36,7 @@ from em_pipeline.volumes.sampling import take_sample
 
 _FILE = "file://"
 PLAIN = ("", "none", "raw")
+MOST_MIB = 1 << 24  # 16 TiB: more than any machine has
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,40 @@ class Outlook:
 def plan_cuts(
     workspace: Workspace, spec: DatasetSpec, image: Cut, labels: Sequence[Cut]
 ) -> tuple[RechunkPlan, ...]:
-    """The plan of the image, then those of its label images, within the workspace's memory and threads."""
+    """The plan of the image, then those of its label images, within the workspace's memory and threads.
+
+    Raises `InputRefused` where the memory is too little, or they cannot be written.
+    """
+    for cut in (image, *labels):
+        if not cut.is_decodable(workspace.memory_budget):
+            raise cut.not_decodable(workspace.memory_budget, _enough(workspace, spec, image, labels))
+    return _plans(workspace, spec, image, labels)
+
+
+def _enough(workspace: Workspace, spec: DatasetSpec, image: Cut, labels: Sequence[Cut]) -> int:
+    """The least memory budget, MiB, that one thread can read and write all of it in.
+
+    Raises `InputRefused` where it would be refused with any.
+    """
+
+    def planned(mebibytes: int) -> bool:
+        budget = mebibytes << 20
+        _plans(replace(workspace, memory_budget=budget, threads=1), spec, image, labels)
+        return all(cut.is_decodable(budget) for cut in (image, *labels))
+
+    def suffices(mebibytes: int) -> bool:
+        with suppress(InputRefused):
+            return planned(mebibytes)
+        return False
+
+    planned(MOST_MIB)
+    least = LEAST_MEMORY >> 20
+    return least + bisect_left(range(least, MOST_MIB), True, key=suffices)
+
+
+def _plans(
+    workspace: Workspace, spec: DatasetSpec, image: Cut, labels: Sequence[Cut]
+) -> tuple[RechunkPlan, ...]:
     folders = tuple(label.label for label in labels if label.label is not None)
     plan = _plan(workspace, image, Layout(image.chosen.kind, spec.codec, folders))
     # NGFF 0.5, "labels": a label image has as many levels as its image.
@@ -72,11 +108,22 @@ def outlook(workspace: Workspace, spec: DatasetSpec) -> Outlook:
     with _opened(workspace, spec, held) as cuts:
         plans = plan_cuts(workspace, spec, cuts[0], cuts[1:])
         images = tuple(
-            (str(cut), report(plan, take_sample(cut.volume, cut.box, plan)))
+            (str(cut), report(plan, take_sample(cut.volume, cut.box, plan), threads_asked=workspace.threads))
             for cut, plan in zip(cuts, plans, strict=True)
         )
-        notes = tuple(f"{cut} is {cut.chosen}" for cut in cuts[:1] if cut.chosen.because)
-    return Outlook(spec.dataset_id, workspace.memory_budget, images, notes)
+        notes = [f"{cut} is {cut.chosen}" for cut in cuts[:1] if cut.chosen.because]
+    notes += _elsewhere(workspace)
+    return Outlook(spec.dataset_id, workspace.memory_budget, images, tuple(notes))
+
+
+def _elsewhere(workspace: Workspace) -> list[str]:
+    """That threads and time are not of the machines that will write, where others do."""
+    if not workspace.compute.elsewhere:
+        return []
+    return [
+        f"the units will go to {workspace.compute.elsewhere}: threads and time are of this machine's cores "
+        "alone (docs/costs.md for N machines)"
+    ]
 
 
 def _label_codec(spec: DatasetSpec) -> str | None:
@@ -85,7 +132,6 @@ def _label_codec(spec: DatasetSpec) -> str | None:
 
 
 def _plan(workspace: Workspace, cut: Cut, layout: Layout) -> RechunkPlan:
-    cut.check_decodable(workspace.memory_budget)
     return _planned(
         workspace,
         cut.volume.scratch_bytes,
@@ -209,8 +255,8 @@ def _from_headers(workspace: Workspace, spec: DatasetSpec) -> Outlook:
         notes.append(f"the image is {chosen}")
     if spec.label_images:
         notes.append(f"label images are not planned before download: {', '.join(spec.label_names)}")
-    notes += [*found.notes, *image.notes]
-    images = (("the image", report(plan)),)
+    notes += [*found.notes, *image.notes, *_elsewhere(workspace)]
+    images = (("the image", report(plan, threads_asked=workspace.threads)),)
     return Outlook(spec.dataset_id, workspace.memory_budget, images, tuple(filter(None, notes)))
 
 

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import UTC
 from functools import cache
 
 import numpy as np
@@ -52,6 +53,11 @@ def validate(workspace: Workspace, spec: DatasetSpec) -> ValidationReport:
         published = VersionFiles.published(workspace.store, spec.dataset_id, built.version)
         kept = read_kept(ValidationReport, workspace.store, published.report)
         if built.files == published and kept is not None:
+            workspace.progress.note(
+                f"validation: {kept}. These checks were made when it was published"
+                f"{_first_published(workspace, built)}; no byte was looked at now: "
+                f"`em verify {spec.dataset_id}` looks again"
+            )
             return kept
         labels = keys.label_folders(spec.label_names).values()
         images = {label: built.files.image(label) for label in (None, *labels)}
@@ -68,7 +74,16 @@ def validate(workspace: Workspace, spec: DatasetSpec) -> ValidationReport:
         failed = "; ".join(f"{check.name}: {check.message}" for check in report.failures)
         message = "validated" if report.passed else f"validation failed: {failed}"
         workspace.catalog.set_status(spec.dataset_id, status, progress=0.9, message=message)
+        workspace.progress.note(f"validation: {report}")
     return report
+
+
+def _first_published(workspace: Workspace, built: Built) -> str:
+    """The day (UTC) in brackets, where the catalogue knows it: a volume may be deleted and written again."""
+    entry = workspace.catalog.published_version(built.record.dataset_id)
+    if entry is None or entry.version != built.version:
+        return ""
+    return f" (first on {entry.published_at.astimezone(UTC):%Y-%m-%d})"
 
 
 def _checks(

@@ -46,7 +46,13 @@ class Job:
 
 
 class Compute(Protocol):
-    """Something that has units written, and returns when all of them are."""
+    """Something that has units written, and returns when all of them are.
+
+    `elsewhere` names the machines that do it; it is empty where this process does.
+    """
+
+    @property
+    def elsewhere(self) -> str: ...
 
     def run(self, job: Job, level: LevelPlan, units: Sequence[Unit], progress: Progress) -> None:
         """Raises what `Job.write` raises."""
@@ -55,6 +61,8 @@ class Compute(Protocol):
 
 class ThisProcess:
     """Writes every unit here, with the threads that the plan has."""
+
+    elsewhere = ""
 
     def run(self, job: Job, level: LevelPlan, units: Sequence[Unit], progress: Progress) -> None:
         job.write(level, units, progress)

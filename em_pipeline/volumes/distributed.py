@@ -48,6 +48,10 @@ class DaskCluster:
         self._link: SchedulerLink | None = None
         self._crew: Crew | None = None
 
+    @property
+    def elsewhere(self) -> str:
+        return f"the workers of the Dask scheduler {self.scheduler}"
+
     def run(self, job: Job, level: LevelPlan, units: Sequence[Unit], progress: Progress) -> None:
         """See `Compute.run`. Raises besides `ServiceUnavailable` where the scheduler or its workers are gone,
         and `InputRefused` where a worker has other versions, too little memory, or cannot reach the source or

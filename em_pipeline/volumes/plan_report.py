@@ -42,7 +42,8 @@ class PlanReport:
 
     `unit_bytes` are voxels that a restart reads and writes again at most for each unit under way. What rests
     on a sample (`write_bytes`, `seconds`) is None without one; `requests` then assume `cost.Ratios`.
-    `process_bytes` is what the process holds at most, to be compared with its budget.
+    `process_bytes` is what the process holds at most, to be compared with its budget. `threads_asked` are
+    those of the settings, of which the budget may serve fewer: `threads`.
     """
 
     levels: tuple[LevelReport, ...]
@@ -50,6 +51,7 @@ class PlanReport:
     kind: Kind
     codec: str
     threads: int
+    threads_asked: int
     voxel_bytes: int
     read_bytes: int
     unit_bytes: int
@@ -64,6 +66,12 @@ class PlanReport:
     def amplification(self) -> float:
         return self.read_bytes / self.voxel_bytes
 
+    @property
+    def fewer_threads(self) -> str:
+        """Of how many, and why, to follow the number of threads; empty where all work that were asked for."""
+        fewer = self.threads < self.threads_asked
+        return f" of {self.threads_asked:,}: EM_MEMORY_BUDGET serves no more" if fewer else ""
+
     def __str__(self) -> str:
         """One line for logs."""
         finest = self.levels[0]
@@ -74,11 +82,15 @@ class PlanReport:
             f"(of {size} voxels at level 0), {self.read_bytes / 1e6:.0f} MB to read "
             f"({self.amplification:.2f}×), {self.scratch_bytes / 1e6:.0f} MB of scratch, "
             f"{self.process_bytes / 2**20:.0f} MiB of memory on {counted(self.threads, 'thread')}"
+            f"{self.fewer_threads}"
         )
 
 
-def report(plan: RechunkPlan, sample: Sample | None = None) -> PlanReport:
-    """What `plan` takes; with a sample of its source also what it writes, and how long that takes."""
+def report(plan: RechunkPlan, sample: Sample | None = None, *, threads_asked: int = 1) -> PlanReport:
+    """What `plan` takes; with a sample of its source also what it writes, and how long that takes.
+
+    `threads_asked` are those that it could have had.
+    """
     itemsize = plan.dtype.itemsize
     finest = plan.levels[0]
     every_voxel = sum(level.shape.voxels for level in plan.levels) * itemsize
@@ -96,6 +108,7 @@ def report(plan: RechunkPlan, sample: Sample | None = None) -> PlanReport:
         kind=plan.kind,
         codec=plan.codec,
         threads=plan.threads,
+        threads_asked=max(threads_asked, plan.threads),
         voxel_bytes=finest.shape.voxels * itemsize,
         read_bytes=finest.bytes_to_read,
         unit_bytes=max(_unit_voxels(level) for level in plan.levels) * itemsize,

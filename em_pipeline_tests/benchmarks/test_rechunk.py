@@ -94,6 +94,20 @@ def test_rows_are_chosen_by_name() -> None:
         chosen(rows(1024), ["tif"])
 
 
+def test_an_unknown_row_is_an_error_of_the_command_line() -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "rechunk.py"), "--only", "tiff,nope"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert "error: argument --only: no row is called ['nope']; rows: tiff, " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_titles_say_the_shape_that_was_measured() -> None:
+    (row,) = chosen(rows(1024), ["int16"])
+    assert row.of_shape(shape_of("int16", 1024)).title == "TIFF 512×2520×2596 int16"
+    assert row.of_shape(shape_of("int16", 64)).title == "TIFF 32×2520×2596 int16"
+
+
 def test_every_goal_is_against_a_contender_of_its_row() -> None:
     for row in rows(1024):
         names = {contender.name for contender in row.contenders}

@@ -1,6 +1,7 @@
 """The `em` command, as a process of its own, on real parts."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -35,14 +36,22 @@ def test_a_folder_becomes_a_dataset_a_block_and_a_picture(environment: dict[str,
     assert planned["images"][0]["voxel_bytes"] == 12 * 140 * 150
     plain = em(environment, "plan", str(stack), "--name", "mine", "--voxel-size", "50", "--codec", "none")
     assert (planned["images"][0]["codec"], plain["images"][0]["codec"]) == ("zstd-3", "none")
+    tight = environment | {"EM_THREADS": "64", "EM_MEMORY_BUDGET": "256MiB"}
+    told = run(tight, "em", "plan", str(stack), "--name", "mine", "--voxel-size", "50").stdout
+    assert re.search(r"threads +\d of 64: EM_MEMORY_BUDGET serves no more$", told, re.MULTILINE)
     assert em(environment, "ls") == []
     made = em(environment, "ingest", *named)
     assert made["dataset_id"] == "files-mine"
     assert (made["shape"], made["changed"]) == ([12, 140, 150], True)
-    assert "nothing to do" in run(environment, "em", "ingest", str(stack), "--name", "mine").stdout
+    again = run(environment, "em", "ingest", str(stack), "--name", "mine")
+    assert "nothing to do" in again.stdout
+    assert "not looked at now: em verify files-mine looks again" in again.stdout
+    assert "already there, not read again" in again.stderr
     (shard,) = Path(environment["EM_HOME"]).glob("store/volumes/files-mine/*.ome.zarr/0/c/0/0/0")
     shard.unlink()
-    assert run(environment, "em", "verify", "files-mine", "--discard").returncode == 5
+    verified = run(environment, "em", "verify", "files-mine", "--discard")
+    assert verified.returncode == 5
+    assert "read but not decoded, " in verified.stdout  # in less than a second, which gives no rate
     assert "written again" in run(environment, "em", "ingest", str(stack), "--name", "mine").stdout
     (row,) = em(environment, "ls")
     assert row["voxel_size_nm"] == [50, 4, 4]

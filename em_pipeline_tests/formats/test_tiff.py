@@ -288,3 +288,39 @@ def test_plain_rows_are_read_alone_and_compressed_strips_decoded_whole(tmp_path:
     assert open_tiff(tmp_path / "plain.tif").decode_shape == (1, 1, 30)
     packed = open_tiff(tmp_path / "packed.tif")
     assert packed.decode_shape == packed.chunk_shape == (1, 8, 30)
+
+
+@pytest.mark.parametrize("compression", [None, "deflate"])
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ((129, 300, 1), (1, 129, 300)),
+        ((1, 1, 1), (1, 1, 1)),
+        ((129, 1, 1), (1, 129, 1)),
+        ((1, 129, 1), (1, 1, 129)),
+        ((129, 1, 30), (129, 1, 30)),
+        ((3, 5, 4, 1), (3, 5, 4)),
+        ((1, 3, 5, 4, 1), (3, 5, 4)),
+        ((1, 1, 5, 4), (1, 5, 4)),
+        ((7, 5, 1, 1), (1, 7, 5)),
+    ],
+)
+def test_axes_of_one_entry_that_tifffile_makes_up_do_not_matter(
+    tmp_path: Path, written: tuple[int, ...], read: tuple[int, int, int], compression: str | None
+) -> None:
+    path = tmp_path / "made.tif"
+    voxels = np.arange(np.prod(written), dtype=np.uint16).reshape(written)
+    tifffile.imwrite(path, voxels, photometric="minisblack", compression=compression)
+    volume = open_tiff(path)
+    assert volume.shape == read
+    np.testing.assert_array_equal(volume.read(BoundingBox.of_shape(volume.shape)), voxels.reshape(read))
+    with tifffile.TiffFile(path) as tif:  # as every other program sees its pages
+        planes = np.stack([page.asarray().reshape(read[1:]) for page in tif.pages])
+    np.testing.assert_array_equal(planes, voxels.reshape(read))
+
+
+def test_axes_of_more_than_one_entry_beside_the_page_s_are_still_refused(tmp_path: Path) -> None:
+    path = tmp_path / "odd.tif"
+    tifffile.imwrite(path, np.zeros((2, 3, 5, 4, 1), np.uint8), photometric="minisblack")
+    with pytest.raises(UnsupportedFormat, match="axes that are not z, y, x"):
+        open_tiff(path)

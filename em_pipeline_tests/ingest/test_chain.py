@@ -3,6 +3,8 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from em_pipeline.sources.files import spec_for
 from em_pipeline.storage.store import LocalStore
 from em_pipeline_tests.ingest.chain import STEPS, hashes, run_chain, volume_of
 from em_pipeline_tests.volumes.arrays import ArrayVolume
+from em_pipeline_tests.volumes.test_resume import Notes
 from em_pipeline_tests.workspaces import RETINA
 
 pytestmark = pytest.mark.integration
@@ -93,6 +96,25 @@ def test_a_second_run_does_no_work_again(
     assert not [path for path in portal.requests if path.endswith(".dm3")]
     assert hashes(root) == before
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*.parquet")} == times
+
+
+def test_the_checks_of_a_published_volume_are_said_to_be_old(
+    workspace: Workspace, retina: DatasetSpec
+) -> None:
+    told = Notes()
+    watched = replace(workspace, progress=told, threads=64, memory_budget=280 << 20)
+    run_chain(watched, retina)
+    assert any("of 64: EM_MEMORY_BUDGET serves no more" in note for note in told.notes)
+    assert [note for note in told.notes if "looked at now" in note] == []
+    flip_a_chunk_byte(volume_of(workspace, retina))
+    told.notes.clear()
+    assert validate(watched, retina).passed
+    (note,) = told.notes
+    published = workspace.catalog.published_version(retina.dataset_id)
+    assert published is not None
+    day = f"{published.published_at.astimezone(UTC):%Y-%m-%d}"
+    assert f"made when it was published (first on {day}); no byte was looked at now" in note
+    assert f"`em verify {retina.dataset_id}` looks again" in note
 
 
 def test_nothing_is_visible_before_publication(workspace: Workspace, retina: DatasetSpec) -> None:

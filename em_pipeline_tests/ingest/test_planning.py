@@ -1,6 +1,7 @@
 """`em plan` of files on this machine, of a spec that asks for a part, and of an address."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.sources.files import FilesSource, spec_for
 from em_pipeline.storage.object_urls import ObjectEndpoints
 from em_pipeline.storage.store import open_store
+from em_pipeline.volumes.distributed import DaskCluster
 from em_pipeline.volumes.memory import Means
 from em_pipeline.volumes.plan import RechunkPlan, plan_rechunk
 from em_pipeline_tests.buckets import BUCKET
@@ -72,11 +74,44 @@ def test_with_little_memory_fewer_threads_work(workspace: Workspace, tmp_path: P
     tight = replace(workspace, memory_budget=278 << 20, threads=16)
     ((_, image),) = planned(tight, str(path)).images
     assert image.threads == 1
+    assert str(image).endswith("on 1 thread of 16: EM_MEMORY_BUDGET serves no more")
     assert image.process_bytes <= tight.memory_budget
     with pytest.raises(
         InputRefused, match=r"need \d+ MiB on 1 thread\b.*Give \d+ MiB more.*EM_MEMORY_BUDGET"
     ):
         planned(replace(tight, memory_budget=250 << 20), str(path))
+
+
+@pytest.mark.parametrize(
+    ("shape", "threads"), [((1, 9000, 9000), 1), ((3, 16000, 16000), 4)], ids=["plan", "decode"]
+)
+def test_the_memory_that_large_pieces_need_is_named_and_right(
+    workspace: Workspace, tmp_path: Path, shape: tuple[int, int, int], threads: int
+) -> None:
+    path = tmp_path / "strip.tif"
+    planes = (np.zeros(shape[1:], np.uint8) for _ in range(shape[0]))
+    tifffile.imwrite(
+        path, planes, shape=shape, dtype=np.uint8, compression="deflate", rowsperstrip=shape[1],
+        photometric="minisblack",
+    )  # fmt: skip
+    tight = replace(workspace, memory_budget=256 << 20, threads=threads)
+    with pytest.raises(InputRefused, match="each decoded whole") as refused:
+        planned(tight, str(path))
+    (enough,) = map(int, re.findall(r"Give (\d+) MiB \(EM_MEMORY_BUDGET=\1MiB\)", str(refused.value)))
+    with pytest.raises(InputRefused, match="MiB"):
+        planned(replace(tight, memory_budget=(enough - 1) << 20), str(path))
+    ((_, image),) = planned(replace(tight, memory_budget=enough << 20), str(path)).images
+    assert image.process_bytes <= enough << 20
+
+
+def test_where_other_machines_write_the_plan_says_so(workspace: Workspace, file: Path) -> None:
+    assert planned(workspace, str(file)).notes == ()
+    cluster = DaskCluster("tcp://scheduler:8786")
+    with Folder(file.parent) as folder:
+        for target in (str(file), f"{folder.url}/scan.tif"):
+            note = planned(replace(workspace, compute=cluster), target).notes[-1]
+            assert "the workers of the Dask scheduler tcp://scheduler:8786" in note
+            assert "of this machine's cores alone (docs/costs.md" in note
 
 
 def test_what_the_store_holds_and_is_asked_for_at_once_counts(
