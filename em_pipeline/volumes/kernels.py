@@ -153,10 +153,10 @@ class Kernels:
     ) -> bool:
         """Read a box from a file and copy it to its chunks, as `deal` does; False where it cannot.
 
-        The file may end before the box does, or the disk refuse to give it. Each plane begins at a byte of `starts` and has `rows`: how many, the voxels of each that are wanted,
-        and the voxels from one to the next in the file. They are read through `band`, which has room for one
-        at least. `chunks` is C-contiguous and of the file's type. Raises `ValueError` for a box that does not
-        fit there.
+        The file may end before the box does, or the disk refuse to give it. Each plane begins at a byte of
+        `starts` and has `rows`: how many, the voxels of each that are wanted, and the voxels from one to the
+        next in the file. They are read through `band`, which has room for one at least. `chunks` is
+        C-contiguous and of the file's type. Raises `ValueError` for a box that does not fit there.
         """
         count, width, distance = rows
         _check_place(first, (len(starts), count, width), chunks)
