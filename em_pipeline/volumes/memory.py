@@ -59,8 +59,8 @@ CHUNKS_AHEAD: Final = 2
 requests, so that two threads use all its connections (`object_client.ObjectPolicy`)."""
 
 SHARDS_OF_A_UNIT: Final = 128
-"""At most, however large the memory: each is an open file, those of two units at once, of the 1024 that a
-process may have by default (RLIMIT_NOFILE, getrlimit(2))."""
+"""At most, however large the memory: each is a file with two descriptors (`direct_io.DirectFile`), those of
+two units at once, of the 1024 that a process may have by default (RLIMIT_NOFILE, getrlimit(2))."""
 
 GRANULE: Final = 1 << 20
 """Bytes read from a source before they are dealt out to their chunks: still in a core's cache by then."""
