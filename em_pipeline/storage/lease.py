@@ -28,6 +28,9 @@ LEASE_S: Final = 60.0
 RENEWALS: Final = 4
 """In the time of a lease, so that three may fail."""
 
+WHOLE_S: Final = 1.0
+"""By which an age may look too great: Date and Last-Modified are whole seconds (RFC 9110, section 5.6.7)."""
+
 
 @dataclass(frozen=True)
 class Holder:
@@ -156,8 +159,8 @@ def _holder(found: Leased | None) -> Holder | None:
 
 def _is_over(found: Leased, holder: Holder | None, seconds: float) -> bool:
     if holder is None:
-        return found.age_s > seconds
-    return found.age_s > holder.lease_s or holder.is_dead()
+        return found.age_s > seconds + WHOLE_S
+    return found.age_s > holder.lease_s + WHOLE_S or holder.is_dead()
 
 
 def _machine() -> str:
