@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -137,6 +138,28 @@ def test_a_thin_volume_is_read_in_few_slabs_that_hold_no_padding(shape: tuple[in
     assert 8 * 128**3 <= slab <= 64 * MIB
     assert level.slabs_held * slab < plan.bytes_held <= level.slabs_held * slab + 40 * MIB
     assert level.unit_count <= 200
+
+
+WIDE = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from em_pipeline_tests.volumes.written import small_plan, write
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (600, 600))
+array = np.arange(8 * 32 * 1024, dtype="uint32").reshape(8, 32, 1024)
+level = small_plan(array, memory_budget=64 << 20).levels[0]
+assert level.unit_count == 4 and level.unit_shape == (8, 8, 128 * 8), level
+write(array, Path(sys.argv[1]), memory_budget=64 << 20)
+"""
+
+
+def test_the_shards_of_two_of_the_widest_units_are_open_at_once(tmp_path: Path) -> None:
+    """Two descriptors each, 128 of them in a unit, and fewer files than a process may usually open."""
+    done = subprocess.run(
+        [sys.executable, "-c", WIDE, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_blob_that_holds_much_back_makes_units_of_few_shards() -> None:
