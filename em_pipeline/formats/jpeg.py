@@ -1,13 +1,13 @@
 """Grey JPEG pictures, refused where libjpeg would read on through damage and invent the rest.
 
 Markers and entropy-coded segments: ITU-T T.81, B.1.1 and B.2. libjpeg fills what is missing and only warns;
-TensorStore takes its warnings for errors, imagecodecs and Pillow do not.
+simplejpeg takes its warnings for errors, imagecodecs and Pillow do not.
 """
 
 import re
 from typing import Any
 
-import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 
 START, END, SCAN, HUFFMAN = b"\xff\xd8", 0xD9, 0xDA, 0xC4
@@ -24,24 +24,21 @@ LONGEST_ZEROS = 64
 END_OF_BLOCK = 0
 
 
-def decode_jpeg(data: bytes) -> NDArray[Any]:
-    """The picture as y-x uint8. Raises `ValueError`, saying what is wrong, for damage and for colour.
+def decode_jpeg(data: bytes, most: int) -> NDArray[Any]:
+    """The picture as y-x uint8. Raises `ValueError`, saying what is wrong, for damage, for colour, and for
+    more than `most` pixels, for which memory would be taken whatever the stream holds.
 
     Damage is a stream without its end marker, one that ends before its picture does, and a stretch of zeros
     where no picture has one. JPEG has no checksum: a flipped bit or a few wrong bytes can decode to other
     grey values, and nothing here or in libjpeg can tell.
     """
-    import tensorstore
-
     check_stream(data)
-    context = tensorstore.Context()
-    place = {"driver": "memory", "path": "picture"}
-    store = tensorstore.KvStore.open({"driver": "memory"}, context=context).result()
-    store.write("picture", data).result()
-    opened = tensorstore.open({"driver": "jpeg", "kvstore": place}, context=context, read=True).result()
-    if opened.shape[2] != 1:
-        raise ValueError(f"its image has {opened.shape[2]} channels")
-    picture: NDArray[Any] = np.asarray(opened[:, :, 0].read().result())
+    height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+    if space != "Gray":
+        raise ValueError(f"its colours are {space}, not grey")
+    if height * width > most:
+        raise ValueError(f"its picture has {height}×{width} pixels where at most {most:,} belong")
+    picture: NDArray[Any] = simplejpeg.decode_jpeg(data, colorspace="GRAY", strict=True)[:, :, 0]
     return picture
 
 

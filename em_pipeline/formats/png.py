@@ -79,8 +79,10 @@ class EncodedPlane:
         if self.end not in data[-4096:]:
             raise _damaged(self.path, "it does not end as its format demands")
         try:
-            decode = imagecodecs.png_decode if self.end == PNG_END else decode_jpeg
-            plane = decode(bytes(data))
+            if self.end == PNG_END:
+                plane = imagecodecs.png_decode(bytes(data))
+            else:
+                plane = decode_jpeg(bytes(data), self.shape.voxels)
         except (RuntimeError, ValueError) as error:
             raise _damaged(self.path, str(error)) from error
         if plane.shape != self.shape[1:] or plane.dtype != self.dtype:

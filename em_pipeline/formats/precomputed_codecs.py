@@ -70,13 +70,13 @@ def _decoded(data: bytes, scale: Scale, shape: Shape) -> NDArray[Any]:
         return decode_compressed_segmentation(data, shape, scale.dtype, scale.block_size)
     if scale.encoding == "compresso":
         return _compresso(data, shape)
-    return _picture(data, scale.encoding)
+    return _picture(data, scale.encoding, shape.voxels)
 
 
-def _picture(data: bytes, encoding: str) -> NDArray[Any]:
+def _picture(data: bytes, encoding: str, voxels: int) -> NDArray[Any]:
     """The grey values of an image of any width and height, row by row: voxels in order."""
     if encoding == "jpeg":
-        return decode_jpeg(data)
+        return decode_jpeg(data, voxels)
     import imagecodecs
 
     picture: NDArray[Any] = imagecodecs.png_decode(data)

@@ -23,13 +23,13 @@ def whole_stream(segment: bytes, tables: bytes | None) -> bytes:
 
 
 def decode_segment(
-    segment: bytes, tables: bytes | None, bits: int, read_on: Callable[[], NDArray[Any]]
+    segment: bytes, tables: bytes | None, bits: int, most: int, read_on: Callable[[], NDArray[Any]]
 ) -> NDArray[Any]:
-    """Rows and columns of a strip or tile of one sample of `bits` bits.
+    """Rows and columns of a strip or tile of at most `most` pixels, one sample of `bits` bits.
 
     Only libjpeg's pictures of 8 bits with loss have a decoder that reports all it fills up (`decode_jpeg`).
     Of others the segments are walked, and `read_on` decodes them. Raises `ValueError` for damage.
     """
     stream = whole_stream(segment, tables)
     frame = check_stream(stream)
-    return decode_jpeg(stream) if bits == 8 and frame not in LOSSLESS else read_on()
+    return decode_jpeg(stream, most) if bits == 8 and frame not in LOSSLESS else read_on()

@@ -6,6 +6,7 @@ Encodings and the horizontal predictor: TIFF 6.0 (https://www.itu.int/itudoc/itu
 sections 13 and 14; deflate: Adobe's TIFF Technical Note "TIFF trilogy", zlib streams.
 """
 
+import math
 import struct
 import threading
 import zlib
@@ -158,7 +159,8 @@ class ByTifffile:
             return found
 
         bits = self._jpeg_bits
-        plane = read_on() if bits is None else decode_segment(data, tables, bits, read_on)
+        most = math.prod(self._segment_shape)
+        plane = read_on() if bits is None else decode_segment(data, tables, bits, most, read_on)
         places = divmod(index, -(-self._shape.x // self._segment_shape[1]))
         extents = zip(places, self._segment_shape, self._shape[1:], strict=True)
         needed = [min(size, extent - place * size) for place, size, extent in extents]

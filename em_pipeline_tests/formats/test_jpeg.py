@@ -1,6 +1,7 @@
 """Damage that libjpeg reads over, and pictures that only look damaged."""
 
 import io
+import tracemalloc
 from pathlib import Path
 
 import imagecodecs
@@ -21,6 +22,7 @@ from em_pipeline_tests.formats.test_precomputed import written
 PICTURE = specimen(Shape(16, 64, 64), seed=7).reshape(1024, 64)
 WHOLE: bytes = imagecodecs.jpeg8_encode(PICTURE, level=90)
 HALF = len(WHOLE) // 2
+MOST = PICTURE.size
 END = b"\xff\xd9"
 
 DAMAGED = {
@@ -44,7 +46,7 @@ def encoded(picture: np.ndarray, *, optimize: bool, progressive: bool) -> bytes:
 @pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED.keys())
 def test_damage_is_never_read_over(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"\w"):
-        decode_jpeg(data)
+        decode_jpeg(data, MOST)
 
 
 @pytest.mark.parametrize("progressive", [False, True])
@@ -52,22 +54,34 @@ def test_damage_is_never_read_over(data: bytes) -> None:
 @pytest.mark.parametrize("picture", [PICTURE, 0 * PICTURE, 0 * PICTURE + 255], ids=["em", "black", "white"])
 def test_every_whole_picture_is_read(picture: np.ndarray, optimize: bool, progressive: bool) -> None:
     data = encoded(picture, optimize=optimize, progressive=progressive)
-    np.testing.assert_array_equal(decode_jpeg(data), imagecodecs.jpeg8_decode(data))
+    np.testing.assert_array_equal(decode_jpeg(data, MOST), imagecodecs.jpeg8_decode(data))
 
 
 def test_flat_pictures_may_be_zeros_throughout() -> None:
     data = encoded(0 * PICTURE, optimize=True, progressive=False)
     assert bytes(LONGEST_ZEROS) in data
-    assert not decode_jpeg(data).any()
+    assert not decode_jpeg(data, MOST).any()
+
+
+def test_no_memory_is_taken_for_a_picture_that_cannot_be() -> None:
+    frame = WHOLE.index(b"\xff\xc0") + 5
+    claims = WHOLE[:frame] + 2 * (65_500).to_bytes(2) + WHOLE[frame + 4 :]
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="65500×65500 pixels where at most 65,536 belong"):
+            decode_jpeg(claims, MOST)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_bytes_after_the_end_are_no_damage() -> None:
-    np.testing.assert_array_equal(decode_jpeg(WHOLE + bytes(9)), imagecodecs.jpeg8_decode(WHOLE))
+    np.testing.assert_array_equal(decode_jpeg(WHOLE + bytes(9), MOST), imagecodecs.jpeg8_decode(WHOLE))
 
 
 def test_colour_is_named() -> None:
-    with pytest.raises(ValueError, match="3 channels"):
-        decode_jpeg(imagecodecs.jpeg8_encode(np.zeros((8, 8, 3), np.uint8)))
+    with pytest.raises(ValueError, match="YCbCr, not grey"):
+        decode_jpeg(imagecodecs.jpeg8_encode(np.zeros((8, 8, 3), np.uint8)), MOST)
 
 
 @pytest.mark.parametrize("end", [b"", END])

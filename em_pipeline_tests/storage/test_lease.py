@@ -94,9 +94,7 @@ def test_a_lock_is_renewed_while_it_is_held(blobs: ObjectBlobs) -> None:
         assert holder(blobs).renewal > 3
 
 
-def test_an_age_that_is_rounded_up_ends_no_lease(
-    blobs: ObjectBlobs, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_age_that_is_rounded_up_ends_no_lease(blobs: ObjectBlobs, monkeypatch: pytest.MonkeyPatch) -> None:
     """Put at 0.9 s and looked at 0.1 s later, a lock's age is one second by the store's headers."""
     with (
         lease(client(blobs), key(blobs), "Work", seconds=2.0),
