@@ -15,7 +15,7 @@ from em_pipeline.volumes.reader import VolumeReader
 from em_pipeline.volumes.statistics import VolumeStatistics
 
 _SIDE: Final = 900  # pixels for the longer side of the three slices together
-_FINEST: Final = 1024  # voxels along an axis of the level that is drawn
+_LARGEST: Final = 1.25  # pixels across a voxel, where there is a finer level
 _MARGIN, _GAP, _STRIP, _CAPTION = 16, 8, 84, 22
 _BACKGROUND, _FRAME, _TEXT, _FAINT = (18, 20, 24), (52, 57, 66), (226, 229, 234), (138, 145, 156)
 _BAR, _TAIL, _CURVE = (255, 255, 255), (74, 81, 92), (112, 176, 214)
@@ -81,9 +81,11 @@ def preview_png(reader: VolumeReader, statistics: VolumeStatistics) -> bytes:
 
 
 def _level(reader: VolumeReader) -> LevelInfo:
-    """The finest level small enough to be drawn, or the coarsest."""
-    small = (level for level in reader.levels if max(level.shape) <= _FINEST)
-    return next(small, reader.levels[-1])
+    """The coarsest level whose voxels are about a pixel across, or the finest: more would not be seen."""
+    for level in reversed(reader.levels):
+        if _layout(level).scale * max(level.voxel_size.y, level.voxel_size.x) <= _LARGEST:
+            return level
+    return reader.levels[0]
 
 
 def _layout(level: LevelInfo) -> _Layout:

@@ -1,4 +1,5 @@
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -109,3 +110,9 @@ def test_slices_go_where_there_is_something_to_see(tmp_path: Path) -> None:
     panel = picture_of(write_sparse(sparse(array, missing), tmp_path))[XY]
     assert not colourful(panel[:, 60:]).any()
     assert panel[:, 60:].std() > 30
+
+
+def test_no_level_is_read_of_which_a_pixel_shows_several_voxels(tmp_path: Path) -> None:
+    written = write(np.ones((2, 1600, 8), np.uint8), tmp_path)
+    shutil.rmtree(path_of(written) / "0" / "c")
+    assert picture_of(written).std() > 0
