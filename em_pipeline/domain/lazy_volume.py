@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 Kind = Literal["image", "labels"]
 # The key of `metadata` under which a reader quotes what in the source says that the voxels are ids.
 SAID_LABELS = "said_labels"
+# The key of `metadata` under which a reader says that sections seem to be lost between those that are there.
+LOST_SECTIONS = "lost_sections"
 
 
 @runtime_checkable
@@ -30,7 +32,8 @@ class LazyVolume(Protocol):
     `scratch_bytes` is the memory that one read takes at most besides the array it fills; each thread that
     reads takes as much, and may keep it until it ends.
     `claims` carry the evidence for every value the files gave. `metadata` is the raw headers, JSON-ready;
-    where these say that the voxels are ids and not grey values, `SAID_LABELS` in it quotes them.
+    where these say that the voxels are ids and not grey values, `SAID_LABELS` in it quotes them. `notes` in
+    it are sentences on what is unusual, one of them again under `LOST_SECTIONS`.
     """
 
     @property

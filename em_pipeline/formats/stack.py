@@ -3,7 +3,9 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice, pairwise
 from pathlib import Path
+from statistics import median_low
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 
 from em_pipeline.domain.errors import InputRefused, UnsupportedFormat
 from em_pipeline.domain.geometry import BoundingBox, Shape
+from em_pipeline.domain.lazy_volume import LOST_SECTIONS
 from em_pipeline.domain.wording import counted
 from em_pipeline.formats.base import ClaimSheet, FileVolume, Voxels, is_plain
 
@@ -37,7 +40,8 @@ def open_stack(
     voxels, and the claims of format and voxel size.
     Every header is read now, so that a file of another shape, dtype or format is refused before any
     voxel is. Voxel size, date and microscope are the first file's; files whose voxel size differs, and
-    numbers missing in the file names, are listed in `metadata["notes"]`.
+    numbers missing in the file names (`LOST_SECTIONS`), are listed in `metadata["notes"]`: nothing is put in
+    the place of sections that seem to be lost.
     Raises `UnsupportedFormat` naming the first odd file, `InputRefused` without files.
     """
     ordered = sorted(paths, key=natural_key)
@@ -56,12 +60,13 @@ def open_stack(
         if plane.voxel_size_nm != voxel_size:
             differing.append((path, plane))
     shape = Shape(len(ordered), first.shape.y, first.shape.x)
+    lost = lost_sections(ordered)
     metadata = {
         "files": len(ordered),
         "first_file": ordered[0].name,
         "first_header": first.metadata,
-        "notes": [*_differences(first, differing), *_gaps(ordered)],
-    }
+        "notes": [*_differences(first, differing), *([lost] if lost else [])],
+    } | ({LOST_SECTIONS: lost} if lost else {})
     claims = _claims(ordered, first, shape, name)
     voxels = StackVoxels(tuple(planes))
     return FileVolume(shape, first.dtype, first.chunk_shape, voxels, claims, metadata, first.translation_nm)
@@ -141,20 +146,20 @@ def _differences(first: FileVolume, differing: Sequence[tuple[Path, FileVolume]]
     )
 
 
-def _gaps(paths: Sequence[Path]) -> list[str]:
-    """Numbers absent from file names that otherwise count up by one from the first to the last."""
+def lost_sections(paths: Sequence[Path]) -> str | None:
+    """A sentence on the numbers that file names lack which otherwise count up by one; None without any."""
     matches = [re.fullmatch(r"(.*?)(\d+)(\D*)", path.stem) for path in paths]
     if len({match and (match[1], match[3]) for match in matches}) != 1 or matches[0] is None:
-        return []
-    numbers = [int(match[2]) for match in matches if match]
-    steps = np.diff(numbers)
+        return None
+    numbers = sorted(int(match[2]) for match in matches if match)
+    steps = [b - a for a, b in pairwise(numbers)]
     # Names that count by tens, or by nanometres, have no gaps for it.
-    if steps.size == 0 or np.median(steps) != 1:
-        return []
-    missing = sorted(set(range(numbers[0], numbers[-1] + 1)) - set(numbers))
-    listed = ", ".join(str(number) for number in missing[:LISTED])
-    return (
-        [f"{counted(len(missing), 'number is', 'numbers are')} missing in the file names: {listed}"]
-        if missing
-        else []
-    )
+    if not steps or median_low(steps) != 1:
+        return None
+    missing = numbers[-1] - numbers[0] + 1 - len(set(numbers))
+    if not missing:
+        return None
+    # Numbers may be of any size: none is listed that is not shown.
+    gaps = chain.from_iterable(range(a + 1, b) for a, b in pairwise(numbers))
+    listed = [*map(str, islice(gaps, LISTED)), *(["…"] if missing > LISTED else [])]
+    return f"{counted(missing, 'number is', 'numbers are')} missing in the file names: {', '.join(listed)}"

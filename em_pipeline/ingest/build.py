@@ -175,6 +175,8 @@ def _write(
     workspace.progress.note(str(planned))
     if image.chosen.because:
         workspace.progress.note(f"the image is {image.chosen}")
+    for note in image.notes:
+        workspace.progress.note(f"the image: {note}")
     place = workspace.store.blobs(keys.staging(spec.dataset_id, version))
     progress, compute = workspace.progress, workspace.compute
     source = for_any_machine(workspace, manifest, image.volume)

@@ -13,7 +13,7 @@ from functools import cached_property
 
 from em_pipeline.domain.errors import InputRefused, RecordInvalid
 from em_pipeline.domain.geometry import BoundingBox, Shape, VoxelSize, whole_ratio
-from em_pipeline.domain.lazy_volume import LazyVolume
+from em_pipeline.domain.lazy_volume import LOST_SECTIONS, LazyVolume
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.ingest.kinds import AN_IMAGE, Chosen, kind_of
 from em_pipeline.ingest.workspace import Workspace
@@ -47,6 +47,16 @@ class Cut:
     def missing(self) -> Missing | None:
         """The voxels of the box that the source does not hold."""
         return Missing.of(self.volume.missing, self.box)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the reader of the source says is unusual in it."""
+        return tuple(self.volume.metadata.get("notes", ()))
+
+    @property
+    def lost_sections(self) -> str | None:
+        """Why sections seem to be lost between those of the source (`lazy_volume.LOST_SECTIONS`)."""
+        return self.volume.metadata.get(LOST_SECTIONS)
 
     def is_decodable(self, memory_budget: int) -> bool:
         """Whether decoding one strip, tile or chunk takes at most half of `memory_budget` bytes.

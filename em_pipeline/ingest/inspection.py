@@ -14,7 +14,7 @@ from em_pipeline.domain.wording import counted
 from em_pipeline.formats.headers import ImageHeaders, read_headers
 from em_pipeline.formats.mirror import images_in
 from em_pipeline.formats.open import FOLDERS, FORMATS, HEAD_BYTES, recognised, sniff
-from em_pipeline.formats.stack import natural_key
+from em_pipeline.formats.stack import lost_sections, natural_key
 from em_pipeline.ingest.inspected_arrays import Arrays, dvid_image, precomputed_images, zarr_or_n5
 from em_pipeline.storage.metered import FolderDocuments, WebDocuments
 from em_pipeline.storage.object_urls import ObjectEndpoints, https_url
@@ -138,7 +138,8 @@ def _folder(path: Path, meter: Meter) -> _Found:
         raise InputRefused(f"Inspect {path}", "it holds no file of a format that is read", "Name a file")
     found = _file(RangedFile(LocalRanges(files[0], meter)))
     note = f"a folder of {counted(len(files), 'file')}; only {files[0].name} was looked at"
-    return replace(found, size=sum(file.stat().st_size for file in files), notes=[note, *found.notes])
+    notes = [note, *filter(None, [lost_sections(files)]), *found.notes]
+    return replace(found, size=sum(file.stat().st_size for file in files), notes=notes)
 
 
 def _remote(target: str, transport: Transport, meter: Meter) -> _Found:

@@ -112,6 +112,7 @@ def outlook(workspace: Workspace, spec: DatasetSpec) -> Outlook:
             for cut, plan in zip(cuts, plans, strict=True)
         )
         notes = [f"{cut} is {cut.chosen}" for cut in cuts[:1] if cut.chosen.because]
+        notes += cuts[0].notes
     notes += _elsewhere(workspace)
     return Outlook(spec.dataset_id, workspace.memory_budget, images, tuple(notes))
 

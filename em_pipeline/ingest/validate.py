@@ -103,7 +103,7 @@ def _checks(
             ("faithful", lambda: _faithful(built, cuts())),
             ("pyramid", lambda: _pyramid(built, ledgers)),
             ("contrast", lambda: _contrast(built)),
-            ("coverage", lambda: _coverage(ledgers)),
+            ("coverage", lambda: _coverage(ledgers, cuts())),
             ("agreement", lambda: _agreement(built)),
         ]
         return tuple(_made(name, check) for name, check in checks)
@@ -124,6 +124,8 @@ WARNINGS = frozenset({"contrast", "coverage", "agreement"})
 NOT_STORED = (
     "Their chunks are not there: writers leave out chunks that are all fill value, and lost ones look alike"
 )
+
+LOST = "Sections may be lost there, and all behind lie nearer to the first than they did"
 
 
 def _made(name: str, check: Callable[[], CheckResult]) -> CheckResult:
@@ -188,19 +190,23 @@ def _complete(ledgers: Ledgers, cuts: Sequence[Cut]) -> CheckResult:
     )
 
 
-def _coverage(ledgers: Ledgers) -> CheckResult:
-    """A source may lack chunks (sparse arrays store none that is all fill), but nobody shall overlook it."""
+def _coverage(ledgers: Ledgers, cuts: Sequence[Cut]) -> CheckResult:
+    """A source may lack chunks (sparse arrays store none that is all fill) or sections, and say so itself or
+    leave it to be guessed from names; but nobody shall overlook it.
+    """
     shares = {_of(label, "coverage"): ledger.coverage for label, ledger in ledgers.items()}
     lacking = [
         _of(label, f"{1 - ledger.coverage:.3%} of the voxels are absent at the source")
         for label, ledger in ledgers.items()
         if ledger.missing is not None
     ]
+    lost = [_of(cut.label, f"{cut.lost_sections}. {LOST}") for cut in cuts if cut.lost_sections]
+    told = [f"{'; '.join(lacking)}. {NOT_STORED}"] if lacking else []
     return CheckResult(
         name="coverage",
-        passed=not lacking,
+        passed=not lacking and not lost,
         severity=Severity.WARNING,
-        message=f"{'; '.join(lacking)}. {NOT_STORED}" if lacking else "the source holds every voxel",
+        message=". ".join([*told, *lost]) or "the source holds every voxel",
         details=shares,
     )
 

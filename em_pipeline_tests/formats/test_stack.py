@@ -12,7 +12,7 @@ import tifffile
 from em_pipeline.domain.errors import InputRefused, NotFound, UnsupportedFormat
 from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.formats.open import FORMATS, open_volume, sniff
-from em_pipeline.formats.stack import natural_key
+from em_pipeline.formats.stack import lost_sections, natural_key
 from em_pipeline.formats.tiff import open_tiff, open_tiff_plane
 from em_pipeline_tests.formats.helpers import calls, check_volume, cut, ramp, values
 
@@ -102,6 +102,9 @@ def test_several_3d_files_are_refused(tmp_path: Path) -> None:
         open_volume(write_planes(tmp_path, ramp((2, 3, 8, 8)), photometric="minisblack"))
 
 
+TEN = ", ".join(map(str, range(3, 13)))
+
+
 def test_differing_voxel_sizes_and_missing_numbers_are_noted(tmp_path: Path) -> None:
     paths = write_planes(tmp_path, ramp((6, 8, 8)), imagej=True, resolution=(0.25, 0.25),
                          metadata={"unit": "nm"})  # fmt: skip
@@ -111,6 +114,21 @@ def test_differing_voxel_sizes_and_missing_numbers_are_noted(tmp_path: Path) -> 
         "slice_5.tif: voxel size (None, 4.0, 8.0) nm, first file (None, 4.0, 4.0) nm (z, y, x)",
         "1 number is missing in the file names: 3",
     ]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [
+        ([1, 2, 3, 5], "1 number is missing in the file names: 4"),
+        ([9, 10, 12, 13, 14, 16], "2 numbers are missing in the file names: 11, 15"),
+        ([1, 2, 10**15], f"{10**15 - 3:,} numbers are missing in the file names: {TEN}, …"),
+        ([1, 2, 3, 4], None),
+        ([10, 20, 30, 50], None),
+        ([7], None),
+    ],
+)  # fmt: skip
+def test_numbers_that_are_missing_in_names_that_count_up_by_one(numbers: list[int], said: str | None) -> None:
+    assert lost_sections([Path(f"slice_{number}.tif") for number in numbers]) == said
 
 
 def test_of_planes_behind_the_first_only_what_is_compared_is_read(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from em_pipeline.domain.record import Status
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.ingest.build import build, current_build, open_source_volume
 from em_pipeline.ingest.fetch import fetch, latest_manifest
+from em_pipeline.ingest.planning import outlook
 from em_pipeline.ingest.publish import publish
 from em_pipeline.ingest.scrape import scrape
 from em_pipeline.ingest.specs import find_spec, known_specs, spec_from_id
@@ -161,6 +162,21 @@ def test_a_damaged_volume_is_not_published(
         publish(workspace, retina)
     assert workspace.catalog.published() == []
     assert not workspace.store.local_path("volumes").exists()
+
+
+def test_sections_that_seem_to_be_lost_are_told_before_and_after(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    for number in (0, 1, 2, 4):
+        plane = np.full((40, 50), number, np.uint8)
+        tifffile.imwrite(tmp_path / f"{number:02}.tif", plane, photometric="minisblack")
+    spec = spec_for(tmp_path, name="s", voxel_size=PartialVoxelSize(z=50, y=4, x=4))
+    assert "1 number is missing in the file names: 3" in outlook(workspace, spec).notes
+    for step in STEPS[:3]:
+        step(workspace, spec)
+    (warning,) = [check for check in validate(workspace, spec).checks if check.name == "coverage"]
+    assert not warning.passed
+    assert warning.message.startswith("1 number is missing in the file names: 3. Sections may be lost there")
 
 
 def test_voxels_that_are_not_the_source_s_are_found(

@@ -409,11 +409,12 @@ def test_what_cannot_be_inspected(folder: Folder, target: str, error: type[Excep
 
 
 def test_a_folder_of_planes_is_its_first_file(tmp_path: Path) -> None:
-    for z in (10, 2):
+    for z in (10, 9, 7):
         tifffile.imwrite(tmp_path / f"s_{z}.tif", ramp((20, 30)), photometric="minisblack")
     found = look(str(tmp_path))
     assert found.images[0].shape == (1, 20, 30)
-    assert "2 files; only s_2.tif" in found.notes[0]
+    assert "3 files; only s_7.tif" in found.notes[0]
+    assert found.notes[1] == "1 number is missing in the file names: 8"
 
 
 @pytest.mark.live
