@@ -70,9 +70,7 @@ def test_a_run_from_the_ui_is_served_and_nothing_stays(
     assert launched["__typename"] == "LaunchRunSuccess", launched
     run_id = launched["run"]["runId"]
     ended = {"SUCCESS", "FAILURE", "CANCELED"}
-    status = until(
-        lambda: next(iter(ended & {ask(STATUS, id=run_id)["runOrError"]["status"]}), None), RUN_S
-    )
+    status = until(lambda: next(iter(ended & {ask(STATUS, id=run_id)["runOrError"]["status"]}), None), RUN_S)
     assert status == "SUCCESS"
     with EMClient(f"http://127.0.0.1:{api}") as client:
         assert [dataset.dataset_id for dataset in client.list_datasets()] == ["empiar-11759"]

@@ -44,15 +44,16 @@ MOMENTS = {
     "volume moved": Moment(f"store/volumes/{ID}/*.ome.zarr"),
 }
 
-# Read by Python when it starts: once the moment is there, the process ends itself, with no chance to clean up,
-# in place of renaming something or making a folder.
+# Read by Python when it starts: once the moment is there, the process ends itself, with no chance to clean
+# up, in place of renaming something or making a folder.
 SITE = """
 import os, signal, sys
 from pathlib import Path
 home, pattern, count = Path(os.environ["EM_HOME"]), os.environ["KILLED_AT"], int(os.environ["KILLED_COUNT"])
 def hook(event, args):
-    if event in ("os.rename", "os.mkdir") and str(home) in str(args[0]) and len(list(home.glob(pattern))) >= count:
-        os.kill(os.getpid(), signal.SIGKILL)
+    if event in ("os.rename", "os.mkdir") and str(home) in str(args[0]):
+        if len(list(home.glob(pattern))) >= count:
+            os.kill(os.getpid(), signal.SIGKILL)
 sys.addaudithook(hook)
 """
 

@@ -110,7 +110,9 @@ def test_silence_is_cured_where_it_passes_and_an_outage_where_it_lasts(
     server.faults = [Fault(stall_after=3)]
     assert hasty.get_json(f"{server.url}/a")["n"] == [1, 2]
     server.always = Fault(stall_after=0)
-    with pytest.raises(SourceUnavailable, match=rf"{server.url}/a: 4 attempts .*(no bytes for|within) 0\.\d s"):
+    with pytest.raises(
+        SourceUnavailable, match=rf"{server.url}/a: 4 attempts .*(no bytes for|within) 0\.\d s"
+    ):
         hasty.get_json(f"{server.url}/a")
 
 
