@@ -13,7 +13,7 @@ from em_pipeline.storage.object_urls import ObjectEndpoints
 from em_pipeline_tests.portals.gcs import GcsServer, gcs_server
 
 BUCKET = "em-tests"
-POLICY = ObjectPolicy(part_bytes=5 << 20, attempts=4, backoff_s=0.01, longest_wait_s=0.05, timeout_s=3.0)
+POLICY = ObjectPolicy(part_bytes=5 << 20, attempts=4, backoff_s=0.01, longest_wait_s=0.05, timeout_s=20.0)
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "testing",
     "AWS_SECRET_ACCESS_KEY": "testing",

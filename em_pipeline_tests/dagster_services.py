@@ -46,12 +46,12 @@ class Dagster:
 
 
 def until(answer: Callable[[], Found | None], seconds: float) -> Found:
-    """The first answer that is not empty; silence and refusals are waited out."""
+    """The first answer that is not empty; silence, refusals and answers without it are waited out."""
     deadline = time.monotonic() + seconds
     while True:
         try:
             found = answer()
-        except (httpx.HTTPError, ValueError):
+        except (httpx.HTTPError, ValueError, LookupError, TypeError):
             found = None
         if found:
             return found

@@ -44,7 +44,7 @@ def workspace(tmp_path: Path, database_url: str, portal: DemoPortal) -> Iterator
         spool=tmp_path / "spool",
         catalog=Catalog(engine),
         sources=load_sources(options),
-        policy=DownloadPolicy(read_timeout_s=2.0, retries=2),
+        policy=DownloadPolicy(read_timeout_s=20.0, retries=2),
         memory_budget=512 << 20,
         threads=2,
         progress=Silent(),
@@ -64,7 +64,7 @@ def environment(tmp_path: Path, database_url: str, portal: DemoPortal) -> dict[s
         **sources,
         "EM_HOME": str(tmp_path / "home"),
         "EM_DATABASE_URL": database_url,
-        "EM_DOWNLOAD_TIMEOUT_S": "3",
+        "EM_DOWNLOAD_TIMEOUT_S": "20",
         "EM_DOWNLOAD_RETRIES": "2",
         "COLUMNS": "200",
     }

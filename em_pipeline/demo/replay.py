@@ -297,9 +297,10 @@ class _Handler(BaseHTTPRequestHandler):
         left = length // 2 if unfinished else length
         while left > 0:
             block = source.read(min(BLOCK, left)) or bytes(left)
-            self.wfile.write(block)
             left -= len(block)
+            # Before it is sent: whoever has it finds it counted.
             self.portal.count_bytes(len(block))
+            self.wfile.write(block)
         if self._trouble is Trouble.STALL:
             self.portal.stopped.wait(60)
         self.close_connection = self.close_connection or unfinished

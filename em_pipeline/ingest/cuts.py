@@ -20,6 +20,7 @@ from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.sources.base import HeldFile
 from em_pipeline.sources.region_size import ELSEWHERE, check_extent
 from em_pipeline.storage import keys
+from em_pipeline.volumes.memory import budget_of
 from em_pipeline.volumes.missing import Missing
 
 # Share of a voxel by which rounded translations may miss the grid.
@@ -72,7 +73,7 @@ class Cut:
             f"Read {self.name} within {memory_budget / 2**20:,.0f} MiB",
             f"it is stored in pieces of {stored} voxels (z, y, x), each decoded whole: that takes "
             f"{self.volume.scratch_bytes / 2**20:,.0f} MiB, and half the memory is for other work",
-            f"Give {enough} MiB (EM_MEMORY_BUDGET={enough}MiB), or store it in smaller pieces (TIFF: "
+            f"{budget_of(enough << 20)}, or store it in smaller pieces (TIFF: "
             "`tiffcp -t -w 512 -l 512 OLD NEW`)",
         )
 

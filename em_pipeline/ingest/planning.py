@@ -29,7 +29,7 @@ from em_pipeline.sources.base import HeldFile
 from em_pipeline.sources.region_size import LimitedSource, check_bytes, check_extent
 from em_pipeline.storage.local_files import path_of_file_url
 from em_pipeline.storage.ranged import is_url
-from em_pipeline.volumes.memory import Means, check_publication, for_voxels
+from em_pipeline.volumes.memory import Means, budget_of, check_publication, for_voxels
 from em_pipeline.volumes.plan import Layout, RechunkPlan, plan_rechunk
 from em_pipeline.volumes.plan_report import PlanReport, report
 from em_pipeline.volumes.sampling import take_sample
@@ -57,31 +57,46 @@ def plan_cuts(
 ) -> tuple[RechunkPlan, ...]:
     """The plan of the image, then those of its label images, within the workspace's memory and threads.
 
-    Raises `InputRefused` where the memory is too little, or they cannot be written.
+    Raises `InputRefused` where the memory is too little, with what is enough for all of them, or they cannot
+    be written.
     """
+
+    def fits(given: Workspace) -> bool:
+        _plans(given, spec, image, labels)
+        return all(cut.is_decodable(given.memory_budget) for cut in (image, *labels))
+
     for cut in (image, *labels):
         if not cut.is_decodable(workspace.memory_budget):
-            raise cut.not_decodable(workspace.memory_budget, _enough(workspace, spec, image, labels))
-    return _plans(workspace, spec, image, labels)
+            raise cut.not_decodable(workspace.memory_budget, _enough(workspace, fits))
+    with _enough_told(workspace, fits):
+        return _plans(workspace, spec, image, labels)
 
 
-def _enough(workspace: Workspace, spec: DatasetSpec, image: Cut, labels: Sequence[Cut]) -> int:
-    """The least memory budget, MiB, that one thread can read and write all of it in.
+@contextmanager
+def _enough_told(workspace: Workspace, fits: Callable[[Workspace], bool]) -> Iterator[None]:
+    """Refuse what is refused for its memory with what is enough for all that has to fit."""
+    try:
+        yield
+    except InputRefused as refused:
+        enough = _enough(workspace, fits)
+        raise InputRefused(refused.tried, refused.found, budget_of(enough << 20)) from refused
+
+
+def _enough(workspace: Workspace, fits: Callable[[Workspace], bool]) -> int:
+    """The least memory budget, MiB, that one thread can read and write all in.
 
     Raises `InputRefused` where it would be refused with any.
     """
 
-    def planned(mebibytes: int) -> bool:
-        budget = mebibytes << 20
-        _plans(replace(workspace, memory_budget=budget, threads=1), spec, image, labels)
-        return all(cut.is_decodable(budget) for cut in (image, *labels))
+    def in_budget(mebibytes: int) -> bool:
+        return fits(replace(workspace, memory_budget=mebibytes << 20, threads=1))
 
     def suffices(mebibytes: int) -> bool:
         with suppress(InputRefused):
-            return planned(mebibytes)
+            return in_budget(mebibytes)
         return False
 
-    planned(MOST_MIB)
+    in_budget(MOST_MIB)
     least = LEAST_MEMORY >> 20
     return least + bisect_left(range(least, MOST_MIB), True, key=suffices)
 
@@ -236,18 +251,23 @@ def _from_headers(workspace: Workspace, spec: DatasetSpec) -> Outlook:
     _check_size(workspace, spec, found, image, box)
     chosen = kind_of(spec, np.dtype(image.dtype), image.metadata)
     chunk = Shape(*image.chunk_shape)
-    plan = _planned(
-        workspace,
-        0 if image.compression in PLAIN else _chunk_bytes(image),
-        lambda means: plan_rechunk(
-            box.shape,
-            image.dtype,
-            voxel_size_of(record, [address]),
-            source_chunk=chunk,
-            means=means,
-            layout=Layout(chosen.kind, spec.codec),
-        ),
-    )
+
+    def planned(given: Workspace) -> RechunkPlan:
+        return _planned(
+            given,
+            0 if image.compression in PLAIN else _chunk_bytes(image),
+            lambda means: plan_rechunk(
+                box.shape,
+                image.dtype,
+                voxel_size_of(record, [address]),
+                source_chunk=chunk,
+                means=means,
+                layout=Layout(chosen.kind, spec.codec),
+            ),
+        )
+
+    with _enough_told(workspace, lambda given: bool(planned(given))):
+        plan = planned(workspace)
     notes = [
         told.note,
         f"planned from headers: {counted(found.requests, 'request')}, {counted(found.bytes_read, 'byte')}",

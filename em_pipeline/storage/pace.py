@@ -20,6 +20,9 @@ FAR_BEHIND = 10
 WINDOW_S = 2.0
 # A request that is not answered within this, nor within ten times what others took, was forgotten.
 SOONEST_S = 0.3
+# Who looks again only after so long was held up, as the whole process may have been: what came meanwhile may
+# not have been read.
+LATE_LOOK_S = 0.3
 # A host that sent nothing to anybody for so long is down, not forgetful.
 ALIVE_S = 3.0
 # How many requests, or looks at them, tell what is usual; answers shorter than this tell nothing of speed.
@@ -52,6 +55,7 @@ class Line:
         self.bytes = 0
         self.began = self.last = time.monotonic()
         self.answered: float | None = None
+        self._excused = -math.inf
         self._end: Callable[[], None] | None = None
         self._marks: deque[tuple[float, int]] = deque()
         self._lock = threading.Lock()
@@ -89,6 +93,15 @@ class Line:
                 self.behind = why
                 self._end()
 
+    def excuse(self, now: float) -> None:
+        """Hold nothing against it of what was before `now`."""
+        self._excused = now
+        self._marks.clear()
+
+    def unanswered(self, now: float) -> float | None:
+        """Seconds for which it has been seen to wait for an answer; None where it has one."""
+        return now - max(self.began, self._excused) if self.answered is None else None
+
     def rate(self, now: float) -> float | None:
         """Bytes per second of the last `WINDOW_S`, told from one look to the next; None before that."""
         self._marks.append((now, self.bytes))
@@ -106,7 +119,7 @@ class Pace:
         self._lines: set[Line] = set()
         self._rates: deque[float] = deque(maxlen=REMEMBERED)
         self._answers: deque[float] = deque(maxlen=REMEMBERED)
-        self._heard = -math.inf
+        self._heard = self._looked = -math.inf
 
     @contextmanager
     def watching(self, line: Line, end: Callable[[], None]) -> Iterator[None]:
@@ -134,14 +147,18 @@ class Pace:
         """Cut what is behind. Called some times a second, `now` being the monotonic clock's seconds."""
         with self._lock:
             lines = list(self._lines)
+            if now - self._looked > LATE_LOOK_S:
+                for line in lines:
+                    line.excuse(now)
+            self._looked = now
             rates = {line: rate for line in lines if (rate := line.rate(now)) is not None}
             self._rates.extend(rates.values())
             usual, patience = _most(self._rates), _most(self._answers)
             heard = max((line.last for line in lines if line.answered), default=self._heard)
         alive = now - max(heard, self._heard) < ALIVE_S
         for line in lines:
-            silent_s = now - line.began
-            if line.answered is None:
+            silent_s = line.unanswered(now)
+            if silent_s is not None:
                 if alive and patience and silent_s > max(SOONEST_S, FAR_BEHIND * patience):
                     line.cut(f"no answer for {silent_s:.1f} s, where others took {patience:.2g} s")
             elif usual and rates.get(line, math.inf) < usual / FAR_BEHIND:

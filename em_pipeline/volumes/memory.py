@@ -222,8 +222,14 @@ def check_publication(chunks: int, chunk_bytes: int, memory_budget: int) -> None
         raise InputRefused(
             f"Ingest {chunks:,} chunks within {memory_budget / 2**20:.0f} MiB",
             f"to validate and publish them takes {math.ceil(least / 2**20)} MiB, whatever they hold",
-            f"Give {math.ceil((least - memory_budget) / 2**20)} MiB more memory than now (EM_MEMORY_BUDGET)",
+            budget_of(least),
         )
+
+
+def budget_of(nbytes: int) -> str:
+    """What to do for a process that takes so many bytes."""
+    enough = math.ceil(nbytes / 2**20)
+    return f"Give {enough} MiB (EM_MEMORY_BUDGET={enough}MiB)"
 
 
 def granule(slab: Shape, stored: Shape, itemsize: int) -> Shape:

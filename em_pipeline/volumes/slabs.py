@@ -9,7 +9,15 @@ from typing import Final
 from em_pipeline.domain.errors import InputRefused
 from em_pipeline.domain.geometry import Shape
 from em_pipeline.domain.wording import counted
-from em_pipeline.volumes.memory import MOST_SLABS, SHARDS_OF_A_UNIT, Footprint, Held, Means
+from em_pipeline.volumes.memory import (
+    MOST_SLABS,
+    SHARDS_OF_A_UNIT,
+    Footprint,
+    Held,
+    Means,
+    budget_of,
+    of_process,
+)
 from em_pipeline.volumes.tiling import clipped, grid, padded
 
 _CHUNKS_PER_THREAD: Final = 4
@@ -92,18 +100,17 @@ class Cut:
 
 
 def check_memory(cuts: Sequence[Cut], means: Means) -> None:
-    """Raises `InputRefused`, with what is missing for the level that needs most, where that is anything."""
+    """Raises `InputRefused`, with what is enough for the level that needs most, where there is less."""
     neediest = max(cuts, key=lambda cut: cut.least_bytes(means.threads))
     least = neediest.least_bytes(means.threads)
     if least <= means.memory_budget:
         return
-    missing = math.ceil((least - means.memory_budget) / 2**20)
     chunk, itemsize = neediest.footprint.chunk, neediest.footprint.dtype.itemsize
     raise InputRefused(
         f"Plan a volume within {means.memory_budget / 2**20:.0f} MiB of voxels in flight",
         f"chunks of {chunk.voxels * itemsize / 2**20:.1f} MiB need "
         f"{least / 2**20:.0f} MiB on {counted(means.threads, 'thread')}",
-        f"Give {missing} MiB more memory than now (EM_MEMORY_BUDGET)",
+        budget_of(of_process(least, means.threads)),
     )
 
 

@@ -1,9 +1,7 @@
 """`em dev`: a run launched through the UI's own API ends in the catalogue; stopping leaves nothing behind."""
 
-import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -12,10 +10,10 @@ import pytest
 
 from em_client import EMClient
 from em_pipeline_tests.commands import BIN
+from em_pipeline_tests.dagster_services import START_S, free_port, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-START_S = 90.0
 RUN_S = 120.0
 
 LAUNCH = """
@@ -35,25 +33,6 @@ query {
   }
 }
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def until(answer: Callable[[], Any], seconds: float) -> Any:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            found = answer()
-        except (httpx.HTTPError, KeyError, TypeError):
-            found = None
-        if found:
-            return found
-        assert time.monotonic() < deadline, "no answer in time"
-        time.sleep(0.5)
 
 
 @pytest.fixture
@@ -91,7 +70,7 @@ def test_a_run_from_the_ui_is_served_and_nothing_stays(
     assert launched["__typename"] == "LaunchRunSuccess", launched
     run_id = launched["run"]["runId"]
     ended = {"SUCCESS", "FAILURE", "CANCELED"}
-    status = until(lambda: (s := ask(STATUS, id=run_id)["runOrError"]["status"]) in ended and s, RUN_S)
+    status = until(lambda: next(iter(ended & {ask(STATUS, id=run_id)["runOrError"]["status"]}), None), RUN_S)
     assert status == "SUCCESS"
     with EMClient(f"http://127.0.0.1:{api}") as client:
         assert [dataset.dataset_id for dataset in client.list_datasets()] == ["empiar-11759"]

@@ -25,7 +25,6 @@ def test_a_huge_file_in_a_table_with_its_cost(plain: dict[str, str], tmp_path: P
     itk(tmp_path / "a.tif")
     with Folder(tmp_path) as folder:
         done = run(plain, "em", "inspect", f"{folder.url}/a.tif")
-        folder.settle(1)
         requests, served = folder.asked, folder.bytes_served
     assert done.returncode == 0, done.stderr
     assert "1065×1536×2048 uint8" in done.stdout

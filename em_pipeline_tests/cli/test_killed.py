@@ -5,7 +5,8 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,43 +18,66 @@ from em_pipeline_tests.ingest.chain import hashes
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 ID = "empiar-11759"
-PATIENCE_S = 120.0
 
 
-def some(pattern: str, count: int = 1) -> Callable[[Path], bool]:
-    return lambda home: len(list(home.glob(pattern))) >= count
+@dataclass(frozen=True)
+class Moment:
+    """When so many files of the home match a pattern."""
+
+    pattern: str
+    count: int = 1
+
+    def is_due(self, home: Path) -> bool:
+        return len(list(home.glob(self.pattern))) >= self.count
 
 
 # What the store holds when the next kill falls, in the order in which an ingest makes it.
 MOMENTS = {
-    "record kept": some(f"store/raw/{ID}/*/record.json"),
-    "first files held": some(f"store/raw/{ID}/*/files/*.dm3", 2),
-    "all files held": some(f"store/raw/{ID}/*/manifest.json"),
-    "volume begun": some(f"store/staging/{ID}/*/work"),
-    "volume written": some(f"store/staging/{ID}/*/ledger.parquet"),
-    "record of the volume": some(f"store/staging/{ID}/*/record.json"),
-    "validated": some(f"store/staging/{ID}/*/report.json"),
-    "publication begun": some(f"store/volumes/{ID}/*.ledger.parquet"),
-    "volume moved": some(f"store/volumes/{ID}/*.ome.zarr"),
+    "record kept": Moment(f"store/raw/{ID}/*/record.json"),
+    "first files held": Moment(f"store/raw/{ID}/*/files/*.dm3", 2),
+    "all files held": Moment(f"store/raw/{ID}/*/manifest.json"),
+    "volume begun": Moment(f"store/staging/{ID}/*/work"),
+    "volume written": Moment(f"store/staging/{ID}/*/ledger.parquet"),
+    "record of the volume": Moment(f"store/staging/{ID}/*/record.json"),
+    "validated": Moment(f"store/staging/{ID}/*/report.json"),
+    "publication begun": Moment(f"store/volumes/{ID}/*.ledger.parquet"),
+    "volume moved": Moment(f"store/volumes/{ID}/*.ome.zarr"),
 }
 
+# Read by Python when it starts: once the moment is there, the process ends itself, with no chance to clean
+# up, in place of renaming something or making a folder.
+SITE = """
+import os, signal, sys
+from pathlib import Path
+home, pattern, count = Path(os.environ["EM_HOME"]), os.environ["KILLED_AT"], int(os.environ["KILLED_COUNT"])
+def hook(event, args):
+    if event in ("os.rename", "os.mkdir") and str(home) in str(args[0]):
+        if len(list(home.glob(pattern))) >= count:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(hook)
+"""
 
-def kill_when(environment: dict[str, str], due: Callable[[Path], bool]) -> bool:
-    """Run an ingest until `due`, then SIGKILL it; False where it ended by itself first."""
-    home = Path(environment["EM_HOME"])
-    command = [str(BIN / "em"), "ingest", ID]
+
+def killed_at(environment: dict[str, str], moment: Moment, site: Path) -> bool:
+    """Whether an ingest killed itself at the moment; `site` holds `SITE`."""
+    path = os.pathsep.join(filter(None, [str(site), environment.get("PYTHONPATH")]))
+    told = {"PYTHONPATH": path, "KILLED_AT": moment.pattern, "KILLED_COUNT": str(moment.count)}
+    done = run({**environment, **told}, "em", "ingest", ID)
+    return done.returncode == -signal.SIGKILL
+
+
+def kill_after(environment: dict[str, str], seconds: float) -> None:
+    """Run an ingest for so long, unless it ends before, then SIGKILL it."""
     with subprocess.Popen(
-        command,
+        [str(BIN / "em"), "ingest", ID],
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     ) as process:
-        deadline = time.monotonic() + PATIENCE_S
-        while not due(home) and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
-        return process.wait() == -signal.SIGKILL
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+        process.kill()
 
 
 def visible(environment: dict[str, str]) -> list[str]:
@@ -79,15 +103,19 @@ def dm3_requests(portal: DemoPortal) -> int:
     return sum(count for path, count in portal.requests.items() if path.endswith(".dm3"))
 
 
-def test_killed_at_every_step(environment: dict[str, str], clean: dict[str, str], portal: DemoPortal) -> None:
+def test_killed_at_every_step(
+    environment: dict[str, str], clean: dict[str, str], portal: DemoPortal, tmp_path: Path
+) -> None:
     home = Path(environment["EM_HOME"])
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(SITE)
     sizes = sum(path.stat().st_size for path in portal.tree.rglob("*.dm3"))
     before = portal.bytes_served
-    killed = {}
-    for moment, due in MOMENTS.items():
-        early = due(home)
-        killed[moment] = kill_when(environment, due) and not early
-    assert sum(killed.values()) >= len(MOMENTS) - 2, killed
+    for name, moment in MOMENTS.items():
+        assert not moment.is_due(home), name
+        assert killed_at(environment, moment, site), name
+        assert moment.is_due(home), name
     served_until_held = portal.bytes_served - before
     done = run(environment, "em", "ingest", ID)
     assert done.returncode == 0, done.stderr
@@ -104,8 +132,7 @@ def test_killed_at_random_moments(environment: dict[str, str], clean: dict[str, 
     home = Path(environment["EM_HOME"])
     chance = random.Random(11759)
     for _ in range(6):
-        end = time.monotonic() + chance.uniform(1.0, 5.0)
-        kill_when(environment, lambda _, end=end: time.monotonic() >= end)
+        kill_after(environment, chance.uniform(1.0, 5.0))
         published = visible(environment)
         assert published in ([], [ID])
         if published:
@@ -120,11 +147,11 @@ def test_an_interrupted_ingest_says_so_and_continues(
     environment: dict[str, str], clean: dict[str, str], signum: signal.Signals
 ) -> None:
     home = Path(environment["EM_HOME"])
-    due = MOMENTS["first files held"]
+    moment = MOMENTS["first files held"]
     with subprocess.Popen(
         [str(BIN / "em"), "ingest", ID], env=environment, stderr=subprocess.PIPE, text=True
     ) as process:
-        while not due(home) and process.poll() is None:
+        while not moment.is_due(home) and process.poll() is None:
             time.sleep(0.001)
         process.send_signal(signum)
         _, said = process.communicate(timeout=180)
@@ -154,7 +181,7 @@ def test_two_at_once_do_not_harm_each_other(environment: dict[str, str], clean: 
 
 def test_ctrl_c_is_answered_by_nothing_but_our_own_words(environment: dict[str, str]) -> None:
     home = Path(environment["EM_HOME"])
-    due = MOMENTS["first files held"]
+    moment = MOMENTS["first files held"]
     with subprocess.Popen(
         [str(BIN / "em"), "ingest", ID],
         env=environment,
@@ -162,7 +189,7 @@ def test_ctrl_c_is_answered_by_nothing_but_our_own_words(environment: dict[str, 
         text=True,
         start_new_session=True,
     ) as process:
-        while not due(home) and process.poll() is None:
+        while not moment.is_due(home) and process.poll() is None:
             time.sleep(0.001)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: every process of the command
         _, said = process.communicate(timeout=180)

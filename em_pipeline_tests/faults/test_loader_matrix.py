@@ -194,15 +194,16 @@ def only_section(portal: Telling, folder: Path, **limits: Any) -> str:
 def test_hanging_range_get(generated: Path, tmp_path: Path) -> None:
     with Telling(generated / "large", LARGE_SHAPE) as portal:
         began = time.monotonic()
-        sha256 = only_section(portal, tmp_path / "patient", read_timeout_s=0.4, retries=1)
-        assert time.monotonic() - began < 30  # the portal hangs for a minute
+        sha256 = only_section(portal, tmp_path / "patient", read_timeout_s=2.0, retries=1)
+        assert time.monotonic() - began < 50  # the portal hangs for a minute
         assert sha256 == hashlib.sha256(portal.served.read_bytes()).hexdigest()
         (first, last), *again = portal.ranges[1:]  # half of what was asked for came
         assert first > 0
         assert [begin for begin, _ in again][:1] == [first + (last + 1 - first) // 2]
+        began = time.monotonic()
         with pytest.raises(SourceUnavailable, match=r"no bytes for 0\.4 s"):
             only_section(portal, tmp_path / "hasty", read_timeout_s=0.4, retries=0)
-        assert time.monotonic() - began < 30
+        assert time.monotonic() - began < 50
 
 
 def test_200_with_html(empiar: DemoPortal, tmp_path: Path) -> None:

@@ -169,10 +169,10 @@ def test_a_listing_comes_whole_or_not_at_all(
 ) -> None:
     subject = SUBJECTS[slug]
     with subject.portal(tmp_path_factory.getbasetemp() / f"outages-{slug}") as portal:
-        source = subject.source(portal, timeout_s=HASTY_S if trouble is Trouble.STALL else PATIENT_S)
-        whole = listed(source)
+        whole = listed(subject.source(portal))
         assert isinstance(whole, list)
         requests = portal.requests.total()
+        source = subject.source(portal, timeout_s=HASTY_S if trouble is Trouble.STALL else PATIENT_S)
         for moment in range(requests):
             portal.heal()
             portal.trouble(trouble, times=1, after=moment)

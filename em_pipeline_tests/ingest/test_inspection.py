@@ -45,14 +45,13 @@ def folder(tmp_path: Path) -> Iterator[Folder]:
 
 
 def look(target: str, *, retries: int = 0) -> Inspection:
-    policy = HttpPolicy(connections=1, read_timeout_s=1.0, retries=retries, backoff_s=0.01)
+    policy = HttpPolicy(connections=1, retries=retries, backoff_s=0.01)
     return inspect(target, policy, lambda _: None)
 
 
 def inspected(folder: Folder, path: Path) -> Inspection:
     """The inspection of a served file, of which the server itself counts what it took."""
     found = look(f"{folder.url}/{path.relative_to(folder.root)}")
-    folder.settle(found.bytes_read)
     assert found.requests == folder.asked
     # Of an answer that there is nothing, the words are not counted.
     assert found.bytes_read <= folder.bytes_served <= found.bytes_read + folder.asked * len(NOTHING)

@@ -79,10 +79,12 @@ class FaultyServer(LoopbackServer):
         with self.lock:
             return sum(request.sent for request in self.requests)
 
-    def next_fault(self) -> Fault:
+    def take(self, request: Request) -> tuple[int, Fault]:
+        """The place of a request among all, and what goes wrong with its answer."""
         with self.lock:
+            self.requests.append(request)
             planned = self.faults.pop(0) if self.faults else None
-        return planned or self.always or Fault()
+            return len(self.requests) - 1, planned or self.always or Fault()
 
 
 class _Handler(LoopbackHandler):
@@ -99,14 +101,13 @@ class _Handler(LoopbackHandler):
         self.answer(with_body=True)
 
     def answer(self, with_body: bool) -> None:
-        server, fault = self.faulty, self.faulty.next_fault()
+        server = self.faulty
+        index, fault = server.take(
+            Request(self.command, self.path, self.headers.get("Range"), self.client_address)
+        )
         if fault.become is not None:
             server.files[self.path] = fault.become
             server.etags[self.path] = server.etags[self.path][:-1] + 'x"'
-        with server.lock:
-            index = len(server.requests)
-            request = Request(self.command, self.path, self.headers.get("Range"), self.client_address)
-            server.requests.append(request)
         status, headers, body = self.reply(fault)
         headers = {**headers, **fault.headers}
         body += b"+" * fault.surplus
@@ -150,11 +151,12 @@ class _Handler(LoopbackHandler):
         step = fault.piece if fault.delay_s or stop < len(body) else 65536
         for start in range(0, stop, step):
             piece = body[start : min(start + step, stop)]
-            self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if fault.chunked else piece)
             server = self.faulty
+            # Before it is sent: whoever has it finds it counted.
             with server.lock:
                 request = server.requests[index]
                 server.requests[index] = replace(request, sent=request.sent + len(piece))
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if fault.chunked else piece)
             time.sleep(fault.delay_s)
         if fault.chunked and not fault.drop and stop == len(body):
             self.wfile.write(b"0\r\n\r\n")

@@ -1,6 +1,5 @@
 """A web server that sends a folder's files, whole or in ranges, and counts what it sent."""
 
-import time
 from pathlib import Path
 
 from em_pipeline.demo.replay import Replay, Reply, Request, Trouble, not_found
@@ -23,12 +22,6 @@ class Folder(Replay):
     def asked(self) -> int:
         """How many requests there were."""
         return sum(self.requests.values())
-
-    def settle(self, received: int) -> None:
-        """Wait until what was `received` is counted: the server counts after it has sent."""
-        deadline = time.monotonic() + 5
-        while self.bytes_served < received and time.monotonic() < deadline:
-            time.sleep(0.005)
 
     def fails_after(self, healthy: int, trouble: Trouble) -> None:
         """From the request after the next `healthy` ones on, answer with `trouble`."""

@@ -1,6 +1,7 @@
 """A real FTP server on loopback over a folder, for anonymous readers, that fails as told."""
 
 import contextlib
+import socket
 import threading
 import time
 import warnings
@@ -30,7 +31,8 @@ class FtpPortal:
         self.stalls: list[int] = []
         self.drips: list[int] = []
         self.sent = 0
-        self.open = self.most = 0
+        self.open: set[_Handler] = set()
+        self.most = 0
         self.lock = threading.Lock()
         authorizer = DummyAuthorizer()
         authorizer.add_anonymous(str(folder))
@@ -82,12 +84,21 @@ class _Handler(FTPHandler):  # type: ignore[misc]
 
     def on_connect(self) -> None:
         with self.portal.lock:
-            self.portal.open += 1
-            self.portal.most = max(self.portal.most, self.portal.open)
+            self.portal.open.add(self)
+            self.portal.most = max(self.portal.most, sum(not each.was_left() for each in self.portal.open))
 
     def on_disconnect(self) -> None:
         with self.portal.lock:
-            self.portal.open -= 1
+            self.portal.open.discard(self)
+
+    def was_left(self) -> bool:
+        """Whether the client hung up, which is known here only later."""
+        try:
+            return self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     def pre_process_command(self, line: str, cmd: str, arg: str) -> None:
         self.portal.commands.append(f"{cmd} {arg}".strip())

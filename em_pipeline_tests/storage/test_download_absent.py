@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from em_pipeline.domain.errors import EmError, InputRefused, NotFound, SourceUnavailable
 from em_pipeline.domain.files import RemoteFile
 from em_pipeline_tests.portals.faulty import Fault, FaultyServer, faulty_server
-from em_pipeline_tests.storage.downloads import POLICY, hold
+from em_pipeline_tests.storage.downloads import PATIENT, hold
 
 DATA = random.Random(3).randbytes(1000)
 
@@ -56,8 +57,9 @@ NOT_ABSENCE: dict[str, tuple[Fault, type[EmError]]] = {
 @pytest.mark.parametrize("name", NOT_ABSENCE)
 def test_trouble_is_never_absence(server: FaultyServer, tmp_path: Path, name: str) -> None:
     server.always, error = NOT_ABSENCE[name]
+    policy = replace(PATIENT, read_timeout_s=0.5) if name == "silent" else PATIENT
     with pytest.raises(error):
-        hold(listing(server), tmp_path, policy=POLICY)
+        hold(listing(server), tmp_path, policy=policy)
 
 
 def test_absence_is_remembered_while_the_same_listing_is_fetched_and_no_longer(

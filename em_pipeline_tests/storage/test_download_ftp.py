@@ -22,7 +22,7 @@ from em_pipeline.domain.files import Manifest, RemoteFile
 from em_pipeline.storage.ftp_transfer import parse_ftp_url
 from em_pipeline_tests.portals.faulty import Fault, FaultyServer, faulty_server
 from em_pipeline_tests.portals.ftp import FtpPortal, ftp_portal
-from em_pipeline_tests.storage.downloads import PART, PATIENT, POLICY, Watcher, hold, leftovers
+from em_pipeline_tests.storage.downloads import HASTY, PART, PATIENT, Watcher, hold, leftovers
 
 DATA = random.Random(4).randbytes(10 * PART + 99)
 NAME = "a b+c#1.tif"
@@ -92,16 +92,16 @@ def test_a_broken_transfer_goes_on_where_it_broke_off(ftp: FtpPortal, tmp_path: 
 def test_a_silent_transfer_is_given_up_and_goes_on(ftp: FtpPortal, tmp_path: Path) -> None:
     ftp.stalls = [PART]
     watcher = Watcher()
-    assert_holds(hold([remote(ftp)], tmp_path / "raw", policy=POLICY, watcher=watcher), tmp_path / "raw")
-    assert any("no bytes for 0.5 s" in note for note in watcher.notes)
+    assert_holds(hold([remote(ftp)], tmp_path / "raw", policy=HASTY, watcher=watcher), tmp_path / "raw")
+    assert any("no bytes for 1.5 s" in note for note in watcher.notes)
     assert ftp.sent == len(DATA)
 
 
 def test_a_transfer_that_drips_is_given_up_and_goes_on(ftp: FtpPortal, tmp_path: Path) -> None:
-    ftp.drips = [PART]
+    ftp.drips = [0]
     watcher = Watcher()
-    assert_holds(hold([remote(ftp)], tmp_path / "raw", policy=POLICY, watcher=watcher), tmp_path / "raw")
-    assert any(re.search(r"only \d+ bytes in 0\.\d s", note) for note in watcher.notes)
+    assert_holds(hold([remote(ftp)], tmp_path / "raw", policy=HASTY, watcher=watcher), tmp_path / "raw")
+    assert any(re.search(r"only \d+ bytes in \d+\.\d s", note) for note in watcher.notes)
     assert len(ftp.transfers()) == 2
 
 
@@ -110,7 +110,7 @@ def test_finished_parts_survive_an_outage(served: Path, tmp_path: Path) -> None:
         ftp.cuts = [4 * PART + 4096] + [0] * 20
         port_url = ftp.url
         with pytest.raises(SourceUnavailable, match="3 attempts failed"):
-            hold([remote(ftp)], tmp_path / "raw", policy=POLICY)
+            hold([remote(ftp)], tmp_path / "raw")
         assert not (tmp_path / "raw/a.tif").exists()
         ftp.cuts, before = [], ftp.sent
         assert port_url == ftp.url
@@ -124,7 +124,7 @@ def test_a_file_that_changed_between_runs_is_fetched_from_its_beginning(
 ) -> None:
     ftp.cuts = [4 * PART + 4096] + [0] * 20
     with pytest.raises(SourceUnavailable):
-        hold([remote(ftp)], tmp_path / "raw", policy=POLICY)
+        hold([remote(ftp)], tmp_path / "raw")
     new = random.Random(5).randbytes(len(DATA))
     (served / NAME).write_bytes(new)
     os.utime(served / NAME, (1, 1))
@@ -142,7 +142,7 @@ def test_what_ftp_refuses_is_a_clear_error(ftp: FtpPortal, tmp_path: Path) -> No
     ]
     for file, error in cases:
         with pytest.raises(error):
-            hold([file], tmp_path / "raw", policy=POLICY)
+            hold([file], tmp_path / "raw")
     assert [path.name for path in (tmp_path / "raw").iterdir()] == [".download"]
 
 
@@ -152,8 +152,7 @@ def test_connections_keep_to_the_cap(ftp: FtpPortal, served: Path, tmp_path: Pat
     files = [RemoteFile(url=f"{ftp.url}/f{n}", path=f"f{n}") for n in range(12)]
     manifest = hold(files, tmp_path / "raw", policy=replace(PATIENT, connections=3))
     assert [file.size for file in manifest.files] == [n * 1000 for n in range(12)]
-    # The server may learn that a connection is closed a moment after the next was opened.
-    assert 1 <= ftp.most <= 3 + 1
+    assert 1 <= ftp.most <= 3
 
 
 @pytest.mark.parametrize("url", ["ftp://h/", "ftp:///a", "ftp://u:p@h/a", "ftp://h/a%0d%0aDELE%20b"])
@@ -190,7 +189,7 @@ def test_a_mirror_gives_what_the_first_address_cannot(
     http: FaultyServer, ftp: FtpPortal, tmp_path: Path, fault: Fault
 ) -> None:
     http.always = fault
-    manifest = hold([mirrored(http, ftp, size=len(DATA))], tmp_path / "raw", policy=POLICY)
+    manifest = hold([mirrored(http, ftp, size=len(DATA))], tmp_path / "raw")
     assert_holds(manifest, tmp_path / "raw")
     assert manifest.files[0].url == f"{ftp.url}/{ADDRESS}"
     asked = len(ftp.commands)
@@ -205,7 +204,7 @@ def test_bytes_of_two_addresses_are_never_mixed(
     other = random.Random(6).randbytes(len(DATA))
     (served / NAME).write_bytes(other)
     http.faults = [None] * 4 + [Fault(status=500)] * 200
-    assert_holds(hold([mirrored(http, ftp)], tmp_path / "raw", policy=POLICY), tmp_path / "raw", other)
+    assert_holds(hold([mirrored(http, ftp)], tmp_path / "raw"), tmp_path / "raw", other)
 
 
 def test_what_a_mirror_lacks_or_has_in_another_size_leaves_the_outage_and_the_parts(
@@ -218,7 +217,7 @@ def test_what_a_mirror_lacks_or_has_in_another_size_leaves_the_outage_and_the_pa
             (served / NAME).write_bytes(DATA[:-1])
         http.faults = [None] * 4 + [Fault(status=500)] * 200
         with pytest.raises(SourceUnavailable, match="HTTP 500"):
-            hold([mirrored(http, ftp, size=len(DATA), may_be_absent=True)], tmp_path / trouble, policy=POLICY)
+            hold([mirrored(http, ftp, size=len(DATA), may_be_absent=True)], tmp_path / trouble)
         http.faults, before = [], http.sent
         assert_holds(hold([mirrored(http, ftp, size=len(DATA))], tmp_path / trouble), tmp_path / trouble)
         # Parts in flight when the first address was given up are fetched again.
@@ -231,7 +230,7 @@ def test_what_the_first_address_denies_is_not_sought_at_a_mirror(
     for status, error in ((404, NotFound), (403, InputRefused)):
         http.always = Fault(status=status)
         with pytest.raises(error):
-            hold([mirrored(http, ftp)], tmp_path / "raw", policy=POLICY)
+            hold([mirrored(http, ftp)], tmp_path / "raw")
     assert ftp.commands == []
 
 
@@ -241,7 +240,7 @@ def test_a_run_goes_on_at_the_mirror_where_the_last_one_was(
     http.always = Fault(status=500)
     ftp.cuts = [4 * PART + 4096] + [0] * 20
     with pytest.raises(SourceUnavailable):
-        hold([mirrored(http, ftp)], tmp_path / "raw", policy=POLICY)
+        hold([mirrored(http, ftp)], tmp_path / "raw")
     ftp.cuts, before = [], ftp.sent
     asked = len(http.requests)
     assert_holds(hold([mirrored(http, ftp)], tmp_path / "raw"), tmp_path / "raw")

@@ -14,7 +14,9 @@ from em_pipeline.domain.errors import InputRefused, RecordInvalid, SourceUnavail
 from em_pipeline.domain.files import RemoteFile
 from em_pipeline.storage.download import changed_since
 from em_pipeline_tests.portals.faulty import Fault, FaultyServer, faulty_server
-from em_pipeline_tests.storage.downloads import PART, PATIENT, POLICY, Watcher, hold, leftovers
+from em_pipeline_tests.storage.downloads import PART, PATIENT, Watcher, hold, leftovers
+
+pytestmark = pytest.mark.usefixtures("unhurried")
 
 SHARD = random.Random(1).randbytes(20 * PART + 321)
 OTHER = random.Random(2).randbytes(20 * PART + 321)
@@ -65,7 +67,7 @@ def test_a_server_that_ignores_ranges_is_refused_before_it_sends_the_shard(
     server.files["/shard"] = big
     server.always = Fault(ignore_range=True)
     with pytest.raises(RecordInvalid, match="sends no parts"):
-        hold([chunk(server, 1000, 100)], tmp_path, policy=POLICY)
+        hold([chunk(server, 1000, 100)], tmp_path)
     # What the sockets' buffers took before we hung up.
     assert server.sent < len(big)
     assert not (tmp_path / "c/1000").exists()
@@ -73,19 +75,19 @@ def test_a_server_that_ignores_ranges_is_refused_before_it_sends_the_shard(
 
 def test_a_server_that_ignores_a_range_once_is_asked_again(server: FaultyServer, tmp_path: Path) -> None:
     server.faults = [Fault(ignore_range=True)]
-    (file,) = hold([chunk(server, 1000, 100)], tmp_path, policy=POLICY).files
+    (file,) = hold([chunk(server, 1000, 100)], tmp_path).files
     assert (tmp_path / file.path).read_bytes() == SHARD[1000:1100]
 
 
 @pytest.mark.parametrize("offset", [len(SHARD) - 10, len(SHARD) + 5])
 def test_a_range_beyond_the_end_is_refused(server: FaultyServer, tmp_path: Path, offset: int) -> None:
     with pytest.raises(RecordInvalid, match="the server has"):
-        hold([chunk(server, offset, 50)], tmp_path, policy=POLICY)
+        hold([chunk(server, offset, 50)], tmp_path)
 
 
 def test_a_shard_that_changed_since_it_was_listed_is_refused(server: FaultyServer, tmp_path: Path) -> None:
     with pytest.raises(RecordInvalid, match="its ETag went"):
-        hold([chunk(server, 0, 50, etag='"listed"')], tmp_path, policy=POLICY)
+        hold([chunk(server, 0, 50, etag='"listed"')], tmp_path)
 
 
 def test_a_shard_that_changes_within_a_range_restarts_it(server: FaultyServer, tmp_path: Path) -> None:
@@ -100,7 +102,7 @@ def test_ranges_of_different_contents_are_never_held_together(server: FaultyServ
     server.faults = [None, Fault(become=OTHER)]
     chunks = [chunk(server, offset, 100) for offset in (0, 100, 200)]
     with pytest.raises(SourceUnavailable, match="between them, its ETag went"):
-        hold(chunks, tmp_path, policy=POLICY)
+        hold(chunks, tmp_path)
     manifest = hold(chunks, tmp_path)
     assert b"".join((tmp_path / file.path).read_bytes() for file in manifest.files) == OTHER[:300]
 
@@ -108,10 +110,10 @@ def test_ranges_of_different_contents_are_never_held_together(server: FaultyServ
 def test_ranges_resume_and_are_recalled_by_their_offset(server: FaultyServer, tmp_path: Path) -> None:
     server.faults = [None] * 4 + [Fault(status=500)] * 100
     with pytest.raises(SourceUnavailable):
-        hold([chunk(server, 100, 8 * PART)], tmp_path, policy=POLICY)
+        hold([chunk(server, 100, 8 * PART)], tmp_path)
     server.faults = []
     manifest = hold([chunk(server, 100, 8 * PART)], tmp_path)
-    assert server.sent <= (8 + POLICY.connections) * PART
+    assert server.sent <= (8 + PATIENT.connections) * PART
     asked = len(server.requests)
     assert hold([chunk(server, 100, 8 * PART)], tmp_path) == manifest
     assert len(server.requests) == asked
@@ -125,7 +127,7 @@ def test_ranges_resume_and_are_recalled_by_their_offset(server: FaultyServer, tm
 def test_an_interrupted_range_is_not_continued_as_another(server: FaultyServer, tmp_path: Path) -> None:
     server.faults = [None] * 4 + [Fault(status=500)] * 100
     with pytest.raises(SourceUnavailable):
-        hold([chunk(server, 100, 8 * PART)], tmp_path, policy=POLICY)
+        hold([chunk(server, 100, 8 * PART)], tmp_path)
     server.faults = []
     hold([chunk(server, 300, 8 * PART, path="c/100")], tmp_path)
     assert (tmp_path / "c/100").read_bytes() == SHARD[300 : 300 + 8 * PART]
@@ -140,4 +142,4 @@ def test_a_range_of_a_file_here_or_over_ftp_and_one_without_end_are_refused(
     with pytest.raises(ValidationError):
         RemoteFile(url=server.url, path="a", offset=1)
     with pytest.raises(InputRefused):
-        hold([RemoteFile(url="s3:///a", path="a")], tmp_path / "raw", policy=PATIENT)
+        hold([RemoteFile(url="s3:///a", path="a")], tmp_path / "raw")

@@ -38,8 +38,9 @@ FILES = {
     "/other.bin": random.Random(3).randbytes(3 * PART),
 }
 POLICY = DownloadPolicy(
-    connections=CONNECTIONS, read_timeout_s=0.5, retries=2, backoff_s=0.01, part_size=PART, request_size=PART
+    connections=CONNECTIONS, read_timeout_s=20.0, retries=2, backoff_s=0.01, part_size=PART, request_size=PART
 )
+pytestmark = pytest.mark.usefixtures("unhurried")
 
 
 @pytest.fixture
@@ -97,7 +98,6 @@ from em_pipeline.domain.progress import Silent
 from em_pipeline.storage.download import DownloadPolicy, download
 files = [RemoteFile(**entry) for entry in json.loads(sys.argv[1])]
 policy = DownloadPolicy(**json.loads(sys.argv[3]))
-print("begun", flush=True)
 download(files, Path(sys.argv[2]), dataset_id="files-a", revision="r1", policy=policy, progress=Silent())
 """
 
@@ -110,16 +110,16 @@ def test_downloads_killed_at_any_moment_resume_and_fetch_little_twice(
     policy = json.dumps(
         {"connections": CONNECTIONS, "part_size": PART, "request_size": PART, "backoff_s": 0.01}
     )
-    server.always = Fault(delay_s=0.01)
+    server.always = Fault(delay_s=0.02)
     total = sum(len(data) for data in FILES.values())
     dice = random.Random(0)
     kills = 0
     for _ in range(4):
         command = [sys.executable, "-c", CLIENT, files, str(tmp_path), policy]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as client:
-            assert client.stdout is not None
-            client.stdout.readline()
-            time.sleep(dice.uniform(0.02, 0.3))
+        enough = server.sent + dice.randint(1, total // 8)
+        with subprocess.Popen(command) as client:
+            while server.sent < enough and client.poll() is None:
+                time.sleep(0.005)
             kills += client.poll() is None
             client.send_signal(signal.SIGKILL)
         assert (

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from em_pipeline.demo.replay import Replay, Reply, Request
+from em_pipeline.demo.replay import Replay, Reply
+from em_pipeline.demo.replay import Request as Asked
 from em_pipeline.domain.errors import InputRefused, RecordInvalid
 from em_pipeline.domain.files import RemoteFile
 from em_pipeline.storage import holdings, transfer
@@ -21,8 +22,10 @@ from em_pipeline.storage.digests import RunningDigest
 from em_pipeline.storage.download import DownloadPolicy, _work
 from em_pipeline.storage.http_transfer import _round
 from em_pipeline.storage.task import Unit
-from em_pipeline_tests.portals.faulty import Fault, FaultyServer, faulty_server
-from em_pipeline_tests.storage.downloads import PART, PATIENT, POLICY, Watcher, hold, leftovers
+from em_pipeline_tests.portals.faulty import Fault, FaultyServer, Request, faulty_server
+from em_pipeline_tests.storage.downloads import HASTY, PART, PATIENT, Watcher, hold, leftovers
+
+pytestmark = pytest.mark.usefixtures("unhurried")
 
 DATA = random.Random(11).randbytes(40 * PART + 5)
 WIDE = replace(PATIENT, request_size=1 << 30)
@@ -38,19 +41,24 @@ def remote(server: FaultyServer, **listed: object) -> RemoteFile:
     return RemoteFile.model_validate({"url": f"{server.url}/a", "path": "a", **listed})
 
 
+def span(request: Request) -> tuple[int, int]:
+    """First and last byte that were asked for."""
+    first, last = (request.range or "").removeprefix("bytes=").split("-")
+    return int(first), int(last)
+
+
 def test_each_connection_asks_once_for_its_share(server: FaultyServer, tmp_path: Path) -> None:
     hold([remote(server, size=len(DATA))], tmp_path, policy=WIDE)
     assert (tmp_path / "a").read_bytes() == DATA
     # The first part tells what there is; connections that are done take over from slow ones.
-    assert len(server.requests) <= 1 + 3 * WIDE.connections
+    assert len(server.requests) <= 1 + 5 * WIDE.connections
     assert not leftovers(tmp_path)
 
 
 def test_shares_are_taken_in_two_rounds_in_file_order(server: FaultyServer, tmp_path: Path) -> None:
     server.always = Fault(delay_s=0.01)
     hold([remote(server, size=len(DATA))], tmp_path, policy=WIDE)
-    spans = [request.range for request in server.requests]
-    starts = [int(span.removeprefix("bytes=").partition("-")[0]) for span in spans if span]
+    starts = [span(request)[0] for request in server.requests]
     first, second = sorted(starts[1:5]), sorted(starts[5:9])
     assert first[-1] < second[0]
     assert 0.6 * len(DATA) < second[0] < 0.8 * len(DATA)
@@ -119,16 +127,14 @@ def test_what_a_silent_connection_was_to_fetch_is_taken_over(server: FaultyServe
     server.faults = [None, Fault(stall_after=0)]
     hold([remote(server, size=len(DATA))], tmp_path, policy=replace(WIDE, read_timeout_s=2.0))
     assert (tmp_path / "a").read_bytes() == DATA
-    stalled = server.requests[1].range or ""
-    first = int(stalled.removeprefix("bytes=").split("-")[0])
-    within = [r for r in server.requests[2:] if r.range and int(r.range[6:].split("-")[0]) > first]
-    assert within, "nobody took over a part of the silent share"
+    first, last = span(server.requests[1])
+    assert any(first < span(request)[0] <= last for request in server.requests[2:])
 
 
 def test_faults_in_the_middle_of_shares_cost_no_byte_twice(server: FaultyServer, tmp_path: Path) -> None:
     server.faults = [None, Fault(stall_after=3 * PART + 100), Fault(drop=PART), None, Fault(drop=2 * PART)]
     watcher = Watcher()
-    policy = replace(WIDE, read_timeout_s=1.0)
+    policy = replace(WIDE, read_timeout_s=HASTY.read_timeout_s)
     hold([remote(server, size=len(DATA))], tmp_path, policy=policy, watcher=watcher)
     assert (tmp_path / "a").read_bytes() == DATA
     assert watcher.done == len(DATA)
@@ -161,7 +167,7 @@ class Store(Replay):
         super().__init__()
         self.objects: dict[str, tuple[bytes, str]] = {}
 
-    def answer(self, request: Request) -> Reply:
+    def answer(self, request: Asked) -> Reply:
         data, encoding = self.objects[request.path.removeprefix("/em/")]
         if encoding and "gzip" not in request.headers.get("Accept-Encoding", ""):
             return Reply(gzip.decompress(data))
@@ -193,7 +199,7 @@ def test_objects_are_held_as_they_are_stored(store: Store, tmp_path: Path, schem
 def test_the_size_of_an_encoded_object_is_that_of_its_stored_bytes(store: Store, tmp_path: Path) -> None:
     store.objects = {"c": (gzip.compress(DATA[:5000]), "gzip")}
     with pytest.raises(RecordInvalid, match="its size went from 5000"):
-        hold([RemoteFile(url="gs://em/c", path="c", size=5000)], tmp_path, policy=POLICY, store=store.url)
+        hold([RemoteFile(url="gs://em/c", path="c", size=5000)], tmp_path, store=store.url)
 
 
 def test_encoded_bytes_of_a_web_server_are_taken_only_in_the_listed_size(
@@ -201,7 +207,7 @@ def test_encoded_bytes_of_a_web_server_are_taken_only_in_the_listed_size(
 ) -> None:
     server.always = Fault(headers={"Content-Encoding": "gzip"})
     with pytest.raises(RecordInvalid, match="Content-Encoding gzip"):
-        hold([remote(server)], tmp_path, policy=POLICY)
+        hold([remote(server)], tmp_path)
     hold([remote(server, size=len(DATA))], tmp_path)
     assert (tmp_path / "a").read_bytes() == DATA
 
@@ -240,7 +246,7 @@ def test_small_files_of_a_batch_survive_an_outage(server: FaultyServer, tmp_path
     files = many(server, 60)
     server.faults = [None] * 40 + [Fault(status=500)] * 100
     with pytest.raises(Exception, match="HTTP 500"):
-        hold(files, tmp_path, policy=POLICY)
+        hold(files, tmp_path)
     held = len(list((tmp_path / "c").iterdir()))
     assert held >= 36
     server.faults, asked = [], len(server.requests)

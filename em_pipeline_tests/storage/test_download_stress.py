@@ -9,7 +9,7 @@ import pytest
 
 from em_pipeline.domain.files import RemoteFile
 from em_pipeline_tests.portals.faulty import Fault, faulty_server
-from em_pipeline_tests.storage.downloads import POLICY, Watcher, hold, leftovers
+from em_pipeline_tests.storage.downloads import PATIENT, Watcher, hold, leftovers
 
 PART = 4096
 DATA = random.Random(12).randbytes(150 * PART + 17)
@@ -29,7 +29,7 @@ FAULTS = [
 def test_shares_and_faults_in_any_order_make_the_file(tmp_path: Path, seed: int) -> None:
     dice = random.Random(seed)
     policy = replace(
-        POLICY,
+        PATIENT,
         connections=dice.choice([1, 3, 8]),
         read_timeout_s=0.3,
         retries=20,

@@ -26,7 +26,14 @@ def server() -> Iterator[FaultyServer]:
 
 @pytest.fixture
 def client() -> Iterator[PortalClient]:
-    with PortalClient(connections=2, timeout_s=0.3, retries=2, backoff_s=0.01, max_bytes=5000) as made:
+    with PortalClient(connections=2, timeout_s=20, retries=2, backoff_s=0.01, max_bytes=5000) as made:
+        yield made
+
+
+@pytest.fixture
+def hasty() -> Iterator[PortalClient]:
+    """For servers that fall silent; so soon, a busy machine may look like one."""
+    with PortalClient(connections=2, timeout_s=0.3, retries=3, backoff_s=0.01) as made:
         yield made
 
 
@@ -60,7 +67,6 @@ def test_connections_that_are_refused_are_counted_by_themselves() -> None:
     [
         Fault(status=500),
         Fault(status=429, headers={"Retry-After": "0"}),
-        Fault(stall_after=3),
         Fault(reset_after=3),
         Fault(drop=3),
         Fault(chunked=True, drop=3),
@@ -77,7 +83,6 @@ def test_a_passing_fault_is_cured(server: FaultyServer, client: PortalClient, fa
     ("fault", "error", "said"),
     [
         (Fault(status=503), SourceUnavailable, "3 attempts failed, the last with: HTTP 503"),
-        (Fault(stall_after=0), SourceUnavailable, r"no bytes for 0\.3 s"),
         (Fault(status=404), NotFound, "HTTP 404"),
         (Fault(status=403), InputRefused, "HTTP 403"),
         (Fault(body=HTML), RecordInvalid, "an HTML page in place of JSON.*maintenance"),
@@ -97,6 +102,18 @@ def test_a_lasting_fault_is_a_clear_error(
     with pytest.raises(error, match=said) as caught:
         client.get_json(f"{server.url}/a")
     assert f"{server.url}/a" in str(caught.value)
+
+
+def test_silence_is_cured_where_it_passes_and_an_outage_where_it_lasts(
+    server: FaultyServer, hasty: PortalClient
+) -> None:
+    server.faults = [Fault(stall_after=3)]
+    assert hasty.get_json(f"{server.url}/a")["n"] == [1, 2]
+    server.always = Fault(stall_after=0)
+    with pytest.raises(
+        SourceUnavailable, match=rf"{server.url}/a: 4 attempts .*(no bytes for|within) 0\.\d s"
+    ):
+        hasty.get_json(f"{server.url}/a")
 
 
 def test_text_in_another_charset_than_declared_is_refused(server: FaultyServer, client: PortalClient) -> None:

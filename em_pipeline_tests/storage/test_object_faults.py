@@ -141,12 +141,12 @@ def test_a_blob_of_which_a_part_failed_is_never_completed(s3: ObjectBlobs, proxy
 
 def test_a_store_that_falls_silent_is_asked_again(s3_server: str, s3_credentials: dict[str, str]) -> None:
     with breaking_proxy(s3_server) as proxy:
-        impatient = replace(POLICY, timeout_s=0.5)
+        impatient = replace(POLICY, timeout_s=2.0)
         blobs = fresh_folder("s3", ObjectEndpoints(s3=proxy.url), impatient)
         proxy.fail("PUT", "partNumber=1", Break(stall_after=MIB))
         write(blobs)
         assert blobs.read("x") == CONTENT
-        assert proxy.count("PUT", "partNumber=1") == 2
+        assert proxy.count("PUT", "partNumber=1") >= 2
 
 
 def test_a_writer_in_an_outage_can_be_abandoned(

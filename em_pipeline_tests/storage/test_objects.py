@@ -169,7 +169,7 @@ def store() -> Iterator[Store]:
 @pytest.fixture
 def client(store: Store) -> Iterator[ObjectStoreClient]:
     endpoints = ObjectEndpoints(s3=store.url, gs=store.url)
-    with PortalClient(connections=2, timeout_s=1, retries=1, backoff_s=0.01, endpoints=endpoints) as portal:
+    with PortalClient(connections=2, timeout_s=20, retries=1, backoff_s=0.01, endpoints=endpoints) as portal:
         yield ObjectStoreClient(portal)
 
 
@@ -279,11 +279,19 @@ def test_only_what_is_said_to_be_absent_is_absent(store: Store, client: ObjectSt
         client.get("s3://em/private")
     with pytest.raises(InputRefused):
         client.head("s3://em/private")
-    for trouble in (Trouble.UNAVAILABLE, Trouble.RESET, Trouble.CUT, Trouble.STALL):
+    for trouble in (Trouble.UNAVAILABLE, Trouble.RESET, Trouble.CUT):
         store.heal()
         store.trouble(trouble, "/em/b")
         with pytest.raises(SourceUnavailable):
             client.get("s3://em/b")
+    store.heal()
+    store.trouble(Trouble.STALL, "/em/b")
+    endpoints = ObjectEndpoints(s3=store.url)
+    with (
+        PortalClient(connections=1, timeout_s=0.5, retries=1, backoff_s=0.01, endpoints=endpoints) as hasty,
+        pytest.raises(SourceUnavailable),
+    ):
+        ObjectStoreClient(hasty).get("s3://em/b")
 
 
 def test_an_object_kept_compressed_has_its_stored_size_and_is_read_decoded(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from em_pipeline.domain.files import RemoteFile
-from em_pipeline.storage import pace
+from em_pipeline.storage import pace, transfer
 from em_pipeline.storage.pace import FAR_BEHIND, SOONEST_S, TELLING_BYTES, WINDOW_S, Line, Pace
 from em_pipeline.storage.transfer import MAX_HURRIES
 from em_pipeline_tests.portals.faulty import Fault, FaultyServer, faulty_server
@@ -18,8 +18,8 @@ from em_pipeline_tests.storage.downloads import PART, PATIENT, Watcher, hold
 
 DATA = random.Random(12).randbytes(40 * PART)
 WIDE = replace(PATIENT, request_size=1 << 30)
-# 5 kB/s: never silent, far above what counts as a stall, and a second for a few kilobytes.
-DRIP = Fault(delay_s=0.1, piece=512)
+# 1 kB/s: never silent, above what counts as a stall, and half a minute for a part.
+DRIP = Fault(delay_s=0.5, piece=512)
 
 
 class Watched:
@@ -121,17 +121,35 @@ def test_nobody_is_cut_where_nobody_is_answered() -> None:
     assert watched.ended == []
 
 
+def test_a_machine_that_was_held_up_does_not_take_that_for_the_host_s_silence() -> None:
+    watched = Watched()
+    lines = [watched.begin() for _ in range(4)]
+    watched.seconds(WINDOW_S + 0.3, dict.fromkeys(lines, 1e6))
+    with watched.pace._lock:
+        watched.pace._learn(lines[0])
+    unanswered = watched.begin()
+    watched.now += WINDOW_S + 0.5
+    watched.pace.look(watched.now)
+    assert watched.ended == []
+    watched.seconds(WINDOW_S + 0.3, dict.fromkeys(lines[1:], 1e6))
+    assert set(watched.ended) == {lines[0], unanswered}
+
+
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServer]:
     monkeypatch.setattr(pace, "WINDOW_S", 0.4)
+    monkeypatch.setattr(transfer, "QUICK_PATIENCE_S", 30.0)
     with faulty_server({"/a": DATA}) as running:
         yield running
 
 
-def fetch(server: FaultyServer, folder: Path, watcher: Watcher, connections: int = 4) -> float:
+def fetch(
+    server: FaultyServer, folder: Path, watcher: Watcher, connections: int = 4, patience_s: float = 10.0
+) -> float:
     began = time.monotonic()
     file = RemoteFile(url=f"{server.url}/a", path="a", size=len(server.files["/a"]))
-    hold([file], folder, policy=replace(WIDE, connections=connections), watcher=watcher)
+    policy = replace(WIDE, connections=connections, read_timeout_s=patience_s)
+    hold([file], folder, policy=policy, watcher=watcher)
     assert (folder / "a").read_bytes() == server.files["/a"]
     return time.monotonic() - began
 
@@ -146,15 +164,18 @@ def test_a_range_that_drips_or_stalls_is_asked_for_again_in_a_moment(
 ) -> None:
     server.faults = [None, bad]
     watcher = Watcher()
-    # Alone, what is left of one part would take six seconds, and a stall three.
-    assert fetch(server, tmp_path, watcher) < 2.9
+    # What is left of one part would take half a minute, and so would the end of patience with a stall.
+    assert fetch(server, tmp_path, watcher, patience_s=30.0) < 20
     assert behind(watcher)
     assert all("asking again on a new connection" in note for note in behind(watcher))
 
 
-def test_a_server_that_drips_for_everybody_is_borne(server: FaultyServer, tmp_path: Path) -> None:
+def test_a_server_that_drips_for_everybody_is_borne(
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "WINDOW_S", 1.0)  # of twenty pieces, some come in any such second
     server.files["/a"] = DATA[: 4 * PART]
-    server.always = Fault(delay_s=0.1, piece=4096)
+    server.always = Fault(delay_s=0.05, piece=1024)
     watcher = Watcher()
     fetch(server, tmp_path, watcher)
     assert behind(watcher) == []

@@ -81,12 +81,17 @@ def metadata(url: str) -> object:
         return WebDocuments(url, used, Meter(10**6, 10)).fetch("zarr.json")
 
 
+# A machine that is held up takes a drip for silence, too. Without a deadline, nothing of this is ever said.
+SILENT = "no bytes for"
+
+
 @pytest.mark.parametrize(
-    ("answer", "said"), [(slow_headers, "headers did not end within"), (slow_body, r"only \d+ bytes in")]
+    ("answer", "said"),
+    [(slow_headers, rf"headers did not end within|{SILENT}"), (slow_body, rf"only \d+ bytes in|{SILENT}")],
 )
 @pytest.mark.parametrize("read", [document, ranges, metadata])
 def test_a_dripping_server_is_an_outage(
     read: Callable[[str], object], answer: Callable[[socket.socket], None], said: str
 ) -> None:
-    with answering(answer) as url, pytest.raises(SourceUnavailable, match=rf"2 attempts.*{said}"):
+    with answering(answer) as url, pytest.raises(SourceUnavailable, match=rf"2 attempts.*({said})"):
         read(url)

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from em_pipeline_tests.portals.faulty import Fault, faulty_server
 from em_pipeline_tests.portals.folder import Folder
 
 SIZE = 300_000
+POLICY = HttpPolicy(connections=1, retries=1, backoff_s=0.01)
+# So soon, a busy machine may look like a silent server: more silences are borne.
+HASTY = replace(POLICY, read_timeout_s=0.3, retries=3)
 DATA = np.random.default_rng(7).integers(0, 256, SIZE, np.uint8).tobytes()
 
 
@@ -31,8 +35,7 @@ def folder(tmp_path: Path) -> Iterator[Folder]:
 
 @pytest.fixture
 def transport() -> Iterator[Transport]:
-    policy = HttpPolicy(connections=1, read_timeout_s=0.5, retries=1, backoff_s=0.01)
-    with Transport(policy, lambda _: None) as made:
+    with Transport(POLICY, lambda _: None) as made:
         yield made
 
 
@@ -90,7 +93,6 @@ def test_over_http_it_is_the_same_file(folder: Folder, transport: Transport) -> 
     for start in (0, SIZE - 100, 150_000, 0):
         file.seek(start)
         assert file.read(100) == DATA[start : start + 100]
-    folder.settle(spent.bytes)
     assert (spent.requests, spent.bytes) == (folder.asked, folder.bytes_served)
     assert folder.asked == 3
     assert folder.bytes_served < 4 * BLOCK
@@ -137,20 +139,21 @@ def test_a_spent_budget_stops_before_the_request(
 
 @pytest.mark.parametrize("trouble", [Trouble.SERVER_ERROR, Trouble.UNAVAILABLE, Trouble.RESET, Trouble.HTML,
                                      Trouble.CUT, Trouble.STALL])  # fmt: skip
-def test_trouble_is_cured_or_an_outage(folder: Folder, transport: Transport, trouble: Trouble) -> None:
-    folder.trouble(trouble, times=1)
-    file = RangedFile(HttpRanges(f"{folder.url}/a.tif", transport, meter()))
-    folder.trouble(trouble, times=1)
-    file.seek(200_000)
-    assert file.read(10) == DATA[200_000:200_010]
-    folder.trouble(trouble)
-    file.seek(100_000)
-    with pytest.raises(SourceUnavailable):
-        file.read(10)
-    with pytest.raises(SourceUnavailable):
-        file.check_outage()
-    with pytest.raises(SourceUnavailable):
-        HttpRanges(f"{folder.url}/a.tif", transport, meter())
+def test_trouble_is_cured_or_an_outage(folder: Folder, trouble: Trouble) -> None:
+    with Transport(HASTY if trouble is Trouble.STALL else POLICY, lambda _: None) as transport:
+        folder.trouble(trouble, times=1)
+        file = RangedFile(HttpRanges(f"{folder.url}/a.tif", transport, meter()))
+        folder.trouble(trouble, times=1)
+        file.seek(200_000)
+        assert file.read(10) == DATA[200_000:200_010]
+        folder.trouble(trouble)
+        file.seek(100_000)
+        with pytest.raises(SourceUnavailable):
+            file.read(10)
+        with pytest.raises(SourceUnavailable):
+            file.check_outage()
+        with pytest.raises(SourceUnavailable):
+            HttpRanges(f"{folder.url}/a.tif", transport, meter())
 
 
 def test_what_is_not_there_is_not_found(folder: Folder, transport: Transport) -> None:

@@ -53,7 +53,7 @@ def test_a_plan_holds_no_more_than_it_was_given(
             source_chunk=stored, memory_budget=voxels, threads=threads, read_scratch=scratch, sink_bytes=sink,
         )  # fmt: skip
     except InputRefused as error:
-        assert error.to_do.endswith("(EM_MEMORY_BUDGET)")  # noqa: PT017 - most budgets are enough
+        assert "(EM_MEMORY_BUDGET" in error.to_do  # noqa: PT017 - most budgets are enough
         return
     assert plan.threads <= threads <= given_threads
     assert of_process(plan.bytes_held, plan.threads) <= given_bytes

@@ -189,7 +189,7 @@ def test_planes_that_do_not_fit_are_decoded_as_seldom_as_memory_allows() -> None
 
 
 def test_too_little_memory_is_refused_with_what_is_needed() -> None:
-    with pytest.raises(InputRefused, match=r"chunks of 2\.0 MiB need 22 MiB.*13 MiB more.*EM_MEMORY_BUDGET"):
+    with pytest.raises(InputRefused, match=r"chunks of 2\.0 MiB need 22 MiB.*EM_MEMORY_BUDGET=\d+MiB"):
         plan(Shape(512, 512, 512), memory_budget=10 << 20)
 
 
@@ -206,9 +206,11 @@ def test_the_memory_that_a_refusal_asks_for_is_enough(
     try:
         plan(Shape(*shape), memory_budget=1 << 20, **means)
     except InputRefused as refusal:
-        more = re.search(r"Give (\d+) MiB more", refusal.to_do)
-        assert more
-        plan(Shape(*shape), memory_budget=(1 + int(more[1])) << 20, **means)
+        enough = re.fullmatch(r"Give (\d+) MiB \(EM_MEMORY_BUDGET=\1MiB\)", refusal.to_do)
+        assert enough
+        plan(Shape(*shape), memory_budget=for_voxels(int(enough[1]) << 20, 1)[0], **means)
+        with pytest.raises(InputRefused):
+            plan(Shape(*shape), memory_budget=for_voxels((int(enough[1]) - 1) << 20, 1)[0], **means)
 
 
 def test_wide_ids_on_many_cores_take_fewer_threads_than_memory() -> None:

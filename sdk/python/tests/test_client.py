@@ -300,7 +300,7 @@ class TestFailures:
             started = time.monotonic()
             with EMClient(url, timeout_s=0.1, retries=0) as client, pytest.raises(ServerUnavailable):
                 client.health()
-            assert time.monotonic() - started < 5
+            assert time.monotonic() - started < 20
 
     @pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://127.0.0.1", "", "http://a:port"])
     def test_addresses_that_are_none(self, url: str) -> None:
