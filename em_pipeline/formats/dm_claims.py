@@ -5,7 +5,7 @@ from datetime import date, datetime
 from typing import Any
 
 from em_pipeline.formats.base import ClaimSheet, positive
-from em_pipeline.formats.units import length_nm
+from em_pipeline.formats.units import length_nm, place_nm
 
 SBF_SEM = "SBF-SEM"
 
@@ -28,7 +28,9 @@ def claim_voxel_size(sheet: ClaimSheet, tags: dict[str, Any], root: str, dimensi
 
 
 def origin_nm(tags: dict[str, Any], dimensions: int) -> tuple[float, float, float]:
-    """Position of the first voxel, z-y-x nm: minus Origin (in voxels) times Scale; 0 where uncalibrated."""
+    """Position of the first voxel, z-y-x nm: minus Origin (in voxels) times Scale; 0 where uncalibrated or
+    not finite.
+    """
     position = {"z": 0.0, "y": 0.0, "x": 0.0}
     for number, axis in enumerate("xyz"[:dimensions]):
         entry = _numbered(_at(tags, "ImageData", "Calibrations", "Dimension"), number)
@@ -37,7 +39,7 @@ def origin_nm(tags: dict[str, Any], dimensions: int) -> tuple[float, float, floa
         if scale is not None and isinstance(origin, int | float):
             # Adding zero turns -0.0 into 0.0.
             position[axis] = -origin * scale + 0.0
-    return position["z"], position["y"], position["x"]
+    return place_nm(**position)
 
 
 def claim_acquisition(sheet: ClaimSheet, tags: dict[str, Any], root: str) -> None:

@@ -20,7 +20,7 @@ from em_pipeline.formats.arrays import SPATIAL, WIDENED, spatial_axes
 from em_pipeline.formats.base import ClaimSheet, FileVolume, check_chunk, jsonable
 from em_pipeline.formats.gaps import LazyBoxes
 from em_pipeline.formats.hdf5_chunks import Hdf5Voxels, never_written, opened_hdf5
-from em_pipeline.formats.units import length_nm
+from em_pipeline.formats.units import length_nm, place_nm
 
 EXTRACTOR = "formats.hdf5"
 IMARIS_FINEST = "DataSet/ResolutionLevel 0/TimePoint 0/Channel 0/Data"
@@ -211,8 +211,7 @@ def _attributes(name: str, stored: Any) -> Sizes | None:
             offset = np.atleast_1d(stored.attrs.get("offset", ()))
             if key != "resolution" or offset.shape != (3,) or offset.dtype.kind not in "uif":
                 return Sizes(sizes)
-            z, y, x = map(float, offset)
-            return Sizes(sizes, (z, y, x))
+            return Sizes(sizes, place_nm(*map(float, offset)))
     return None
 
 

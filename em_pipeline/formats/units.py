@@ -1,5 +1,7 @@
 """Lengths as EM software writes them, in nanometres."""
 
+import math
+
 from em_pipeline.formats.base import positive
 
 NANOMETRES = {
@@ -29,6 +31,12 @@ NANOMETRES = {
 }
 # Old writers store "µ" as the six characters of its Java escape; Unicode has two micro signs and two Å.
 SPELLINGS = {"\\u00b5": "µ", "\\u00B5": "µ", "μ": "µ", "\N{ANGSTROM SIGN}": "Å"}
+
+
+def place_nm(z: float, y: float, x: float) -> tuple[float, float, float]:
+    """A place in nanometres, z-y-x; 0 along an axis where what was read is infinite or no number."""
+    found = [n if math.isfinite(n) else 0.0 for n in (z, y, x)]
+    return found[0], found[1], found[2]
 
 
 def length_nm(value: object, unit: object) -> float | None:

@@ -99,7 +99,10 @@ def documents(plan: RechunkPlan, name: str, source: Mapping[str, str]) -> dict[s
     if plan.labels:
         ome = {"version": VERSION, "labels": list(plan.labels)}
         texts[LABELS] = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}
-    return {path: f"{json.dumps(document, indent=2)}\n".encode() for path, document in texts.items()}
+    return {
+        path: f"{json.dumps(document, indent=2, allow_nan=False)}\n".encode()
+        for path, document in texts.items()
+    }
 
 
 def level_info(plan: RechunkPlan, level: LevelPlan) -> LevelInfo:

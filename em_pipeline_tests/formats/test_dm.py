@@ -16,7 +16,7 @@ from em_pipeline.demo import dm3
 from em_pipeline.domain.errors import UnsupportedFormat
 from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.formats.dm import open_dm
-from em_pipeline.formats.dm_claims import read_date
+from em_pipeline.formats.dm_claims import origin_nm, read_date
 from em_pipeline.formats.open import open_volume
 from em_pipeline_tests.formats.helpers import boxes, calls, check_volume, cut, ramp, values
 
@@ -61,6 +61,13 @@ def image(
         "ImageTags": tags or {},
         "Name": "an image",
     }
+
+
+@pytest.mark.parametrize("origin", [np.inf, np.nan])
+def test_an_origin_that_is_none_is_0(origin: float) -> None:
+    entries = {name: {"Origin": at, "Scale": 8.0, "Units": "nm"} for name, at in (("0", 2.0), ("1", origin))}
+    tags = {"ImageData": {"Calibrations": {"Dimension": entries}}}
+    assert origin_nm(tags, 2) == (0.0, 0.0, -16.0)
 
 
 def test_a_section_and_all_that_its_tags_say(tmp_path: Path) -> None:

@@ -114,6 +114,15 @@ def test_a_small_box_decodes_its_own_chunks_only(tmp_path: Path, monkeypatch: py
     assert decoded == [(0, 8, 8), (4, 8, 8)]
 
 
+@pytest.mark.parametrize("offset", [np.inf, -np.inf, np.nan])
+def test_a_place_that_is_none_is_0(tmp_path: Path, offset: float) -> None:
+    path = written(tmp_path / "cremi.hdf", ramp(SHAPE))
+    with h5py.File(path, "a") as file:
+        file["volumes/raw"].attrs["resolution"] = [40.0, 4.0, 4.0]
+        file["volumes/raw"].attrs["offset"] = [1520.0, offset, 3644.0]
+    assert open_volume([path]).translation_nm == (1520, 0, 3644)
+
+
 def test_cremi_says_its_voxel_size_and_place(tmp_path: Path) -> None:
     path = written(tmp_path / "cremi.hdf", ramp(SHAPE))
     with h5py.File(path, "a") as file:
