@@ -7,7 +7,7 @@ from typing import Any, BinaryIO, Self
 
 from em_pipeline.domain.errors import UnsupportedFormat
 from em_pipeline.domain.evidence import Claim
-from em_pipeline.formats.base import FileVolume
+from em_pipeline.formats.base import FileVolume, is_plain
 from em_pipeline.formats.open import HEAD_BYTES, READ_TODAY, recognised
 
 
@@ -15,10 +15,11 @@ from em_pipeline.formats.open import HEAD_BYTES, READ_TODAY, recognised
 class ImageHeaders:
     """One image as its headers describe it.
 
-    `shape` and `chunk_shape` (stored and decoded whole) are z-y-x; a length is None where it was not found
-    out. `axes` are named as stored. `byte_order` is `<`, `>` or None. `translation_nm` is the position of the
-    first voxel's centre, z-y-x. `claims` hold the evidence, voxel sizes in nm; `notes` are
-    sentences on what is unusual or was not looked at; `metadata` is the raw headers, JSON-ready.
+    `shape` and `chunk_shape` (stored in one piece) are z-y-x; a length is None where it was not found out.
+    `row_by_row` says that rows lie plainly, so that no more than one is ever decoded. `axes` are named as
+    stored. `byte_order` is `<`, `>` or None. `translation_nm` is the position of the first voxel's centre,
+    z-y-x. `claims` hold the evidence, voxel sizes in nm; `notes` are sentences on what is unusual or was not
+    looked at; `metadata` is the raw headers, JSON-ready.
     """
 
     file_format: str
@@ -33,6 +34,14 @@ class ImageHeaders:
     name: str = ""
     axes: tuple[str, ...] = ("z", "y", "x")
     translation_nm: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    row_by_row: bool = False
+
+    @property
+    def decode_shape(self) -> tuple[int, int, int] | None:
+        """What is decoded whole, z-y-x; None where it was not found out."""
+        if self.row_by_row and self.chunk_shape is not None:
+            return 1, 1, self.chunk_shape[2]
+        return self.chunk_shape
 
     def with_metadata(self, **more: Any) -> Self:
         return replace(self, metadata={**self.metadata, **more})
@@ -86,6 +95,7 @@ def of_volume(volume: FileVolume) -> ImageHeaders:
         metadata=metadata,
         notes=tuple(notes),
         translation_nm=volume.translation_nm,
+        row_by_row=is_plain(volume.voxels),
     )
 
 

@@ -68,23 +68,24 @@ def _from_first_page(
     claim_acquisition(sheet, tif)
     samples = [f"{page.samplesperpixel} samples per pixel"] if page.samplesperpixel != 1 else []
     pages = {"count": chain.count, "read": chain.read, "described": _described(tif)}
+    plain = _is_plain(page)
     return ImageHeaders(
         file_format="TIFF",
         shape=(planes, page.imagelength, page.imagewidth),
         dtype=dtype.name,
-        chunk_shape=_chunk(page, height, width),
+        chunk_shape=(1, page.imagelength, page.imagewidth) if plain else (1, height, width),
         compression=compression_of(page),
         byte_order=tif.byteorder,
         claims=tuple(sheet.claims),
         metadata={**headers_of(tif), "pages": pages},
         notes=tuple(note for note in [*notes, *samples, refused] if note),
+        row_by_row=plain,
     )
 
 
-def _chunk(page: tifffile.TiffPage, height: int, width: int) -> tuple[int, int, int]:
-    """Strips that lie in one piece are read as a plane, as the reader of whole files does."""
-    plain = page.compression == 1 and not page.is_tiled and page.is_contiguous
-    return (1, page.imagelength, page.imagewidth) if plain else (1, height, width)
+def _is_plain(page: tifffile.TiffPage) -> bool:
+    """Whether its strips lie in one piece, of which the reader of whole files takes rows."""
+    return bool(page.compression == 1 and not page.is_tiled and page.is_contiguous)
 
 
 def _planes(tif: tifffile.TiffFile, chain: Chain, size: int) -> tuple[int | None, list[str]]:

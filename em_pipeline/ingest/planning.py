@@ -233,7 +233,7 @@ def _from_headers(workspace: Workspace, spec: DatasetSpec) -> Outlook:
     )
     found = inspect(address, policy, workspace.progress.note)
     image = _level(spec, found.images, address)
-    if None in image.shape or image.chunk_shape is None:
+    if None in image.shape or image.decode_shape is None:
         raise InputRefused(
             f"Plan {spec.dataset_id}",
             "its headers do not say its whole shape",
@@ -250,7 +250,7 @@ def _from_headers(workspace: Workspace, spec: DatasetSpec) -> Outlook:
         )
     _check_size(workspace, spec, found, image, box)
     chosen = kind_of(spec, np.dtype(image.dtype), image.metadata)
-    chunk = Shape(*image.chunk_shape)
+    decoded = Shape(*image.decode_shape)
 
     def planned(given: Workspace) -> RechunkPlan:
         return _planned(
@@ -260,7 +260,7 @@ def _from_headers(workspace: Workspace, spec: DatasetSpec) -> Outlook:
                 box.shape,
                 image.dtype,
                 voxel_size_of(record, [address]),
-                source_chunk=chunk,
+                source_chunk=decoded,
                 means=means,
                 layout=Layout(chosen.kind, spec.codec),
             ),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from em_pipeline.domain.errors import InputRefused, UnsupportedFormat
+from em_pipeline.domain.errors import BudgetSpent, InputRefused, UnsupportedFormat
 from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize, Shape
 from em_pipeline.ingest import planning
 from em_pipeline.ingest.asked import Asked, spec_of
@@ -158,6 +158,25 @@ def test_the_rows_of_many_chunks_count_too(workspace: Workspace, tmp_path: Path)
     with pytest.raises(InputRefused, match="voxels in flight") as refused:
         planned(replace(tight, memory_budget=PROCESS_BYTES + THREAD_BYTES + (1 << 20)), str(path))
     assert told_to_give(refused.value) == enough
+
+
+@pytest.mark.parametrize("big", ["first page", "every page"])
+def test_an_address_of_plain_rows_is_planned_like_the_file(
+    workspace: Workspace, file: Path, big: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if big == "first page":
+        monkeypatch.setattr("em_pipeline.formats.tiff_headers.tiff_volume", _spent)
+    tight = replace(workspace, memory_budget=256 << 20, threads=1)
+    tifffile.memmap(file, shape=(130, 3000, 9000), dtype=np.uint8, bigtiff=True).flush()
+    with Folder(file.parent) as folder:
+        plans = [planned(tight, target).images[0][1] for target in (f"{folder.url}/scan.tif", str(file))]
+    there, here = plans
+    assert (there.levels, there.amplification) == (here.levels, here.amplification)
+    assert there.process_bytes == pytest.approx(here.process_bytes, abs=2 << 20)
+
+
+def _spent(*_: object) -> None:
+    raise BudgetSpent("Read", "more than is allowed")
 
 
 def test_of_an_address_only_headers_are_read(workspace: Workspace, file: Path) -> None:
