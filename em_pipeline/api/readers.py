@@ -30,7 +30,8 @@ def open_published(store: Store, version: PublishedVersion) -> VolumeReader:
         raise ChunkCorrupt(
             f"Open version {version.version} of {version.dataset_id}",
             f"its ledger has the SHA-256 {reader.ledger.sha256}, {version.ledger_sha256} was published",
-            "Restore the store, or ingest the dataset again",
+            f"Restore the store, or run `em verify {version.dataset_id} --discard`, then "
+            f"`em ingest {version.dataset_id}`: it is written again",
         )
     return reader
 

@@ -201,7 +201,9 @@ class VolumeReader:
     def _corrupt(self, row: LedgerRow, found: str) -> ChunkCorrupt:
         shard, _ = self.levels[row.level].locate(row.index)
         where = f"chunk {tuple(row.index)} of level {row.level} in shard {shard} of {self.volume.url}"
-        return ChunkCorrupt(f"Read {where}", found, "`em verify` lists every fault; ingest the volume again")
+        # Which dataset this is only the catalogue knows.
+        to_do = "Run `em verify ID --discard`, then `em ingest ID`, ID of its dataset: it is written again"
+        return ChunkCorrupt(f"Read {where}", found, to_do)
 
 
 def _relative(box: BoundingBox, origin: tuple[int, ...]) -> tuple[slice, slice, slice]:

@@ -178,7 +178,7 @@ class TestDamage:
             target = site.store.local_path(key(DATASET, VERSION))
             shutil.rmtree(target) if target.is_dir() else target.unlink()
             site.store.local_path(key("files-other", VERSION)).rename(target)
-        with pytest.raises(ChunkCorrupt, match="was published"):
+        with pytest.raises(ChunkCorrupt, match=rf"was published.*`em verify {DATASET} --discard`"):
             client.get_block(DATASET, 0, 0, 0)
 
     def test_a_mended_volume_is_served_again(self, site: Site, client: EMClient) -> None:

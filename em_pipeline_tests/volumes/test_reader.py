@@ -99,8 +99,9 @@ def test_what_does_not_exist_is_not_found(stored: Path) -> None:
 def test_a_missing_shard_is_an_error_and_never_zeros(own: Path) -> None:
     with open_in(own) as reader:
         (own / "volume.ome.zarr/0/c/1/0/0").unlink()
-        with pytest.raises(ChunkCorrupt, match=r"chunk \(2, 0, 0\) of level 0 in shard 0/c/1/0/0"):
+        with pytest.raises(ChunkCorrupt, match=r"chunk \(2, 0, 0\) of level 0 in shard 0/c/1/0/0") as found:
             reader.read_chunk(0, (2, 0, 0))
+        assert "`em verify ID --discard`, then `em ingest ID`" in found.value.to_do
         with pytest.raises(ChunkCorrupt):
             reader.read_block(0, BoundingBox.at((6, 0, 0), (4, 4, 4)))
         reader.read_chunk(0, (0, 0, 1))
