@@ -67,7 +67,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """`chunks` and `bytes` that were compared; `faults` is empty for a sound volume."""
+    """`chunks` of the ledger, `bytes` of shards that were read; `faults` is empty for a sound volume."""
 
     chunks: int
     bytes: int
@@ -144,14 +144,15 @@ def _verify(
         message = "its levels do not have the chunks that the ledger lists"
         return ended([*faults, _unplaced(FaultKind.DOCUMENT, message)])
     shards = [shard for level in info.levels for shard in _shards(book, level)]
-    nbytes = sum(shard.nbytes for shard in shards)
     faults += _unexpected(volume, {*found, *(shard.path for shard in shards)}, labels(found))
-    progress.start(STEP, nbytes, "bytes")
+    progress.start(STEP, sum(shard.nbytes for shard in shards), "bytes")
+    nbytes = 0
     check = partial(_check_shard, volume, book, checker(info, book), progress)
     with ThreadPoolExecutor(max(threads, REQUESTS) if is_remote(volume) else threads, STEP) as pool:
         try:
-            for shard_faults in pool.map(check, shards):
+            for shard_faults, read in pool.map(check, shards):
                 faults += shard_faults
+                nbytes += read
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -208,23 +209,30 @@ def _shards(ledger: Ledger, level: LevelInfo) -> Iterator[_Shard]:
 
 def _check_shard(
     volume: Blobs, ledger: Ledger, check: CheckChunk | None, progress: Progress, shard: _Shard
-) -> list[Fault]:
-    """Faults of one shard. Chunks are looked for where they were written, whatever the index says now."""
+) -> tuple[list[Fault], int]:
+    """Faults of one shard, and the bytes read of it.
+
+    Chunks are looked for where they were written, whatever the index says now.
+    """
     try:
-        faults = _shard_faults(volume, ledger, check, shard)
+        faults, read = _shard_faults(volume, ledger, check, shard)
     except NotFound:
+        read = 0
         rows = [shard.row(ledger, nth) for nth in range(len(shard.chunks))]
         faults = [
             Fault(row.level, row.index, shard.path, FaultKind.MISSING_SHARD, "its shard is missing")
             for row in rows
         ]
     progress.advance(STEP, shard.nbytes)
-    return faults
+    return faults, read
 
 
-def _shard_faults(volume: Blobs, ledger: Ledger, check: CheckChunk | None, shard: _Shard) -> list[Fault]:
-    """Raises `NotFound` without the shard."""
+def _shard_faults(
+    volume: Blobs, ledger: Ledger, check: CheckChunk | None, shard: _Shard
+) -> tuple[list[Fault], int]:
+    """Its faults and the bytes read. Raises `NotFound` without the shard."""
     faults: list[Fault] = []
+    read = 0
     lengths, checksums = shard.lengths.tolist(), shard.checksums.tolist()
     stops = np.cumsum(shard.lengths)
     for first, last in _pieces(stops):
@@ -233,6 +241,7 @@ def _shard_faults(volume: Blobs, ledger: Ledger, check: CheckChunk | None, shard
         stop = int(stops[last - 1]) if last < len(stops) else shard.nbytes + 1
         piece = payload = np.empty(0, np.uint8)  # the last one goes before the next one comes
         piece = np.frombuffer(volume.read_range(shard.path, start, stop - start), np.uint8)
+        read += len(piece)
         at = 0
         for nth in range(first, last):
             payload = piece[at : at + lengths[nth]]
@@ -241,8 +250,8 @@ def _shard_faults(volume: Blobs, ledger: Ledger, check: CheckChunk | None, shard
                 continue
             if (fault := _chunk_fault(shard, shard.row(ledger, nth), payload.tobytes(), check)) is not None:
                 faults.append(fault)
-    size = start + len(piece)
-    return [*_frame_faults(volume, shard, size, piece[at : at + shard.nbytes - int(stops[-1])]), *faults]
+    index = piece[at : at + shard.nbytes - int(stops[-1])]
+    return [*_frame_faults(volume, shard, read, index), *faults], read
 
 
 def _pieces(stops: NDArray[np.int64]) -> Iterator[tuple[int, int]]:

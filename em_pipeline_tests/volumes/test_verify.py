@@ -74,8 +74,12 @@ def _chunks(path: Path, folder: Path) -> Any:
 
 @BOTH
 def test_a_missing_shard(verify: Verify, folder: Path) -> None:
-    (folder / "volume.ome.zarr" / SHARD).unlink()
-    faults = run(verify, folder).faults
+    shard = folder / "volume.ome.zarr" / SHARD
+    whole, size = run(verify, folder), shard.stat().st_size
+    shard.unlink()
+    result = run(verify, folder)
+    faults = result.faults
+    assert result.bytes == whole.bytes - size
     assert {(fault.kind, fault.level, fault.shard) for fault in faults} == {
         (FaultKind.MISSING_SHARD, 0, SHARD)
     }
@@ -87,8 +91,11 @@ def test_a_missing_shard(verify: Verify, folder: Path) -> None:
 @pytest.mark.parametrize("kept", [0, 1, 100, -1])
 def test_a_truncated_shard(verify: Verify, folder: Path, kept: int) -> None:
     path = folder / "volume.ome.zarr" / SHARD
+    whole, size = run(verify, folder), path.stat().st_size
     path.write_bytes(path.read_bytes()[:kept])
-    faults = run(verify, folder).faults
+    result = run(verify, folder)
+    faults = result.faults
+    assert result.bytes == whole.bytes - size + path.stat().st_size
     assert faults[0].kind is FaultKind.TRUNCATED_SHARD
     assert {fault.shard for fault in faults} == {SHARD}
 
