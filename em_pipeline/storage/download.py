@@ -40,6 +40,8 @@ from em_pipeline.storage.task import Sharers, Tally, Task, Unit
 from em_pipeline.storage.transport import HttpPolicy, Transport
 
 STEP = "download"
+# Of files that all stay where they are.
+STEP_IN_PLACE = "hash"
 MAX_WORKERS = 32
 # How often connections are compared; what arrived is written down as often as `Holdings` wants.
 LOOK_EACH_S = 0.1
@@ -109,7 +111,7 @@ def download(
         for file in held.values():
             arrived(file)
         missing = [f for f in files if f.path not in held and not _known_absent(f, holdings)]
-        watch.advance(STEP, sum(found.size for found in held.values()))
+        watch.advance(watch.step, sum(found.size for found in held.values()))
         watch.done(len(files) - len(missing))
         _check_space(missing, places, root)
         _fetch(missing, places, policy, watch, holdings)
@@ -144,12 +146,12 @@ def _fetch(
     missing: Sequence[RemoteFile],
     places: Mapping[str, Places],
     policy: DownloadPolicy,
-    progress: Progress,
+    progress: "_Watch",
     holdings: Holdings,
 ) -> None:
     def first_units(transport: Transport) -> Iterator[Unit]:
         for file in missing:
-            tally = Tally(progress, STEP)
+            tally = Tally(progress, progress.step)
             if in_place(file):
                 yield partial(_hash_in_place, file, places[file.path], transport, tally, holdings)
                 continue
@@ -275,17 +277,21 @@ def _hash_in_place(
 
 
 class _Watch:
-    """Tells of bytes; of files where their sizes are not listed, so that there is a total."""
+    """Tells of bytes; of files where their sizes are not listed, so that there is a total.
+
+    `step` says what is done: files on this machine are only hashed.
+    """
 
     def __init__(self, files: Sequence[RemoteFile], onward: Progress) -> None:
         self._onward = onward
+        self.step = STEP_IN_PLACE if all(map(in_place, files)) else STEP
         sizes = [file.size for file in files]
         known = [size for size in sizes if size is not None]
         self._by_files = len(known) < len(sizes) and len(files) > 1
         if self._by_files:
-            onward.start(STEP, len(files), "files")
+            onward.start(self.step, len(files), "files")
         else:
-            onward.start(STEP, sum(known), "bytes")
+            onward.start(self.step, sum(known), "bytes")
 
     def start(self, step: str, total: int, unit: str) -> None:
         self._onward.start(step, total, unit)
@@ -296,7 +302,7 @@ class _Watch:
 
     def done(self, files: int) -> None:
         if self._by_files:
-            self._onward.advance(STEP, files)
+            self._onward.advance(self.step, files)
 
     def note(self, message: str) -> None:
         self._onward.note(message)

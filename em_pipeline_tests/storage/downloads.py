@@ -29,14 +29,16 @@ class Watcher(Silent):
 
     def __init__(self) -> None:
         self.notes: list[str] = []
+        self.advanced: list[str] = []
         self.done = self.total = 0
-        self.unit = ""
+        self.step = self.unit = ""
 
     def start(self, step: str, total: int, unit: str) -> None:
-        self.total, self.unit = total, unit
+        self.step, self.total, self.unit = step, total, unit
 
     def advance(self, step: str, amount: int) -> None:
         self.done += amount
+        self.advanced.append(step)
 
     def note(self, message: str) -> None:
         self.notes.append(message)

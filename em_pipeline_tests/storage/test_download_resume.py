@@ -29,6 +29,7 @@ from em_pipeline.domain.progress import Silent
 from em_pipeline.storage.download import DownloadPolicy, download
 from em_pipeline.storage.lock import file_lock
 from em_pipeline_tests.portals.faulty import Fault, FaultyServer, faulty_server
+from em_pipeline_tests.storage.downloads import Watcher, hold
 
 PART = 16_384
 CONNECTIONS = 3
@@ -203,6 +204,17 @@ def test_files_in_place_are_hashed_once_and_not_copied(
         assert run([file], tmp_path / "raw") == manifest
     source.write_bytes(b"changed")
     assert run([file], tmp_path / "raw").files[0].size == 7
+
+
+def test_hashing_in_place_is_not_called_a_download(server: FaultyServer, tmp_path: Path) -> None:
+    source = tmp_path / "a.tif"
+    source.write_bytes(FILES["/big.bin"])
+    here = RemoteFile(url=source.as_uri(), path="a.tif", size=source.stat().st_size)
+    for files, step in (([here], "hash"), ([here, *listing(server)], "download")):
+        watcher = Watcher()
+        hold(files, tmp_path / step, watcher=watcher)
+        assert watcher.step == step
+        assert set(watcher.advanced) == {step}
 
 
 def test_bad_files_in_place_are_refused_and_kept(tmp_path: Path) -> None:
