@@ -17,6 +17,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from em_pipeline.domain.wording import counted
+
 
 class _Amount(ProgressColumn):
     """Bytes with their rate, or a count."""
@@ -60,7 +62,8 @@ class Bars:
             task = self._bars.add_task(step, total=total or None, unit=unit)
             self._tasks[step] = task
         if not self._console.is_terminal:
-            self._console.print(f"{step}: {total} {unit}" if total else step, markup=False)
+            amount = counted(total, unit.removesuffix("s"), unit)
+            self._console.print(f"{step}: {amount}" if total else step, markup=False)
 
     def advance(self, step: str, amount: int) -> None:
         with self._lock:
