@@ -25,6 +25,7 @@ from em_pipeline.catalog.models import (
 from em_pipeline.domain.errors import InputRefused, RecordInvalid
 from em_pipeline.domain.files import RawFile
 from em_pipeline.domain.geometry import Shape, VoxelSize
+from em_pipeline.domain.record import Status
 from em_pipeline.domain.report import CheckResult
 from em_pipeline.domain.spec import DatasetSpec
 
@@ -86,7 +87,7 @@ def _fault(error: ValidationError | InputRefused) -> str:
 
 
 def summary(dataset: DatasetRow, version: VersionRow | None) -> DatasetSummary:
-    """`version` is the published one."""
+    """`version` is the published one. Of a pending dataset no volume is stored."""
     begun = DatasetSummary(
         dataset_id=dataset.dataset_id,
         source=dataset.source,
@@ -116,7 +117,7 @@ def summary(dataset: DatasetRow, version: VersionRow | None) -> DatasetSummary:
         coverage=version.coverage,
         conflicts=version.conflicts,
         raw_bytes=version.raw_bytes,
-        stored_bytes=version.stored_bytes,
+        stored_bytes=None if dataset.status is Status.PENDING else version.stored_bytes,
     )
 
 

@@ -18,6 +18,7 @@ from em_pipeline.cli.output import (
     table,
 )
 from em_pipeline.domain.errors import StorageFailed
+from em_pipeline.domain.record import Status
 from em_pipeline.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -84,11 +85,10 @@ def _print_rows(rows: list[dict[str, Any]], every: bool) -> None:
         [[cell(row) for cell in columns.values()] for row in rows],
         whole=("dataset", "status"),
     )
-    if every:
-        for row in rows:
-            if row.get("message"):
-                said = printable(f"{row['dataset_id']}: {row['message']}")
-                console.print(said, markup=False, soft_wrap=True)
+    for row in rows:
+        if row.get("message") and (every or row["status"] == Status.PENDING):
+            said = printable(f"{row['dataset_id']}: {row['message']}")
+            console.print(said, markup=False, soft_wrap=True)
 
 
 def _sizes(value: Any) -> list[float] | None:

@@ -2,6 +2,7 @@
 
 import io
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,12 +35,12 @@ def verify(
 ) -> None:
     """Compare every stored chunk, of label images too, with the ledger. Exits 5 where one differs."""
     with answering(as_json):
-        from em_pipeline.ingest.damage import discard as discard_volume
         from em_pipeline.ingest.workspace import store_of
 
         settings = load_settings().settings
         store = store_of(settings)
         published = _published(settings, dataset_id)
+        _refuse_discarded(store, published)
         results = _verified(settings, store, published, decode)
         faults = [(image, fault) for image, result in results.items() for fault in result.faults]
         faults += [("", fault) for fault in _beside(store, published)]
@@ -48,16 +49,17 @@ def verify(
         seconds = sum(result.seconds for result in results.values())
         discarded = bool(faults) and discard
         if discarded:
-            discard_volume(store, published)
+            _discard(settings, store, published)
         if as_json:
             document = {"dataset_id": dataset_id, "chunks": chunks, "bytes": read, "seconds": seconds}
             found = [_fault_document(*one) for one in faults]
             print_json(document | {"faults": found, "discarded": discarded})
         else:
-            for image, fault in faults[:SHOWN_FAULTS]:
-                console.print(f"{image}: {fault}" if image else str(fault), markup=False)
-            if len(faults) > SHOWN_FAULTS:
-                console.print(f"… and {len(faults) - SHOWN_FAULTS} more")
+            lines = _fault_lines(faults)
+            for line in lines[:SHOWN_FAULTS]:
+                console.print(line, markup=False)
+            if len(lines) > SHOWN_FAULTS:
+                console.print(f"… and {len(lines) - SHOWN_FAULTS:,} more")
             if faults:
                 console.print(f"→ {_remedy(store, published, discarded)}", markup=False)
             # In less time what is measured is mostly the start.
@@ -69,6 +71,38 @@ def verify(
             )
         if faults:
             raise typer.Exit(ChunkCorrupt.exit_code)
+
+
+def _refuse_discarded(store: "Store", published: "PublishedVersion") -> None:
+    if not store.exists(published.volume_key):
+        raise ChunkCorrupt(
+            f"Verify the volume of {published.dataset_id}",
+            f"{store.blobs(published.volume_key).url} is not there: it was discarded, or lost",
+            f"Run `em ingest {published.dataset_id}`: it writes the same bytes again",
+        )
+
+
+def _discard(settings: Settings, store: "Store", published: "PublishedVersion") -> None:
+    from em_pipeline.ingest.damage import discard
+    from em_pipeline.ingest.workspace import open_catalog
+
+    with open_catalog(settings) as catalog:
+        discard(catalog, store, published)
+
+
+def _fault_lines(faults: "Sequence[tuple[str, Fault]]") -> list[str]:
+    """A line for each fault, but one for all the chunks of a shard that is missing."""
+    from em_pipeline.volumes.verify import FaultKind
+
+    missing = Counter((image, f.shard) for image, f in faults if f.kind is FaultKind.MISSING_SHARD)
+    lines = []
+    for image, fault in faults:
+        line = str(fault)
+        if fault.kind is FaultKind.MISSING_SHARD:
+            held = counted(missing[image, fault.shard], "chunk")
+            line = f"{fault.kind}: shard {fault.shard} is missing, which held {held}"
+        lines.append(f"{image}: {line}" if image else line)
+    return list(dict.fromkeys(lines))
 
 
 def _remedy(store: "Store", published: "PublishedVersion", discarded: bool) -> str:

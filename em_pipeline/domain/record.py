@@ -18,7 +18,7 @@ from em_pipeline.domain.modality import modality
 class Status(StrEnum):
     """Where the newest ingest of a dataset stands."""
 
-    PENDING = "pending"
+    PENDING = "pending"  # its damaged volume was discarded, and waits to be written again
     PROCESSING = "processing"
     SAVING_DATA = "saving-data"
     COMPLETE = "complete"

@@ -7,6 +7,7 @@ from enum import StrEnum
 from em_pipeline.domain.errors import InputRefused
 from em_pipeline.domain.record import Status
 from em_pipeline.domain.spec import DatasetSpec
+from em_pipeline.ingest.damage import set_pending
 from em_pipeline.ingest.raw_files import empty_spool
 from em_pipeline.ingest.specs import known_specs, unknown
 from em_pipeline.ingest.workspace import Workspace
@@ -71,7 +72,9 @@ def take_back(workspace: Workspace, dataset_id: str, earlier: DatasetSpec | None
             return True
         if earlier is not None:
             workspace.catalog.save_spec(earlier)
-        if published is not None:
+        if published is not None and not workspace.store.exists(published.volume_key):
+            set_pending(workspace.catalog, published)
+        elif published is not None:
             message = f"published {published.version}; what was asked for since was refused"
             workspace.catalog.set_status(dataset_id, Status.COMPLETE, progress=1.0, message=message)
     return False

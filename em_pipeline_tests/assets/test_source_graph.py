@@ -144,7 +144,7 @@ def test_an_ingest_that_does_not_pass_names_the_chunk_and_the_next_one_writes_it
     workspace.store.delete(VersionFiles.published(workspace.store, ID, published.version).report)
     with pytest.raises(NotPublishable, match=rf"stored: .*`em verify {ID} --discard`"):
         run_ingest(workspace, spec, settings)
-    discard(workspace.store, published)
+    discard(workspace.catalog, workspace.store, published)
     assert not run_ingest(workspace, spec, settings).changed
 
 

@@ -49,12 +49,27 @@ def test_a_folder_becomes_a_dataset_a_block_and_a_picture(environment: dict[str,
     assert "already there, not read again" in again.stderr
     (shard,) = Path(environment["EM_HOME"]).glob("store/volumes/files-mine/*.ome.zarr/0/c/0/0/0")
     shard.unlink()
+    damaged = run(environment, "em", "block", "files-mine", "0", "0", "0")
+    assert "`em verify ID --discard`, then `em ingest ID`" in damaged.stderr
     verified = run(environment, "em", "verify", "files-mine", "--discard")
     assert verified.returncode == 5
     # What takes less than a second gives no rate.
-    assert re.search(r"read but not decoded(, | at \d+ MB/s, )", verified.stdout)
+    assert re.search(r"read but not decoded(, | at \d+ MB/s, )4 faults", verified.stdout)
+    assert verified.stdout.count("missing-shard") == 1
+    assert "missing-shard: shard 0/c/0/0/0 is missing, which held 4 chunks" in verified.stdout
+    (row,) = em(environment, "ls")
+    assert (row["status"], row["stored_bytes"]) == ("pending", None)
+    listed = run(environment, "em", "ls").stdout
+    assert re.search(r"^files-mine: volume \w+ was discarded; `em ingest files-mine`", listed, re.MULTILINE)
+    for more in ([], ["--discard"]):
+        gone = run(environment, "em", "verify", "files-mine", *more)
+        assert gone.returncode == 5
+        assert "it was discarded, or lost" in gone.stderr
+        assert "Run `em ingest files-mine`" in gone.stderr
     assert "written again" in run(environment, "em", "ingest", str(stack), "--name", "mine").stdout
     (row,) = em(environment, "ls")
+    assert row["status"] == "complete"
+    assert row["stored_bytes"] > 0
     assert row["voxel_size_nm"] == [50, 4, 4]
     out = stack.parent / "b.npy"
     block = em(environment, "block", "files-mine", "2", "10", "20", "--out", str(out))

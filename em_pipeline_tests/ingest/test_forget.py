@@ -6,6 +6,7 @@ from em_pipeline.catalog.repository import Catalog
 from em_pipeline.domain.errors import Busy, InputRefused, NotFound
 from em_pipeline.domain.record import Status
 from em_pipeline.domain.spec import DatasetSpec
+from em_pipeline.ingest.damage import discard
 from em_pipeline.ingest.forget import Kept, forget, take_back
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.storage.lock import dataset_lock
@@ -89,3 +90,17 @@ def test_a_refused_wish_leaves_a_published_dataset_as_it_was(workspace: Workspac
     assert workspace.catalog.spec(CORNER.dataset_id) == CORNER
     summary = workspace.catalog.dataset(CORNER.dataset_id).summary
     assert (summary.status, summary.progress) == (Status.COMPLETE, 1.0)
+
+
+@pytest.mark.integration
+def test_a_refused_wish_does_not_complete_a_discarded_volume(workspace: Workspace) -> None:
+    run_chain(workspace, CORNER)
+    published = workspace.catalog.published_version(CORNER.dataset_id)
+    assert published is not None
+    discard(workspace.catalog, workspace.store, published)
+    workspace.catalog.set_status(CORNER.dataset_id, Status.FAILED, message="7 is not one of them")
+    assert not take_back(workspace, CORNER.dataset_id, CORNER)
+    summary = workspace.catalog.dataset(CORNER.dataset_id).summary
+    assert (summary.status, summary.version) == (Status.PENDING, published.version)
+    assert not run_chain(workspace, CORNER).changed
+    assert workspace.catalog.dataset(CORNER.dataset_id).summary.status is Status.COMPLETE

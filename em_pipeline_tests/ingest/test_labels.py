@@ -307,7 +307,7 @@ def test_a_version_of_other_bytes_than_were_published_is_refused_before_it_is_mo
     spec = spec_of(label_images=NAMES)
     run_chain(arrays, spec)
     first = published(arrays)
-    discard(arrays.store, first)
+    discard(arrays.catalog, arrays.store, first)
     before = hashes(arrays.store.local_path("volumes"))
     image = source.labels[label] if label else source.image
     image.array = image.array[:, ::-1].copy()
@@ -322,7 +322,7 @@ def test_a_version_of_other_bytes_than_were_published_is_refused_before_it_is_mo
     assert (again.changed, again.written_again) == (False, True)
     assert not run_chain(arrays, spec).written_again
     assert published(arrays).ledger_sha256 == first.ledger_sha256
-    discard(arrays.store, first)
+    discard(arrays.catalog, arrays.store, first)
     image.array = image.array[:, ::-1].copy()
     forget(arrays, "arrays-a", {Kept.VOLUMES})
     assert run_chain(arrays, spec).changed

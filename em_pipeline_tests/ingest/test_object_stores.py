@@ -260,7 +260,7 @@ def test_a_damaged_volume_is_discarded_and_written_again(remote: Workspace) -> N
     remote.store.delete(f"{published.volume_key}/0/c/0/0/0")
     with pytest.raises(ChunkCorrupt, match=r"s3://.*\.ome\.zarr"):
         stored(remote)
-    discard(remote.store, published)
+    discard(remote.catalog, remote.store, published)
     with pytest.raises(ChunkCorrupt):
         stored(remote)
     assert not run_chain(remote, CORNER).changed
