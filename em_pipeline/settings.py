@@ -21,6 +21,7 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, Va
 from pydantic_core import ErrorDetails
 
 from em_pipeline.domain.errors import InputRefused
+from em_pipeline.domain.wording import binary_size
 from em_pipeline.limits import available_cores, available_memory
 
 CONFIG_FILE = "em.yaml"
@@ -329,8 +330,7 @@ def _validated(values: dict[str, Any], provenance: dict[str, str]) -> Settings:
         key = str(first["loc"][0])
         to_do = f"{key}: {Settings.model_fields[key].description}"
         if key in CHOICES:
-            nearest = difflib.get_close_matches(str(first["input"]), list(CHOICES[key]), n=1, cutoff=0.0)[0]
-            to_do = f"The nearest is {nearest}"
+            to_do = f"Give one of: {', '.join(CHOICES[key])}"
         raise InputRefused(
             f"Read the setting {key} from {provenance.get(key, 'its default')}",
             # What is no URL may still hold a password, in a place we cannot tell.
@@ -339,13 +339,31 @@ def _validated(values: dict[str, Any], provenance: dict[str, str]) -> Settings:
         ) from error
 
 
+_BOUNDS = {
+    "greater_than_equal": ("ge", "less than"),
+    "greater_than": ("gt", "not more than"),
+    "less_than_equal": ("le", "more than"),
+}
+_NO_SUCH = {
+    "int_parsing": "it is no whole number",
+    "int_from_float": "it is no whole number",
+    "float_parsing": "it is no number",
+    "bool_parsing": "it is neither true nor false",
+    "enum": "it is none of the choices",
+}
+
+
 def _fault(error: ErrorDetails) -> str:
     """What is wrong with a value, without what pydantic puts before or in place of our words."""
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
     if error["type"] in ("byte_size", "byte_size_unit"):
         return "it is no number of bytes, KiB, MiB, GiB or TiB"
-    return error["msg"]
+    if error["type"] in _BOUNDS:
+        bound, beyond = _BOUNDS[error["type"]]
+        limit = error["ctx"][bound]
+        return f"it is {beyond} {binary_size(limit) if error['loc'] == ('memory_budget',) else limit}"
+    return _NO_SUCH.get(error["type"], error["msg"])
 
 
 def _masked(value: object) -> str:

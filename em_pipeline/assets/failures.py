@@ -26,7 +26,7 @@ def reported(workspace: Workspace, dataset_id: str) -> Iterator[None]:
         if not isinstance(error, Busy):
             _show(workspace, dataset_id, Status.FAILED, str(error))
         if error.transient:
-            workspace.progress.note(f"{error} (may be tried again)")
+            workspace.progress.note(f"{error} (a step is tried three times in all)")
         raise _failure(error.slug, error.tried, error.found, error.to_do, retry=error.transient) from error
     except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError) as error:
         _show(workspace, dataset_id, Status.CANCELLED, CANCELLED)

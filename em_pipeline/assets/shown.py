@@ -10,6 +10,7 @@ from em_pipeline.domain.evidence import Conflict
 from em_pipeline.domain.files import Manifest
 from em_pipeline.domain.record import DatasetRecord
 from em_pipeline.domain.report import ValidationReport
+from em_pipeline.domain.wording import figure
 from em_pipeline.ingest.build import Built
 from em_pipeline.volumes.plan_report import PlanReport
 from em_pipeline.volumes.rechunk import WrittenVolume
@@ -92,7 +93,7 @@ def volume_metadata(built: Built) -> dict[str, dg.MetadataValue]:
             " × ".join(str(n) for n in core.volume_shape.model_dump().values())
         ),
         "voxel_size_nm_zyx": dg.MetadataValue.text(
-            " × ".join(f"{n:.6g}" for n in core.voxel_size_nm.model_dump().values())
+            " × ".join(figure(n) for n in core.voxel_size_nm.model_dump().values())
         ),
         "dtype": dg.MetadataValue.text(str(core.data_type)),
         "conflicts": conflicts_metadata(built.record.conflicts),

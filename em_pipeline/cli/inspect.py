@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from em_pipeline.cli.output import Json, answering, console, errors, print_json, size, table
-from em_pipeline.domain.wording import counted
+from em_pipeline.domain.wording import counted, figure
 from em_pipeline.settings import load_settings
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def document(found: "Inspection", notes: list[str]) -> dict[str, Any]:
 def of_record(stated: "Mapping[str, Claim]") -> Iterator[str]:
     """What spec and portal say of the voxel size, which headers may not."""
     if stated:
-        sizes = "×".join(f"{claim.value:g}" for claim in stated.values())
+        sizes = "×".join(figure(claim.value) for claim in stated.values())
         where = ", ".join(dict.fromkeys(claim.evidence.where for claim in stated.values()))
         yield f"its dataset's voxels are {sizes} nm ({', '.join(stated)}), says {where}"
 
@@ -191,4 +191,4 @@ def _lengths(values: Any) -> str:
     values = tuple(values)
     if all(value is None for value in values):
         return ""
-    return "×".join("?" if v is None else f"{v:.6g}" if isinstance(v, float) else str(v) for v in values)
+    return "×".join("?" if v is None else figure(v) if isinstance(v, float) else str(v) for v in values)

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from em_pipeline.domain.errors import EmError, StorageFailed
 from em_pipeline.domain.geometry import VoxelSize
+from em_pipeline.domain.wording import binary_size, figure
 
 EXIT_CODES = """Exit codes: 0 done · 1 failed · 2 refused input · 3 unreadable record or format ·
 4 portal unavailable · 5 corrupt or mismatched data · 6 not publishable · 7 not found ·
@@ -200,16 +201,11 @@ def fail(error: EmError, as_json: bool) -> None:
 
 def size(value: int | None) -> str:
     """Bytes with a binary unit."""
-    if value is None:
-        return ""
-    amount, unit = float(value), "B"
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if amount < 1024 or unit == "TiB":
-            break
-        amount /= 1024
-    return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+    return "" if value is None else binary_size(value)
 
 
 def by_axis(values: Sequence[object] | None) -> str:
     """z × y × x."""
-    return "" if values is None else "×".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in values)
+    return (
+        "" if values is None else "×".join(figure(v, 4) if isinstance(v, float) else str(v) for v in values)
+    )

@@ -7,12 +7,14 @@ from em_pipeline.cli.options import Options, taking_options
 from em_pipeline.cli.output import answering, by_axis, console, errors, print_json, size, table
 from em_pipeline.domain.wording import counted
 from em_pipeline.settings import load_settings
+from em_pipeline.storage.object_urls import is_object
 
 if TYPE_CHECKING:
     from em_pipeline.ingest.planning import Outlook
     from em_pipeline.volumes.plan_report import PlanReport
 
 NOT_KNOWN = "not known before download"
+_KEPT = {"image": "kept as intensities", "labels": "kept as labels"}
 
 
 @taking_options
@@ -60,7 +62,7 @@ def _print(found: "Outlook") -> None:
     console.print(f"[bold]{found.dataset_id}[/]")
     for name, image in found.images:
         _print_levels(name, image)
-        _print_totals(image, found.memory_budget)
+        _print_totals(image, found)
     for note in dict.fromkeys(found.notes):
         console.print(f"• {note}", markup=False, soft_wrap=True)
 
@@ -82,14 +84,19 @@ def _print_levels(name: str, image: "PlanReport") -> None:
     ]
     console.print()
     table(
-        f"{name}: {image.kind} of {image.dtype}, {image.codec}",
+        f"{name}: {_KEPT[image.kind]}, {image.dtype}, {image.codec}",
         ["level", "shape z×y×x", "voxel nm", "halved", "chunks", "shards", "units", "read at once", "held"],
         rows,
         whole={"shape z×y×x", "voxel nm", "read at once"},
     )
+    console.print(
+        "  read at once: the box of voxels that is read and encoded as one; held: how many of these are "
+        "in memory",
+        soft_wrap=True,
+    )
 
 
-def _print_totals(image: "PlanReport", memory_budget: int) -> None:
+def _print_totals(image: "PlanReport", found: "Outlook") -> None:
     from em_pipeline.volumes.cost import PART_BYTES
 
     sample, requests = image.sample, image.requests
@@ -98,7 +105,7 @@ def _print_totals(image: "PlanReport", memory_budget: int) -> None:
         sampled = counted(sample.chunks, "sampled chunk")
         written = f"about {size(image.write_bytes)}: {sampled} took {sample.ratio:.0%}"
         seconds = (
-            f"about {image.seconds:.0f} s where the disk keeps up, from the sample: on "
+            f"{_time(image.seconds)} where {_keeping_up(found.store)}, from the sample: on "
             f"{counted(sample.threads, 'thread')} {size(round(sample.read_rate))}/s decoded, "
             f"{size(round(sample.encode_rate))}/s encoded"
         )
@@ -112,10 +119,21 @@ def _print_totals(image: "PlanReport", memory_budget: int) -> None:
         ("write", written),
         ("requests", sent),
         ("scratch", f"{size(image.scratch_bytes)} at most, beside the volume while it is written"),
-        ("memory", f"{size(image.process_bytes)} at most, of {size(memory_budget)} (EM_MEMORY_BUDGET)"),
+        ("memory", f"{size(image.process_bytes)} at most, of {size(found.memory_budget)} (EM_MEMORY_BUDGET)"),
         ("restart", f"repeats at most {size(image.unit_bytes)} of voxels for each unit under way"),
         ("threads", f"{image.threads}{image.fewer_threads}"),
         ("time", seconds),
     ]
     for label, text in rows:
         console.print(f"  {label:9}{text}", markup=False, soft_wrap=True)
+
+
+def _time(seconds: float) -> str:
+    return "less than 1 s" if seconds < 1 else f"about {seconds:.0f} s"
+
+
+def _keeping_up(store: str) -> str:
+    """What the time, which is the cores' alone, takes for granted of where the volume will lie."""
+    if is_object(store):
+        return "the bucket keeps up (neither its requests nor the network are counted: docs/costs.md)"
+    return "the disk keeps up"

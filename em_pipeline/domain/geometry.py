@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from operator import index
 from typing import Any, ClassVar, Final, NamedTuple, Self
 
+from em_pipeline.domain.wording import figure
+
 # Values this close are the same measurement written with fewer digits (8.0 and 7.998 nm).
 RELATIVE_TOLERANCE = 5e-3
 _WHOLE: Final = frozenset((int,))
@@ -130,7 +132,7 @@ class VoxelSize:
         return iter((self.z, self.y, self.x))
 
     def __str__(self) -> str:
-        return " × ".join(f"{v:.6g}" for v in self) + " nm"
+        return " × ".join(figure(v) for v in self) + " nm"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ import numpy as np
 from em_pipeline.domain.errors import InputRefused, NotFound, UnsupportedFormat
 from em_pipeline.domain.geometry import BoundingBox, Shape
 from em_pipeline.domain.lazy_volume import SAID_LABELS
+from em_pipeline.domain.wording import figure
 from em_pipeline.formats.base import check_chunk
 from em_pipeline.formats.bounded_json import parse_json
 from em_pipeline.formats.dvid import check_not_dvid
@@ -90,7 +91,7 @@ class Scale:
 
     def __str__(self) -> str:
         sizes = "×".join(map(str, self.shape))
-        return f"{self.index} ({self.key}: {sizes}, {'×'.join(f'{n:g}' for n in self.voxel_nm)} nm)"
+        return f"{self.index} ({self.key}: {sizes}, {'×'.join(map(figure, self.voxel_nm))} nm)"
 
 
 @dataclass(frozen=True)

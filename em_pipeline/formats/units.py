@@ -39,13 +39,18 @@ def place_nm(z: float, y: float, x: float) -> tuple[float, float, float]:
     return found[0], found[1], found[2]
 
 
+def spelled(unit: str) -> str:
+    """`unit` with the signs that people read."""
+    for written, meant in SPELLINGS.items():
+        unit = unit.replace(written, meant)
+    return unit
+
+
 def length_nm(value: object, unit: object) -> float | None:
     """`value` `unit` in nanometres; None for what is not a positive length in a unit we know."""
     number = positive(value)
     if number is None or not isinstance(unit, str):
         return None
-    name = unit.strip("\0 \t\r\n")
-    for written, meant in SPELLINGS.items():
-        name = name.replace(written, meant)
+    name = spelled(unit.strip("\0 \t\r\n"))
     factor = NANOMETRES.get(name) or NANOMETRES.get(name.lower())
     return None if factor is None else number * factor

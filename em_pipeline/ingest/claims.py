@@ -11,6 +11,7 @@ from em_pipeline.domain.geometry import BoundingBox, VoxelSize
 from em_pipeline.domain.lazy_volume import LazyVolume
 from em_pipeline.domain.record import FIELD_NAMES, DatasetRecord
 from em_pipeline.domain.spec import DatasetSpec
+from em_pipeline.domain.wording import figure
 from em_pipeline.volumes.statistics import VolumeStatistics
 
 SHAPE = "core.volume_shape."
@@ -165,7 +166,7 @@ def voxel_size_of(record: DatasetRecord, names: Sequence[str]) -> VoxelSize:
     if size.z is not None and size.y is not None and size.x is not None:
         return VoxelSize(z=size.z, y=size.y, x=size.x)
     known = {"z": size.z, "y": size.y, "x": size.x}
-    said = ", ".join(f"{axis}={value:g} nm" for axis, value in known.items() if value is not None)
+    said = ", ".join(f"{axis}={figure(value)} nm" for axis, value in known.items() if value is not None)
     missing = [axis for axis, value in known.items() if value is None]
     template = ",".join(axis.upper() if axis in missing else "" for axis in "zyx")
     raise InputRefused(

@@ -15,6 +15,7 @@ from em_pipeline.domain.errors import InputRefused, RecordInvalid
 from em_pipeline.domain.geometry import BoundingBox, Shape, VoxelSize, whole_ratio
 from em_pipeline.domain.lazy_volume import LOST_SECTIONS, LazyVolume
 from em_pipeline.domain.spec import DatasetSpec
+from em_pipeline.domain.wording import figure
 from em_pipeline.ingest.kinds import AN_IMAGE, Chosen, kind_of
 from em_pipeline.ingest.workspace import Workspace
 from em_pipeline.sources.base import HeldFile
@@ -210,7 +211,7 @@ def _relation(
     if ratio is None:
         raise InputRefused(
             tried,
-            f"its voxels are {theirs:g} nm along {'zyx'[axis]}, the image's {own:g} nm: "
+            f"its voxels are {figure(theirs)} nm along {'zyx'[axis]}, the image's {figure(own)} nm: "
             "neither is a whole multiple of the other",
             "Choose a level of the image that fits it, or ingest it as a dataset of its own",
         )

@@ -43,11 +43,13 @@ MOST_MIB = 1 << 24  # 16 TiB: more than any machine has
 class Outlook:
     """What an ingest of a dataset would write: for each image its name and what it takes.
 
-    `memory_budget` is in bytes; `notes` are sentences on what was looked at and what is not known.
+    `memory_budget` is in bytes; `store` is the URL of where the volume will lie;
+    `notes` are sentences on what was looked at and what is not known.
     """
 
     dataset_id: str
     memory_budget: int
+    store: str
     images: tuple[tuple[str, PlanReport], ...]
     notes: tuple[str, ...]
 
@@ -129,7 +131,7 @@ def outlook(workspace: Workspace, spec: DatasetSpec) -> Outlook:
         notes = [f"{cut} is {cut.chosen}" for cut in cuts[:1] if cut.chosen.because]
         notes += cuts[0].notes
     notes += _elsewhere(workspace)
-    return Outlook(spec.dataset_id, workspace.memory_budget, images, tuple(notes))
+    return Outlook(spec.dataset_id, workspace.memory_budget, workspace.store.url, images, tuple(notes))
 
 
 def _elsewhere(workspace: Workspace) -> list[str]:
@@ -278,7 +280,9 @@ def _from_headers(workspace: Workspace, spec: DatasetSpec) -> Outlook:
         notes.append(f"label images are not planned before download: {', '.join(spec.label_names)}")
     notes += [*found.notes, *image.notes, *_elsewhere(workspace)]
     images = (("the image", report(plan, threads_asked=workspace.threads)),)
-    return Outlook(spec.dataset_id, workspace.memory_budget, images, tuple(filter(None, notes)))
+    return Outlook(
+        spec.dataset_id, workspace.memory_budget, workspace.store.url, images, tuple(filter(None, notes))
+    )
 
 
 def _check_size(

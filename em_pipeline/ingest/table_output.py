@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from em_pipeline.domain.wording import figure
 from em_pipeline.ingest.tables import SHOWN_ACQUISITION, SHOWN_VOLUMES, Comparison
 
 if TYPE_CHECKING:
@@ -96,6 +97,6 @@ def _text(cells: Sequence[Any]) -> str:
     import pandas as pd
 
     texts = [
-        "?" if pd.isna(cell) else f"{cell:.6g}" if isinstance(cell, float) else str(cell) for cell in cells
+        "?" if pd.isna(cell) else figure(cell) if isinstance(cell, float) else str(cell) for cell in cells
     ]
     return "" if set(texts) == {"?"} else "×".join(texts)

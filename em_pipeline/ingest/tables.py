@@ -12,6 +12,7 @@ from em_pipeline.domain.errors import RecordInvalid
 from em_pipeline.domain.evidence import Conflict
 from em_pipeline.domain.identity import DATASET_ID
 from em_pipeline.domain.record import DatasetRecord
+from em_pipeline.formats.units import spelled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,13 +69,18 @@ def _axes(values: Values) -> str | None:
     return axes.replace("c", "") if axes in WITH_CHANNELS and values.get("core.channels") == 1 else axes
 
 
+def _unit(values: Values) -> str | None:
+    unit = values.get("core.unit")
+    return None if unit is None else spelled(str(unit))
+
+
 VOLUMES = (
     _field("title", "core.title"),
     _field("format", "technical.file_format"),
     _field("modality", "core.modality"),
     Column("specimen", "string", _specimen, SPECIMEN),
     _field("dtype", "core.data_type"),
-    _field("unit", "core.unit"),
+    Column("unit", "string", _unit, ("core.unit",)),
     *_per_axis("voxel_size_{}_nm", "core.voxel_size_nm", "Float64", 0, above=True),
     Column("isotropic", "boolean", _isotropic, VOXEL_SIZE),
     _field("channels", "core.channels", "Int64", 1),

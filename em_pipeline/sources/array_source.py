@@ -18,6 +18,7 @@ from em_pipeline.domain.geometry import BoundingBox, Shape, whole_ratio
 from em_pipeline.domain.identity import short_hash
 from em_pipeline.domain.lazy_volume import LazyVolume
 from em_pipeline.domain.spec import DatasetSpec
+from em_pipeline.domain.wording import figure
 from em_pipeline.formats.arrays import SPATIAL, ArrayLayout, Fetch, choose_level
 from em_pipeline.formats.mirror import folder_fetch, open_layout
 from em_pipeline.formats.multiscale import read_multiscale
@@ -257,5 +258,5 @@ def _same_place(name: str, labels: ArrayLayout, image: HeldImage, ratios: tuple[
 
 
 def _voxels_of(layout: ArrayLayout) -> str:
-    sizes = "×".join("?" if size is None else f"{size:g}" for size in layout.voxel_size_nm)
+    sizes = "×".join("?" if size is None else figure(size) for size in layout.voxel_size_nm)
     return f"{'×'.join(map(str, layout.shape))} voxels of {sizes} nm"

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from em_pipeline.domain.geometry import Shape, VoxelSize
 from em_pipeline.domain.lazy_volume import Kind
-from em_pipeline.domain.wording import counted
+from em_pipeline.domain.wording import binary_size, counted
 from em_pipeline.volumes.cost import Machine, Ratios, Requests, rechunk_cost
 from em_pipeline.volumes.memory import of_process, of_publication
 from em_pipeline.volumes.plan import LevelPlan, RechunkPlan
@@ -79,9 +79,9 @@ class PlanReport:
         return (
             f"plan: {counted(len(self.levels), 'level')}, "
             f"{counted(sum(level.units for level in self.levels), 'unit')} "
-            f"(of {size} voxels at level 0), {self.read_bytes / 1e6:.0f} MB to read "
-            f"({self.amplification:.2f}×), {self.scratch_bytes / 1e6:.0f} MB of scratch, "
-            f"{self.process_bytes / 2**20:.0f} MiB of memory on {counted(self.threads, 'thread')}"
+            f"(of {size} voxels at level 0), {binary_size(self.read_bytes)} to read "
+            f"({self.amplification:.2f}×), {binary_size(self.scratch_bytes)} of scratch, "
+            f"{binary_size(self.process_bytes)} of memory on {counted(self.threads, 'thread')}"
             f"{self.fewer_threads}"
         )
 

@@ -11,6 +11,7 @@ import yaml
 
 from em_pipeline.cli.options import parse_voxel_size
 from em_pipeline.cli.output import by_axis, size
+from em_pipeline.cli.plan import _keeping_up
 from em_pipeline.demo.portal import DemoPortal
 from em_pipeline.domain.errors import InputRefused
 from em_pipeline.domain.geometry import PartialVoxelSize
@@ -253,3 +254,9 @@ def test_what_is_no_voxel_size_is_refused(text: str) -> None:
 def test_numbers_for_people() -> None:
     assert [size(n) for n in (None, 0, 1023, 1536, 5 << 30)] == ["", "0 B", "1023 B", "1.5 KiB", "5.0 GiB"]
     assert by_axis((50.0, 7.998250424861908, 4)) == "50×7.998×4"
+    assert by_axis((1000.0, 127_000.0, 14_310.0)) == "1000×127000×14310"
+
+
+def test_a_plan_s_time_names_where_the_volume_will_lie() -> None:
+    assert _keeping_up("file:///data/store") == "the disk keeps up"
+    assert _keeping_up("s3://bucket/em").startswith("the bucket keeps up")

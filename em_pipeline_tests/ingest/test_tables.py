@@ -95,6 +95,11 @@ def test_a_single_channel_is_no_axis(axes: str, channels: int, shown: str) -> No
     assert found.volumes.iloc[0]["axes"] == shown
 
 
+def test_units_are_shown_with_their_sign() -> None:
+    found = comparison([record("a-1", {"core.unit": r"\u00B5m"})])
+    assert found.volumes.iloc[0]["unit"] == "µm"
+
+
 def test_all_acquisition_fields_are_compared() -> None:
     compared = {field for column in ACQUISITION for field in column.fields}
     assert {name for name in FIELD_NAMES if name.startswith("acquisition.")} <= compared

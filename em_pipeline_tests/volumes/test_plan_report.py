@@ -34,6 +34,7 @@ def test_a_report_without_a_sample_says_what_is_not_known() -> None:
     # Level 0 leaves level 1's voxels, which are read while level 2's are written.
     assert found.scratch_bytes == 20 * 25 * 30 + 10 * 13 * 15
     assert str(found).startswith("plan: 5 levels, ")
+    assert " KiB to read " in str(found)
     assert str(plan.threads) + " threads" in str(found)
 
 
