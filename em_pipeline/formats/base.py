@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from em_pipeline.domain.errors import InputRefused, NotFound, UnsupportedFormat
+from em_pipeline.domain.errors import InputRefused, NotFound, StorageFailed, UnsupportedFormat
 from em_pipeline.domain.evidence import Claim, Evidence, Origin
 from em_pipeline.domain.geometry import BoundingBox, PartialVoxelSize, Shape
 from em_pipeline.domain.lazy_volume import LazyVolume, PlainRows
@@ -229,8 +229,24 @@ def jsonable(value: Any) -> Any:
 
 
 @contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns the system's refusal to give bytes of the file, which is open, into `StorageFailed`."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageFailed(
+            f"Read {path.name}",
+            error.strerror or str(error),
+            f"Check the disk that holds {path}, and run the same again",
+        ) from error
+
+
+@contextmanager
 def opened(path: Path) -> Iterator[int]:
-    """A file descriptor for reading. Raises `NotFound` or `InputRefused` where the system refuses."""
+    """A file descriptor for reading. Raises `NotFound` or `InputRefused` where the system refuses.
+
+    Raises `StorageFailed` for what the system refuses in the block: it is there that the file is read.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError as error:
@@ -238,13 +254,17 @@ def opened(path: Path) -> Iterator[int]:
     except OSError as error:
         raise InputRefused(f"Open {path.name}", str(error), "Make the file readable") from error
     try:
-        yield descriptor
+        with reading(path):
+            yield descriptor
     finally:
         os.close(descriptor)
 
 
 def read_exactly(descriptor: int, path: Path, offset: int, buffer: memoryview) -> None:
-    """Fill `buffer` (bytes) from `offset`. Raises `UnsupportedFormat` where the file ends first."""
+    """Fill `buffer` (bytes) from `offset`. Raises `UnsupportedFormat` where the file ends first.
+
+    The descriptor is of `opened`, which tells of a disk that cannot give them.
+    """
     done = 0
     while done < len(buffer):
         count = os.preadv(descriptor, [buffer[done:]], offset + done)
@@ -254,7 +274,7 @@ def read_exactly(descriptor: int, path: Path, offset: int, buffer: memoryview) -
 
 
 def head_of(path: Path, count: int) -> bytes:
-    """The first `count` bytes of a file, fewer where it is shorter."""
+    """The first `count` bytes of a file, fewer where it is shorter. Raises like `opened`."""
     with opened(path) as descriptor:
         return os.pread(descriptor, count, 0)
 

@@ -21,8 +21,8 @@ EXTRACTOR = "formats.dm"
 # DataType of ImageData, by the scripting documentation of DigitalMicrograph (RealImage and friends).
 DTYPES = {1: "i2", 2: "f4", 6: "u1", 7: "i4", 9: "i1", 10: "u2", 11: "u4", 12: "f8", 14: "u1"}
 NOT_GREY = {3: "complex", 5: "complex", 8: "RGB", 13: "complex", 23: "RGB", 27: "complex", 28: "complex"}
-# What tags of other types or names than they have by the format end in, and a disk that cannot give them.
-BROKEN = (KeyError, ValueError, TypeError, AttributeError, OverflowError, OSError)
+# What tags of other types or names than they have by the format end in.
+BROKEN = (KeyError, ValueError, TypeError, AttributeError, OverflowError)
 
 
 @dataclass(frozen=True)

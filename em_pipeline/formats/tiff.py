@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from em_pipeline.domain.errors import UnsupportedFormat
 from em_pipeline.domain.evidence import Claim
 from em_pipeline.domain.geometry import Shape
-from em_pipeline.formats.base import ClaimSheet, FileVolume, RawVoxels, Voxels, jsonable, truncated
+from em_pipeline.formats.base import ClaimSheet, FileVolume, RawVoxels, Voxels, jsonable, reading, truncated
 from em_pipeline.formats.tiff_claims import claim_acquisition, claim_voxel_size
 from em_pipeline.formats.tiff_jpeg import JPEG
 from em_pipeline.formats.tiff_segments import (
@@ -69,15 +69,16 @@ def open_tiff(path: Path) -> FileVolume:
     Integers and floats of 8 to 64 bits keep their dtype; 1-bit images are read as uint8 0 and 1, float16
     as float32. Values are as stored: an inverted or coloured display is named in `metadata["notes"]`.
     Raises `UnsupportedFormat` for RGB, several channels or time points, several images of different
-    shape, missing strips, unknown compression, OME-TIFF whose planes are in other files, truncation.
+    shape, missing strips, unknown compression, OME-TIFF whose planes are in other files, truncation;
+    `StorageFailed` where the system does not give the bytes.
     """
-    with opened_tiff(path, path.name) as tif:
+    with reading(path), opened_tiff(path, path.name) as tif:
         return tiff_volume(path, tif, path.stat().st_size)
 
 
 def open_tiff_plane(path: Path) -> FileVolume:
     """Like `open_tiff`, with no more claims and metadata than planes of a stack are compared by."""
-    with opened_tiff(path, path.name) as tif:
+    with reading(path), opened_tiff(path, path.name) as tif:
         stored = _stored(path, tif, path.stat().st_size)
         sheet = ClaimSheet(path, EXTRACTOR)
         sheet.file_format(FILE_FORMAT, stored.tag(tif))
@@ -255,7 +256,7 @@ def _voxels(path: Path, tif: tifffile.TiffFile, series: Any, shape: Shape, size:
 
 def _page_decoder(path: Path) -> tuple[Callable[..., Any], bytes | None]:
     """What tifffile decodes the strips or tiles of the file with, and the JPEG tables that go with it."""
-    with opened_tiff(path, path.name) as tif:
+    with reading(path), opened_tiff(path, path.name) as tif:
         page = _grey_series(path, tif).keyframe
         return page.decode, page.jpegtables
 

@@ -1,5 +1,7 @@
 """DM3: thumbnails first, offsets that move, dates of two locales, what is no image."""
 
+import errno
+import os
 import struct
 import tracemalloc
 from datetime import datetime
@@ -13,8 +15,9 @@ from hypothesis import strategies as st
 from rsciio.digitalmicrograph import file_reader
 
 from em_pipeline.demo import dm3
-from em_pipeline.domain.errors import UnsupportedFormat
+from em_pipeline.domain.errors import StorageFailed, UnsupportedFormat
 from em_pipeline.domain.geometry import BoundingBox
+from em_pipeline.formats import dm
 from em_pipeline.formats.dm import open_dm
 from em_pipeline.formats.dm_claims import origin_nm, read_date
 from em_pipeline.formats.open import open_volume
@@ -226,3 +229,16 @@ def test_a_file_cut_after_opening_is_refused_not_zeros(tmp_path: Path) -> None:
 def test_dates(text: str, iso: str | None) -> None:
     found = read_date(text)
     assert (found and found.isoformat()) == iso
+
+
+def test_a_disk_that_cannot_give_the_tags_is_named_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.dm3", ramp((8, 9), np.uint16))
+
+    def fail(_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(dm, "read_tags", fail)
+    with pytest.raises(StorageFailed, match=r"^Read a\.dm3: Input/output error"):
+        open_dm(path)

@@ -1,16 +1,20 @@
 """Voxels without a header, lying as a person says."""
 
+import errno
 import gzip
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from em_pipeline.domain.errors import InputRefused, NotFound, UnsupportedFormat
+from em_pipeline.domain.errors import InputRefused, NotFound, StorageFailed, UnsupportedFormat
+from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.domain.raw_layout import RawLayout
 from em_pipeline.domain.spec import DatasetSpec
 from em_pipeline.formats import raw
+from em_pipeline.formats.base import head_of
 from em_pipeline.formats.open import open_volume
 from em_pipeline_tests.formats.helpers import check_volume, cut, ramp
 
@@ -98,3 +102,18 @@ def test_the_layout_is_part_of_the_spec_and_its_version() -> None:
     assert described.canonical_json() != plain.canonical_json()
     assert DatasetSpec.model_validate_json(described.model_dump_json()) == described
     assert "raw_layout" not in plain.canonical_json()
+
+
+@pytest.mark.parametrize("call", ["preadv", "pread"])
+def test_a_disk_that_cannot_give_the_bytes_is_named_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    path, layout = laid_out(tmp_path / "a.raw")
+    volume = open_volume([path], raw=layout)
+
+    def fail(*_: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(StorageFailed, match=r"^Read a\.raw: Input/output error\. Check the disk"):
+        volume.read(BoundingBox.of_shape(volume.shape)) if call == "preadv" else head_of(path, 2)

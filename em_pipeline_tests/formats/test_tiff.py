@@ -1,5 +1,7 @@
 """TIFF in every layout that microscopes and ImageJ write, against the arrays they were made from."""
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from em_pipeline.domain.errors import InputRefused, UnsupportedFormat
+from em_pipeline.domain.errors import InputRefused, StorageFailed, UnsupportedFormat
 from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.formats.tiff import open_tiff
 from em_pipeline.formats.tiff_segments import SegmentVoxels
@@ -324,3 +326,16 @@ def test_axes_of_more_than_one_entry_beside_the_page_s_are_still_refused(tmp_pat
     tifffile.imwrite(path, np.zeros((2, 3, 5, 4, 1), np.uint8), photometric="minisblack")
     with pytest.raises(UnsupportedFormat, match="axes that are not z, y, x"):
         open_tiff(path)
+
+
+def test_a_disk_that_cannot_give_the_headers_is_named_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", ramp((8, 9), np.uint8))
+
+    def fail(*_: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(tifffile.FileHandle, "read", fail)
+    with pytest.raises(StorageFailed, match=r"^Read a\.tif: Input/output error"):
+        open_tiff(tmp_path / "a.tif")
