@@ -20,8 +20,14 @@ DELIMITER = b"%%%%"
 DEEPEST = 64
 # Most numbers that describe how one value is laid out: three and two per field for an array of structs.
 LONGEST_LAYOUT = 4096
-# Values of an array that is read; of a longer one, as of voxels, the tree has the place.
+# Numbers of an array that is read, in structs or not; of a longer one, as of voxels, the tree has the place.
 LONGEST_ARRAY = 1 << 16
+# Memory of a whole tree at most, as counted below: those of six real files, one of them a spectrum image's,
+# take 0.2 to 1.6 MB. A damaged file may promise gigabytes.
+MOST_KEPT = 64 << 20
+# Of it, by CPython's objects: a tag with its name and place in a dict, a number in a list or tuple, and a
+# stored byte of text, which takes four where one character of the text lies beyond U+FFFF.
+TAG_BYTES, NUMBER_BYTES, TEXT_BYTES = 256, 40, 4
 # Bytes read at once: most of what stands between two images of a file.
 WINDOW = 16 << 10
 
@@ -32,8 +38,8 @@ class Tags:
 
     A group is a dict; nameless entries are called `TagGroup0`, `Data0` and on, dots in names are left out.
     A value is a number, a str, a list of an array's values, or a tuple of a struct's. `ImageData.Data`, and
-    any array of more than `LONGEST_ARRAY` values, is a dict of its `size` (values), `size_bytes` and `offset`
-    (bytes from the start of the file).
+    any array of more than `LONGEST_ARRAY` numbers, is a dict of its `size` (values), `size_bytes` and
+    `offset` (bytes from the start of the file).
     """
 
     tree: dict[str, Any]
@@ -42,7 +48,10 @@ class Tags:
 
 
 def read_tags(file: BinaryIO) -> Tags:
-    """All tags of a file. Raises `ValueError` for what is no such tree and for one that is cut short."""
+    """All tags of a file.
+
+    Raises `ValueError` for what is no such tree, for one that is cut short, and for one above `MOST_KEPT`.
+    """
     window = _Window(file)
     (version,) = window.unpack(_layout(">I"))
     if version not in (3, 4):
@@ -109,6 +118,7 @@ class _Tree:
     def __init__(self, window: _Window, version: int, order: str) -> None:
         self._window = window
         self._order = order
+        self._kept = 0
         wide = version == 4
         self._group_head = _layout(">10xQ" if wide else ">2xI")
         self._value_head = _layout(">8x4sQ" if wide else ">4sI")
@@ -124,6 +134,7 @@ class _Tree:
         groups = values = 0
         for _ in range(count):
             kind, length = window.unpack(head)
+            self._keep(TAG_BYTES + TEXT_BYTES * length)
             name = _text(window.read(length)).replace(".", "") if length else ""
             if kind == GROUP:
                 if not name:
@@ -140,6 +151,15 @@ class _Tree:
                 raise ValueError(f"a tag at byte {window.offset:,} is neither group nor data but {kind}")
         return found
 
+    def _keep(self, nbytes: int) -> None:
+        """Count memory of the tree before it is taken."""
+        self._kept += nbytes
+        if self._kept > MOST_KEPT:
+            raise ValueError(
+                f"its tags before byte {self._window.offset:,} lead to {self._kept:,} bytes of memory, "
+                f"and at most {MOST_KEPT:,} are taken"
+            )
+
     def _value_layout(self) -> tuple[int, ...]:
         """The numbers that say how the value behind them is laid out."""
         delimiter, length = self._window.unpack(self._value_head)
@@ -154,10 +174,14 @@ class _Tree:
         if not more:
             return self._window.unpack(self._scalar(kind))[0]
         if kind == STRING and len(more) == 1:
+            self._keep(TEXT_BYTES * more[0])
             return _text(self._window.read(more[0]))
         if kind == STRUCT:
+            self._keep(NUMBER_BYTES * len(layout))
             return self._window.unpack(self._struct(layout))
-        if kind == ARRAY and more[-1] > LONGEST_ARRAY:
+        # A struct has a length and a kind for each of its fields, and three numbers before them.
+        fields = max(1, (len(more) - 4) // 2)
+        if kind == ARRAY and more[-1] * fields > LONGEST_ARRAY:
             place = self._place(layout)
             self._window.read(0)  # is its end in the file?
             return place
@@ -165,11 +189,14 @@ class _Tree:
             return self._array(*more)
         if kind == ARRAY and more[0] == STRUCT:
             one = self._struct(layout[1:-1])
+            self._keep(NUMBER_BYTES * (fields + 2) * more[-1])  # a tuple is as large as two numbers
             return list(one.iter_unpack(self._window.read(one.size * more[-1])))
         raise ValueError(f"the value at byte {self._window.offset:,} has the unknown layout {layout[:8]}")
 
     def _array(self, kind: int, count: int) -> list[Any] | str:
-        stored = self._window.read(self._scalar(kind).size * count)
+        size = self._scalar(kind).size * count
+        self._keep(TEXT_BYTES * size if kind == UINT16 else NUMBER_BYTES * count)
+        stored = self._window.read(size)
         if kind == UINT16 and count:
             # Other arrays of this kind become text as well, whatever they hold.
             return stored.decode("utf-16-le" if self._order == "<" else "utf-16-be", "replace")

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tracemalloc
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from rsciio.digitalmicrograph._api import DigitalMicrographReader
 
 from em_pipeline.demo import dm3
-from em_pipeline.formats.dm_tags import DEEPEST, LONGEST_ARRAY, LONGEST_LAYOUT, read_tags
+from em_pipeline.formats.dm_tags import DEEPEST, LONGEST_ARRAY, LONGEST_LAYOUT, MOST_KEPT, read_tags
 
 # Of two halves that UTF-16 has for other characters, that reader makes two characters.
 BMP = st.characters(max_codepoint=0xFFFF, exclude_categories=["Cs"])
@@ -121,6 +122,38 @@ def test_a_long_array_is_passed_over(layout: list[int]) -> None:
         tree_of(content[: place["offset"] + 9])
 
 
+@pytest.mark.parametrize(
+    ("layout", "value"),
+    [
+        ([20, 8, LONGEST_ARRAY], bytes(LONGEST_ARRAY)),
+        ([20, 15, 0, 64, *[0, 10] * 64, 1000], b"\x80" * 64_000),
+        ([15, 0, 2000, *[0, 10] * 2000], b"\x80" * 2000),
+        ([20, 4, 1 << 15], b"\x3d\xd8\x00\xde" + b"a\x00" * ((1 << 15) - 2)),
+        ([18, 1 << 16], "\N{GRINNING FACE}".encode().ljust(1 << 16, b"a")),
+        ([8], b"\0"),
+    ],
+)
+def test_more_than_a_tree_may_take_is_refused_before_it_is_taken(layout: list[int], value: bytes) -> None:
+    tag = struct.pack(">BH", 21, 0) + dm3._layout(layout) + value
+    count = 400_000 if len(layout) == 1 else 2500
+    content = struct.pack(">III", 3, 0, 1) + struct.pack(">??I", True, False, count) + tag * count
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="at most 67,108,864 are taken"):
+        tree_of(content)
+    # The file itself, which `BytesIO` shares, was there before.
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most <= MOST_KEPT + (1 << 20)
+
+
+def test_an_array_of_structs_is_as_long_as_their_fields() -> None:
+    layout = [20, 15, 0, 3, *[0, 8] * 3]
+    count = LONGEST_ARRAY // 3
+    assert len(tree_of(with_value(dm3._layout([*layout, count]) + bytes(3 * count)))["a"]) == count
+    longer = tree_of(with_value(dm3._layout([*layout, count + 1]) + bytes(3 * count + 3)))["a"]
+    assert (longer["size"], longer["size_bytes"]) == (count + 1, 3 * count + 3)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_a_damaged_tree_is_refused_or_read_never_worse(data: st.DataObject) -> None:
@@ -150,6 +183,7 @@ def test_a_tree_cut_short_is_refused(data: st.DataObject) -> None:
         (with_value(dm3._layout([0] * (LONGEST_LAYOUT + 1))), "numbers"),
         (with_value(dm3._layout([20, 20, 1, 2, 3])), "unknown layout"),
         (with_value(dm3._layout([15, 0, 9, 0, 2])), "unknown layout"),
+        (with_value(dm3._layout([18, 2**31])), "at most 67,108,864 are taken"),
         (with_value(dm3._layout([20, 6, 2**31])), "its tags lead to byte 8,589,934,"),
         (dm4_of(DEEPEST + 1), "deep"),
     ],
