@@ -101,6 +101,13 @@ def test_voxels_are_passed_over_not_read() -> None:
     assert content[place["offset"] :][: place["size_bytes"]] == voxels.tobytes()
 
 
+def test_text_is_in_the_byte_order_of_the_file() -> None:
+    text = "Zeiß \N{GREEK SMALL LETTER MU}m"
+    value = dm3._layout([20, 4, len(text)]) + text.encode("utf-16-be")
+    content = struct.pack(">III", 3, 0, 0) + with_value(value)[12:]
+    assert tree_of(content) == {"a": text}
+
+
 @pytest.mark.parametrize(
     ("stored", "text"),
     [("Zeiss \N{GRINNING FACE}".encode("utf-16-le"), "Zeiss \N{GRINNING FACE}"), (b"\x00\xd8", "\ufffd")],
