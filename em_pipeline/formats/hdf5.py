@@ -78,6 +78,13 @@ def _chosen(path: Path, file: Any, wanted: str | None) -> str:
             return name
         raise NotFound(f"Read {wanted!r} of {path.name}", "there is no such dataset", _offer(found))
     refuse_velox(path, file, found)
+    if unnameable := unnameable_images(file):
+        listed = ", ".join(unnameable[:MOST_LISTED])
+        raise UnsupportedFormat(
+            f"Read {path.name}",
+            f"it holds images whose names are not UTF-8 (as Latin-1: {listed})",
+            _offer(found) or "Rename them, as with h5py: file.move(name_in_bytes, new_name)",
+        )
     if IMARIS_FINEST in found and not any(second in file for second in IMARIS_SECOND):
         return IMARIS_FINEST
     for axes in (3, 2):
@@ -116,10 +123,21 @@ def _offer(found: Mapping[str, Sequence[int]]) -> str:
 
 
 def numeric_datasets(file: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Name and shape of every dataset of real numbers that lies in this file itself."""
+    """Name, where it is UTF-8, and shape of every dataset of real numbers that lies in this file itself."""
+    return ((name, shape) for name, shape in _numeric(file) if isinstance(name, str))
+
+
+def unnameable_images(file: Any) -> tuple[str, ...]:
+    """What cannot be asked for by name: images whose names are not UTF-8, as Latin-1 has them."""
+    found = ((name, shape) for name, shape in _numeric(file) if isinstance(name, bytes))
+    return tuple(name.decode("latin-1") for name, shape in found if _spatial(shape))
+
+
+def _numeric(file: Any) -> Iterator[tuple[str | bytes, tuple[int, ...]]]:
+    """Names that are not UTF-8 are bytes to h5py."""
     import h5py
 
-    names: list[str] = []
+    names: list[str | bytes] = []
     file.visit(names.append)
     for name in names:
         entry = file[name]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from em_pipeline.domain.errors import UnsupportedFormat
-from em_pipeline.formats.hdf5 import hdf5_volume, numeric_datasets, refuse_velox
+from em_pipeline.formats.hdf5 import hdf5_volume, numeric_datasets, refuse_velox, unnameable_images
 from em_pipeline.formats.headers import ImageHeaders, of_volume
 
 
@@ -28,6 +28,7 @@ def hdf5_headers(file: BinaryIO, path: Path) -> tuple[ImageHeaders, ...]:
                     found.append(replace(of_volume(volume), name=name))
                 except UnsupportedFormat as error:
                     refusals.append(f"{name} {shape}: {error.found}")
+            refusals += (f"{name} (Latin-1): its name is not UTF-8" for name in unnameable_images(opened))
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise UnsupportedFormat(
             f"Read the headers of {path.name} as HDF5", str(error), "The file may be truncated or damaged"

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from em_pipeline.domain.errors import InputRefused, NotFound, UnsupportedFormat
 from em_pipeline.domain.geometry import BoundingBox
 from em_pipeline.formats import hdf5_chunks
+from em_pipeline.formats.hdf5 import open_hdf5
+from em_pipeline.formats.hdf5_headers import hdf5_headers
 from em_pipeline.formats.open import open_volume, sniff
 from em_pipeline_tests.formats.helpers import boxes, check_volume, cut, ramp
 
@@ -265,3 +267,19 @@ def test_what_h5py_raises_for_a_damaged_heap_is_a_refusal(tmp_path: Path) -> Non
     path.write_bytes(data.replace(b"HEAP", b"PAEH"))
     with pytest.raises(UnsupportedFormat, match="truncated or damaged"):
         open_volume([path])
+
+
+def test_an_image_whose_name_is_not_utf_8_is_refused_with_that(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("Größe".encode("latin-1"), data=ramp(SHAPE, np.uint8))
+        file.create_dataset(b"\xb5m", data=[8.0, 4.0, 4.0])
+    says = r"names are not UTF-8 \(as Latin-1: Größe\)\. "
+    with pytest.raises(UnsupportedFormat, match=says + "Rename them"):
+        open_volume([path])
+    with path.open("rb") as opened, pytest.raises(UnsupportedFormat, match=r"Größe .* is not UTF-8"):
+        hdf5_headers(opened, path)
+    written(path, ramp(SHAPE, np.uint16))
+    with pytest.raises(UnsupportedFormat, match=says + r"Choose .* volumes/raw \(9×21×18\)"):
+        open_volume([path])
+    check_volume(open_hdf5(path, "volumes/raw"), ramp(SHAPE, np.uint16))
