@@ -63,10 +63,15 @@ class DirectFile(AppendedFile):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
+        try:
+            self._device = _device()
+            self._shared = _Descriptor(os.dup(self._descriptor))
+        except BaseException:
+            os.close(self._descriptor)
+            path.unlink()
+            raise
         self._direct = _set_direct(self._descriptor)
         self._tail = b""
-        self._device = _device()
-        self._shared = _Descriptor(os.dup(self._descriptor))
         self._writing: deque[Future[None]] = deque()
 
     def append(self, payload: bytes | memoryview) -> None:
@@ -141,11 +146,12 @@ class _Descriptor:
         try:
             return os.pwrite(self._number, view, offset)
         except OSError as error:
-            # Some file systems take the flag and refuse the write; so do all after a write that fell short.
             if error.errno != errno.EINVAL:
                 raise
-            _unset_direct(self._number)
-            return os.pwrite(self._number, view, offset)
+        # Some file systems take the flag and refuse the write; so do all after a write that fell short.
+        # What is raised from here has no context, whose traceback would keep the file open.
+        _unset_direct(self._number)
+        return os.pwrite(self._number, view, offset)
 
 
 class _Job(NamedTuple):

@@ -221,3 +221,40 @@ def test_an_existing_file_is_not_written_over(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         DirectFile(tmp_path / "x")
     assert (tmp_path / "x").read_bytes() == b"old"
+
+
+def test_a_file_that_cannot_be_made_leaves_neither_itself_nor_a_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def none_left(descriptor: int) -> int:
+        made.append(descriptor)
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "dup", none_left)
+    with pytest.raises(OSError, match="Too many open files"):
+        DirectFile(tmp_path / "x")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(*made)
+
+
+def test_a_failed_write_that_somebody_keeps_does_not_keep_its_file_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written_to = set()
+
+    def refuse(descriptor: int, view: memoryview, offset: int) -> int:
+        first = descriptor not in written_to
+        written_to.add(descriptor)
+        raise OSError(errno.EINVAL if first else errno.ENOSPC, "refused")
+
+    monkeypatch.setattr(os, "pwrite", refuse)
+    file = DirectFile(tmp_path / "x")
+    file.append(memoryview(PATTERN)[:300_000])
+    with pytest.raises(OSError, match="refused") as failed:
+        file.sync()
+    assert failed.value.errno == errno.ENOSPC
+    assert failed.value.__context__ is None
+    file.close()
