@@ -119,8 +119,12 @@ def test_a_forked_child_writes_with_threads_of_its_own(tmp_path: Path) -> None:
     written(tmp_path / "before", [1_000_000])
     child = os.fork()
     if child == 0:
-        written(tmp_path / "child", [1_000_000] * 5)
-        os._exit(0)
+        failed = 1
+        try:
+            written(tmp_path / "child", [1_000_000] * 5)
+            failed = 0
+        finally:
+            os._exit(failed)  # it would go on with the tests
     assert os.waitpid(child, 0)[1] == 0
 
 
