@@ -57,9 +57,9 @@ class Holder:
 
 @contextmanager
 def lease(client: ObjectClient, key: str, tried: str, seconds: float = LEASE_S) -> Iterator[None]:
-    """Hold the lock `key`. A holder that was killed blocks others for `seconds`, on its own machine not at
-    all. Raises `Busy`, naming the holder, and at the end `StorageFailed` where the lock could not be renewed
-    in time and may be another's.
+    """Hold the lock `key`. A holder that was killed blocks others for `seconds` and `WHOLE_S` more, on its
+    own machine not at all. Raises `Busy`, naming the holder, and at the end `StorageFailed` where the lock
+    could not be renewed in time and may be another's.
     """
     held = _Lease(client, key, tried, seconds)
     held.take()

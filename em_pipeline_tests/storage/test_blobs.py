@@ -73,7 +73,7 @@ def test_a_run_of_what_is_not_there_is_not_found(blobs: Blobs) -> None:
         next(pieces)
     pieces = blobs.read_runs([Run("a", start, (1,)) for start in range(10)], 1000)
     assert bytes(next(pieces)) == b"0"
-    pieces.close()  # and nobody waits for the others
+    pieces.close()  # those not yet under way are not asked for
 
 
 def test_only_what_is_not_there_is_not_found(blobs: Blobs) -> None:
