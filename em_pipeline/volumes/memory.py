@@ -31,7 +31,7 @@ from em_pipeline.domain.lazy_volume import Kind
 from em_pipeline.volumes.tiling import held_of_chunks
 
 PROCESS_BYTES: Final = 224 << 20
-"""Resident in a process that holds no voxel yet: 80 MiB with what a rechunk imports, 195 MiB in an
+"""Resident in a process that holds no voxel yet: 68 MiB with what a rechunk imports, 157 MiB in an
 `em ingest` with Dagster, the catalogue and the portals (measured, CPython 3.11 on x86-64), and what grows
 with neither voxels nor threads: aligned memory of direct writes, rows of units of many shards."""
 
